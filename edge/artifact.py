@@ -19,7 +19,9 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
+GGUF_NAME = "model.gguf"
 TAPS = ("none", "rows", "raw")
+ONNX, LLAMA_CPP = "onnxruntime", "llama.cpp"  # the backends, by the name of the library that runs the model
 
 
 def is_integer(value: object) -> bool:
@@ -108,7 +110,8 @@ class Manifest:
     `tensor_types` counts weights by storage type; `special_tokens` are the strings a chat template may ask for;
     `notice` is a sentence that must stand wherever the model's numbers are shown (nano models have one); `revision` is the
     hub's commit, "" for a local folder; `verification` is the verdict of `edge-export verify` with its numbers, tolerances and
-    versions, empty before there is one.
+    versions, empty before there is one. `tokenizer` says how a GGUF file holds the tokenizer (`model`, `pre`, and the `reason`
+    where it holds none), empty for an ONNX graph, which holds none.
     """
 
     model_id: str
@@ -125,12 +128,24 @@ class Manifest:
     notice: str = ""
     revision: str = ""
     verification: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         check_types(self)
         if self.taps not in TAPS:
             raise ValueError(f"taps is {self.taps!r}")
+
+    @property
+    def backend(self) -> str:
+        """The library that runs it: LLAMA_CPP for a precision named gguf-*, ONNX otherwise."""
+        return LLAMA_CPP if self.precision.partition("-")[0] == "gguf" else ONNX
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Tells whether two artifacts read and write the same tokens."""
+        record = self.files.get(TOKENIZER_NAME)
+        return record.sha256 if record else self.tokenizer["sha256"]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
@@ -154,10 +169,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact folder."""
+    """An opened artifact folder, or a GGUF file on its own (`edge.gguf_file`), which has its chat template inside."""
 
     path: Path
     manifest: Manifest
+    chat_template: str = ""
 
     @staticmethod
     def open(path: str | Path, *, verify: bool = True) -> Artifact:
@@ -190,6 +206,14 @@ class Artifact:
     @property
     def label(self) -> str:
         return f"{self.manifest.model_id} {self.manifest.precision}"
+
+    @property
+    def weights(self) -> Path:
+        """The GGUF file of an artifact that llama.cpp runs; raises UserError when it names none."""
+        names = [name for name in self.manifest.files if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise UserError(f"{self.path / MANIFEST_NAME} names {len(names)} GGUF files instead of one: build the artifact again")
+        return self.path / names[0]
 
 
 def check_file(path: Path, record: FileRecord, verify: bool) -> None:

@@ -17,11 +17,12 @@ from rich.progress import Progress as Bar
 from edge import __version__, live
 from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
-from edge.artifact import Artifact
+from edge.backends.base import Runtime
 from edge.cli_common import check_json, console, errors, run_app, write_json
 from edge.decode import DecodeSettings
 from edge.errors import UserError
 from edge.force import force as force_job
+from edge.gguf_file import open_artifact
 from edge.questions import EMBEDDED, read_questions
 from edge.registry import MODELS, read_registry
 from edge.run import Interrupted, Progress
@@ -38,8 +39,12 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder, as `edge-export build` made it.")]
+ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder, as `edge-export build` made it, or any GGUF file.")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)]
+Taps = Annotated[str, typer.Option(help="rows: attention and hidden states or an error; auto: where they can be had; none.")]
+KvCache = Annotated[str | None, typer.Option(help="GGUF: f16 or f32 (default: f32 for gguf-f32, else f16).")]
+LowMemory = Annotated[bool, typer.Option("--low-memory", help="GGUF: no second, faster copy of the weights.")]
+GpuLayers = Annotated[int, typer.Option(help="GGUF: so many layers on a GPU that llama.cpp was built for.")]
 JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")]
 
 
@@ -99,17 +104,22 @@ def run(
     reference: Annotated[bool, typer.Option("--reference", help=f"Keep each step's {REFERENCE_K} likeliest tokens.")] = False,
     date: Annotated[str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")] = None,
     threads: Threads = None,
+    taps: Taps = "auto",
+    kv_cache: KvCache = None,
+    low_memory: LowMemory = False,
+    gpu_layers: GpuLayers = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
     settings = DecodeSettings(max_new_tokens, temperature, seed, REFERENCE_K if reference else 0)
+    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
     asked = read_questions(questions)
-    opened = Artifact.open(artifact)
+    opened = open_artifact(artifact)
 
     def job(on_progress: Any) -> RunManifest:
         return run_job(
-            opened, asked, out, settings, prompt=prompt, date=date, limit=limit, shard=shard, threads=threads,
-            on_progress=on_progress,
+            opened, asked, out, settings, prompt=prompt, date=date, limit=limit, shard=shard, runtime=runtime,
+            on_progress=on_progress, on_note=say_note,
         )  # fmt: skip
 
     manifest = with_progress(job, opened.label, quiet)
@@ -122,12 +132,17 @@ def force(
     like: Annotated[Path, typer.Option(help="Run whose tokens are read; made with --reference it gives KL too.")],
     out: Annotated[Path, typer.Option(help="Run directory to make or to continue.")],
     threads: Threads = None,
+    taps: Taps = "auto",
+    kv_cache: KvCache = None,
+    low_memory: LowMemory = False,
+    gpu_layers: GpuLayers = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by position."""
-    opened = Artifact.open(artifact)
+    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
+    opened = open_artifact(artifact)
     manifest = with_progress(
-        lambda on_progress: force_job(opened, like, out, threads=threads, on_progress=on_progress),
+        lambda on_progress: force_job(opened, like, out, runtime=runtime, on_progress=on_progress, on_note=say_note),
         f"{opened.label} forced", quiet,
     )  # fmt: skip
     say_finished(manifest, out)
@@ -172,12 +187,17 @@ def ask(
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     date: Annotated[str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")] = None,
     threads: Threads = None,
+    taps: Taps = "auto",
+    kv_cache: KvCache = None,
+    low_memory: LowMemory = False,
+    gpu_layers: GpuLayers = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a token on standard output.")] = False,
 ) -> None:
     """Answer one question live: tokens coloured by entropy, statistics as they change."""
     settings = DecodeSettings(max_new_tokens, temperature, seed)
-    opened = Artifact.open(artifact)
-    steps = live.answer(opened, question, settings, prompt=prompt, date=date, threads=threads)
+    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
+    opened = open_artifact(artifact)
+    steps = live.answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=say_note)
     try:
         if not as_json:
             live.show(console, opened, steps)
@@ -211,6 +231,10 @@ def models(
                 for f in found
             ],
         })  # fmt: skip
+
+
+def say_note(text: str) -> None:
+    errors.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 def say_finished(manifest: RunManifest, out: Path) -> None:

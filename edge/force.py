@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 
 from edge import device
 from edge.artifact import Artifact, file_sha256
+from edge.backends.base import Runtime
 from edge.decode import force as force_steps
 from edge.errors import UserError
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
-from edge.run import Progress, Recorder, describe_artifact, now, open_backend, stop_on_signal, versions
+from edge.run import Progress, Recorder, describe_artifact, ignore, now, stop_on_signal
+from edge.runtime import RUNTIME_SETTINGS, check_runtime, deciding, open_backend, versions
 from edge.signals import SignalReader, TopK, kl_to_reference
 from edge.trace import RUN_NAME, Run, RunManifest, RunWriter
 
@@ -68,14 +70,16 @@ def distributions(steps: pa.Table) -> list[TopK]:
 
 
 def force(
-    artifact: Artifact, like: Path, out: Path, *, threads: int | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    artifact: Artifact, like: Path, out: Path, *, runtime: Runtime | None = None,
+    on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
 ) -> RunManifest:  # fmt: skip
     """Traces `artifact` on the prompts and tokens of the run `like` into the run directory `out`.
 
     Adds KL(reference || this) (null where `like` was made without --reference), the reference's surprisal and whether
     the most likely token is the same. Raises UserError when tokenizers or vocabularies differ.
     """
+    runtime = runtime or Runtime()
+    check_runtime(artifact, runtime)
     reference = Run.open(like)
     check_comparable(artifact, reference)
     if reference.manifest.kind != "run":
@@ -86,11 +90,13 @@ def force(
         kind="force",
         artifact=describe_artifact(artifact),
         model=artifact.manifest.model,
-        settings=dict(reference.manifest.settings),
+        # How the tokens came about is the reference's, how they are read is ours.
+        settings={name: value for name, value in reference.manifest.settings.items() if name not in RUNTIME_SETTINGS}
+        | deciding(artifact, runtime),
         questions={**reference.manifest.questions, "selected": len(lengths)},
         like={"run_sha256": file_sha256(like / RUN_NAME), "artifact": reference.manifest.artifact},
         device=device.describe().to_dict(),
-        versions=versions(),
+        versions=versions(artifact),
         created=now(),
     )
     total, capacity = len(lengths), artifact.manifest.model.context
@@ -104,9 +110,9 @@ def force(
         if writer.complete(lengths):
             return writer.manifest
         with writer.or_nothing():
-            backend = open_backend(artifact, threads)
+            backend = open_backend(artifact, runtime, max(lengths.values(), default=1) or 1)
         reader = SignalReader(backend.spec)
-        recorder = Recorder(writer, PartBuffer(forced=True))
+        recorder = Recorder(writer, PartBuffer(forced=True), backend, on_note)
         on_progress(Progress(len(writer.done), total, None))
         with stop_on_signal() as check:
             try:
@@ -114,8 +120,8 @@ def force(
                     if answer.question_index in writer.done:
                         continue
                     record = AnswerRecord(
-                        backend.spec, prompter, answer.prompt,
-                        answer.question_index, answer.question_id, answer.question, answer.category, forced=True,
+                        backend.spec, prompter, answer.prompt, answer.question_index, answer.question_id, answer.question,
+                        answer.category, forced=True, cache_bytes_each=backend.cache_bytes_each,
                     )  # fmt: skip
                     for step, logits in force_steps(backend, reader, answer.prompt.ids, answer.tokens, answer.stop_reason):
                         output = step.signals.output

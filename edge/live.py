@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group
@@ -11,11 +11,13 @@ from rich.live import Live
 from rich.text import Text
 
 from edge.artifact import Artifact
+from edge.backends.base import Runtime
 from edge.decode import DecodeSettings, Step, generate
 from edge.errors import UserError
 from edge.prompt import Prompter
 from edge.record import AnswerRecord
-from edge.run import open_backend, stop_on_signal
+from edge.run import capacity_for, ignore, stop_on_signal
+from edge.runtime import open_backend
 from edge.signals import SignalReader
 
 # From sure to unsure; the edges are nats. Shade and hue both change, so that the order survives colour blindness.
@@ -40,7 +42,8 @@ def colour(entropy: float) -> str:
 
 def answer(
     artifact: Artifact, question: str, settings: DecodeSettings, *,
-    prompt: str | None = None, date: str | None = None, threads: int | None = None,
+    prompt: str | None = None, date: str | None = None, runtime: Runtime | None = None,
+    on_note: Callable[[str], None] = ignore,
 ) -> Iterator[LiveStep]:  # fmt: skip
     """Answers one question step by step. Raises UserError when it does not fit the context, Interrupted on a signal."""
     prompter = Prompter(artifact, prompt, date)
@@ -48,9 +51,11 @@ def answer(
     limit = artifact.manifest.model.context
     if len(made.ids) > limit:
         raise UserError(f"the question has {len(made.ids)} tokens, the artifact was built for {limit}: ask a shorter one")
-    backend = open_backend(artifact, threads)
+    backend = open_backend(artifact, runtime or Runtime(), capacity_for([made], settings, limit))
     try:
-        record = AnswerRecord(backend.spec, prompter, made, 0, "", question, "")
+        if backend.taps_lost:
+            on_note(f"attention and hidden states are not traced: {backend.taps_lost}")
+        record = AnswerRecord(backend.spec, prompter, made, 0, "", question, "", cache_bytes_each=backend.cache_bytes_each)
         pending: list[int] = []
         with stop_on_signal() as check:
             for step in generate(backend, SignalReader(backend.spec), made.ids, settings):

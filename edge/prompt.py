@@ -5,15 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
 
-from edge.artifact import TEMPLATE_NAME, TOKENIZER_NAME, Artifact
+from edge.artifact import TEMPLATE_NAME, Artifact
 from edge.errors import UserError
+from edge.tokenizer import open_tokenizer
 
 STYLES = ("chat", "qa", "raw")
 
@@ -50,20 +49,14 @@ class Prompter:
     """
 
     def __init__(self, artifact: Artifact, style: str | None = None, date: str | None = None) -> None:
-        try:
-            self.tokenizer = Tokenizer.from_file(str(artifact.path / TOKENIZER_NAME))
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{artifact.path / TOKENIZER_NAME} cannot be read ({error}): build the artifact again") from error
-        # A tokenizer.json may carry the length limits of its training; transformers drops them at every call too.
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        has_template = TEMPLATE_NAME in artifact.manifest.files
+        self.tokenizer = open_tokenizer(artifact)
+        has_template = TEMPLATE_NAME in artifact.manifest.files or bool(artifact.chat_template)
         self.style = ("chat" if has_template else "raw") if style is None else style
         if self.style not in STYLES:
             raise UserError(f"unknown prompt {style!r}: choose from {', '.join(STYLES)}")
         if self.style == "chat" and not has_template:
             raise UserError(f"{artifact.label} has no chat template: use --prompt raw or --prompt qa")
-        self._template = load_template(artifact.path / TEMPLATE_NAME) if self.style == "chat" else None
+        self._template = load_template(artifact) if self.style == "chat" else None
         self.date = parse_date(date)
         self._special = dict(artifact.manifest.special_tokens)
         self._vocabulary = artifact.manifest.model.vocabulary
@@ -81,7 +74,7 @@ class Prompter:
         else:
             text = question
         # A template writes its own special tokens; other prompts get those of tokenizer.json's post-processor.
-        ids = tuple(self.tokenizer.encode(text, add_special_tokens=self.style != "chat").ids)
+        ids = tuple(self.tokenizer.encode(text, special=self.style != "chat"))
         if not ids:
             raise UserError(f"the question {question[:40]!r} has no tokens: ask something")
         if max(ids) >= self._vocabulary:
@@ -103,12 +96,12 @@ class Prompter:
     def piece(self, token_id: int) -> str:
         """One token as text on its own; bytes that are no whole character show as U+FFFD."""
         if token_id not in self._pieces:
-            self._pieces[token_id] = self.tokenizer.decode([token_id], skip_special_tokens=False)
+            self._pieces[token_id] = self.tokenizer.decode([token_id], special=True)
         return self._pieces[token_id]
 
     def text(self, ids: Sequence[int]) -> str:
         """The answer as text, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return self.tokenizer.decode(ids, special=False)
 
 
 def parse_date(date: str | None) -> datetime.date:
@@ -120,7 +113,10 @@ def parse_date(date: str | None) -> datetime.date:
         raise UserError(f"--date is {date!r}: give a day as YYYY-MM-DD") from None
 
 
-def load_template(path: Path) -> jinja2.Template:
+def load_template(artifact: Artifact) -> jinja2.Template:
+    if artifact.chat_template:
+        return compile_template(artifact.chat_template, f"the chat template in {artifact.weights}")
+    path = artifact.path / TEMPLATE_NAME
     try:
         return compile_template(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:

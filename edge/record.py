@@ -49,12 +49,13 @@ def vectors(step: Step) -> dict[str, Array | None]:
 class AnswerRecord:
     """Takes the steps of one answer as they come; gives its rows when it is over.
 
-    `index`, `question_id`, `question` and `category` are copied into the rows.
+    `index`, `question_id`, `question` and `category` are copied into the rows; `cache_bytes_each` is the size of one cached
+    number.
     """
 
     def __init__(
         self, spec: ModelSpec, prompter: Prompter, prompt: Prompt,
-        index: int, question_id: str, question: str, category: str, *, forced: bool = False,
+        index: int, question_id: str, question: str, category: str, *, forced: bool = False, cache_bytes_each: int = 4,
     ) -> None:  # fmt: skip
         self.spec, self.prompter, self.prompt = spec, prompter, prompt
         self.index, self.question_id, self.question, self.category = index, question_id, question, category
@@ -62,6 +63,7 @@ class AnswerRecord:
         self.forced: list[ForcedValues] = []
         self.statistics = AnswerStatistics(scalar_names(forced=forced))
         self._is_forced = forced
+        self._cache_bytes_each = cache_bytes_each
         self._vectors: list[dict[str, Array | None]] = []
         self._means = {name: MeanVector() for name in VECTORS}
 
@@ -134,7 +136,7 @@ class AnswerRecord:
             "answer": self.answer,
             "tokens": n,
             "stop_reason": self.stop_reason,
-            "kv_bytes": self.spec.kv_bytes(len(self.prompt.ids) + n - 1 if n else 0),
+            "kv_bytes": self.spec.kv_bytes(len(self.prompt.ids) + n - 1 if n else 0, self._cache_bytes_each),
             "prefill_ms": self.steps[0].step_ms if n else math.nan,
             "decode_ms": math.fsum(step.step_ms for step in self.steps[1:]) if n else math.nan,
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import signal
 import threading
 import time
@@ -14,20 +13,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from edge import __version__, device
-from edge.artifact import TOKENIZER_NAME, Artifact
-from edge.backends.base import Backend
-from edge.backends.onnx import OnnxBackend
+from edge import device
+from edge.artifact import Artifact
+from edge.backends.base import Backend, Runtime
 from edge.decode import DecodeSettings, generate
-from edge.prompt import Prompter
+from edge.prompt import Prompt, Prompter
 from edge.questions import Question, questions_sha256, select
 from edge.record import AnswerRecord, PartBuffer
+from edge.runtime import check_runtime, deciding, open_backend, versions
 from edge.signals import SignalReader
 from edge.trace import RunManifest, RunWriter, read_manifest
 
 FLUSH_SECONDS = 5.0  # work that a killed process can lose, beside the question in flight
 FLUSH_ROWS = 4096
-VERSIONS_OF = ("onnxruntime", "numpy", "tokenizers", "pyarrow")
+
+
+def ignore(said: object) -> None:
+    """What a caller hears who does not listen."""
 
 
 class Progress(NamedTuple):
@@ -68,11 +70,6 @@ def stop_on_signal() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def open_backend(artifact: Artifact, threads: int | None) -> Backend:
-    """The backend that runs this artifact."""
-    return OnnxBackend(artifact, threads=threads)
-
-
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:
     """What a run keeps of its artifact: enough to tell whether two runs used the same weights and tokenizer."""
     manifest = artifact.manifest
@@ -82,14 +79,10 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "taps": manifest.taps,
         "manifest_sha256": manifest.identity(),
         "checkpoint_sha256": manifest.checkpoint_sha256,
-        "tokenizer_sha256": manifest.files[TOKENIZER_NAME].sha256,
+        "tokenizer_sha256": manifest.tokenizer_sha256,
         "bytes": sum(record.size for record in manifest.files.values()),
         "notice": manifest.notice,
     }
-
-
-def versions() -> dict[str, str]:
-    return {"edgetrace": __version__} | {name: importlib.metadata.version(name) for name in VERSIONS_OF}
 
 
 def now() -> str:
@@ -105,14 +98,24 @@ def dated(out: Path, date: str | None) -> str | None:
 
 
 class Recorder:
-    """Puts finished answers and telemetry into a run directory, in parts that are due by time or by size."""
+    """Puts finished answers and telemetry into a run directory, in parts that are due by time or by size.
 
-    def __init__(self, writer: RunWriter, buffer: PartBuffer) -> None:
-        self.writer, self.buffer = writer, buffer
+    Where the backend has lost its taps, run.json says so before the rows without them are written, and `on_note` hears it.
+    """
+
+    def __init__(self, writer: RunWriter, buffer: PartBuffer, backend: Backend, on_note: Callable[[str], None]) -> None:
+        self.writer, self.buffer, self.backend, self._on_note = writer, buffer, backend, on_note
+        self.note_lost_taps()
         self._samples: list[device.Sample] = []
         self._flushed = time.monotonic()
 
+    def note_lost_taps(self) -> None:
+        if self.backend.taps_lost and not self.writer.manifest.taps_lost:
+            self.writer.note_lost_taps(self.backend.taps_lost)
+            self._on_note(f"attention and hidden states are not traced: {self.backend.taps_lost}")
+
     def add(self, record: AnswerRecord) -> None:
+        self.note_lost_taps()
         self.buffer.add(record)
         self._samples.append(device.sample(record.index))
         if self.buffer.rows >= FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -127,49 +130,62 @@ class Recorder:
         self._flushed = time.monotonic()
 
 
+def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: int) -> int:
+    """Positions that the longest answer to any of the prompts can take, at most the context: a cache is no larger than needed."""
+    longest = max((len(made.ids) for made in prompts), default=1)
+    return min(context, longest + settings.max_new_tokens)
+
+
 def run(
     artifact: Artifact, questions: Sequence[Question], out: Path, settings: DecodeSettings, *,
     prompt: str | None = None, date: str | None = None, limit: int | None = None, shard: str = "1/1",
-    threads: int | None = None, on_progress: Callable[[Progress], None] = lambda progress: None,
+    runtime: Runtime | None = None, on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
 ) -> RunManifest:  # fmt: skip
     """Traces the answers to `questions`, or to those that `limit` and `shard` select, into the run directory `out`.
 
-    Continues an unfinished run of the same settings, does nothing for a finished one. Raises UserError for bad input
-    and Interrupted on SIGINT or SIGTERM, after writing what is finished.
+    Continues an unfinished run of the same settings, does nothing for a finished one. `on_note` hears what the user should
+    know although the run goes on. Raises UserError for bad input and Interrupted on SIGINT or SIGTERM, after writing what is
+    finished.
     """
+    runtime = runtime or Runtime()
+    check_runtime(artifact, runtime)
     chosen = select(questions, limit, shard)
     prompter = Prompter(artifact, prompt, dated(out, date))
-    for question in chosen[:1]:
-        prompter.prompt(question.question)  # a template that cannot work is refused before anything is written
+    # All at once, so that a template or a question that cannot work is refused before anything is written.
+    prompts = {question.index: prompter.prompt(question.question) for question in chosen}
     manifest = RunManifest(
         kind="run",
         artifact=describe_artifact(artifact),
         model=artifact.manifest.model,
-        settings=asdict(settings) | {"prompt": prompter.style, "date": prompter.date.isoformat(), "limit": limit, "shard": shard},
+        settings=asdict(settings)
+        | {"prompt": prompter.style, "date": prompter.date.isoformat(), "limit": limit, "shard": shard}
+        | deciding(artifact, runtime),
         # The hash is of the whole list: shards and limited runs of one file know that they belong together.
         questions={"sha256": questions_sha256(questions), "count": len(questions), "selected": len(chosen)},
         like=None,
         device=device.describe().to_dict(),
-        versions=versions(),
+        versions=versions(artifact),
         created=now(),
     )
     with RunWriter(out, manifest) as writer:
         if writer.complete(question.index for question in chosen):
             return writer.manifest
         with writer.or_nothing():
-            backend = open_backend(artifact, threads)
+            backend = open_backend(
+                artifact, runtime, capacity_for(list(prompts.values()), settings, artifact.manifest.model.context)
+            )
         reader = SignalReader(backend.spec)
-        recorder = Recorder(writer, PartBuffer(reference=settings.reference_k > 0))
+        recorder = Recorder(writer, PartBuffer(reference=settings.reference_k > 0), backend, on_note)
         on_progress(Progress(len(writer.done), len(chosen), None))
         with stop_on_signal() as check:
             try:
                 for question in chosen:
                     if question.index in writer.done:
                         continue
-                    made = prompter.prompt(question.question)
+                    made = prompts[question.index]
                     record = AnswerRecord(
-                        backend.spec, prompter, made,
-                        question.index, question.question_id, question.question, question.category,
+                        backend.spec, prompter, made, question.index, question.question_id, question.question,
+                        question.category, cache_bytes_each=backend.cache_bytes_each,
                     )  # fmt: skip
                     for step in generate(backend, reader, made.ids, settings, question.index):
                         record.add(step)

@@ -43,7 +43,8 @@ class RunManifest:
 
     `kind` is `run` or `force`. `artifact` names model, precision, taps and checksums; `settings` everything that decides
     the rows; `questions` the content hash and number; `like` the reference run of a forced one. `device`, `versions`
-    and `created` describe and do not decide: a run may be resumed after they changed.
+    and `created` describe and do not decide: a run may be resumed after they changed. `taps_lost` says why attention and
+    hidden states are missing in some of its rows although they were asked for, "" where none are.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class RunManifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     state: str = RUNNING
+    taps_lost: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -254,6 +256,11 @@ class RunWriter:
             self.manifest = dataclasses.replace(self.manifest, state=RUNNING)
             self._write_manifest()
         return self.manifest.state == FINISHED
+
+    def note_lost_taps(self, reason: str) -> None:
+        """Says in run.json that rows without attention and hidden states follow, and why."""
+        self.manifest = dataclasses.replace(self.manifest, taps_lost=reason)
+        self._write_manifest()
 
     def finish(self) -> None:
         self.manifest = dataclasses.replace(self.manifest, state=FINISHED)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from edge.artifact import Artifact
+from edge.backends.base import Runtime
 from export.build import build
 from tests import models
 
@@ -19,6 +20,7 @@ settings.load_profile("edgetrace")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 NANO_LLAMA = ROOT / "models" / "nano" / "nano-llama"
+ONE_THREAD = Runtime(threads=1)
 
 COLUMNS = (
     "Type",

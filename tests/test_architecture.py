@@ -10,11 +10,12 @@ import pytest
 from tests.conftest import ROOT
 
 # Each module of edge with what it may import of edge; "edge" is the package itself (its version).
+LLAMA = {"errors", "backends.llama_library"}
 TYPES = {"errors", "artifact", "backends.base"}
 METRICS = TYPES | {"signals", "streaming"}
 DECODING = METRICS | {"decode", "prompt", "questions"}
-TRACING = DECODING | {"columns", "record", "trace", "device", "edge"}
-JOBS = TRACING | {"run", "backends.onnx"}
+TRACING = DECODING | {"columns", "record", "trace", "device", "edge", "runtime"}
+JOBS = TRACING | {"run"}
 READING = METRICS | {"columns", "trace", "registry", "questions"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -23,16 +24,24 @@ ALLOWED: dict[str, set[str]] = {
     "questions": {"errors"},
     "device": set(),
     "backends": set(),
-    "backends.base": {"artifact"},
+    "backends.base": {"errors", "artifact"},
     "backends.onnx": TYPES | {"device"},
-    "prompt": {"errors", "artifact"},
+    "backends.llama_library": {"errors"},
+    "backends.llama_header": LLAMA,
+    "backends.llama_vocabulary": LLAMA,
+    "backends.llama_taps": TYPES,
+    "backends.llamacpp": TYPES | LLAMA | {"device", "backends.llama_taps"},
+    "tokenizer": {"errors", "artifact", "backends.llama_vocabulary"},
+    "gguf_file": LLAMA | {"artifact", "tokenizer", "backends.llama_header", "backends.llama_vocabulary"},
+    "prompt": {"errors", "artifact", "tokenizer"},
+    "runtime": TYPES | {"edge", "backends.onnx", "backends.llamacpp"},
     "signals": TYPES,
     "streaming": TYPES,
     "decode": METRICS,
     "columns": METRICS,
     "record": DECODING | {"columns"},
     "trace": {"errors", "artifact", "columns"},
-    "run": TRACING | {"backends.onnx"},
+    "run": TRACING,
     "force": JOBS,
     "live": JOBS,
     "cli_common": {"errors", "trace"},
@@ -109,9 +118,11 @@ def test_edge_needs_nothing_that_a_board_does_not_have(name):
 
 
 @pytest.mark.parametrize("name", sorted(EDGE))
-def test_the_runtime_is_imported_by_its_backend_alone(name):
+def test_a_runtime_is_imported_by_its_backend_alone(name):
     uses = any(module.partition(".")[0] == "onnxruntime" for module in imports(EDGE[name]))
     assert uses == (name == "backends.onnx")
+    # llama_cpp by name, when it is needed: the base install does without.
+    assert ('"llama_cpp' in EDGE[name].read_text()) == (name == "backends.llama_library")
 
 
 @pytest.mark.parametrize("name", sorted(modules("export")))

@@ -18,7 +18,7 @@ from edge.decode import DecodeSettings
 from edge.questions import read_questions
 from edge.run import run
 from edge.trace import Run, RunWriter
-from tests.conftest import QUESTIONS, ROOT, write_questions
+from tests.conftest import ONE_THREAD, QUESTIONS, ROOT, write_questions
 
 BIN = Path(sys.executable).parent
 DRIVER = Path(__file__).with_name("crash_driver.py")
@@ -66,7 +66,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(t
     assert kills >= 4
     settings = DecodeSettings(60, temperature, 3)
     for out in (killed, whole):
-        run(Artifact.open(artifact), read_questions(many), out, settings, date="2026-01-01", threads=1)
+        run(Artifact.open(artifact), read_questions(many), out, settings, date="2026-01-01", runtime=ONE_THREAD)
     assert_same_rows(killed, whole)
     assert list(killed.rglob(".*.tmp")) == []
     assert {p.name for p in (killed / "steps").iterdir()} == {p.name for p in (killed / "answers").iterdir()}
@@ -76,7 +76,14 @@ def test_a_run_killed_at_every_step_of_writing_ends_with_the_rows_of_one_that_wa
     artifact, killed, whole = artifacts("odd"), tmp_path / "killed", tmp_path / "whole"
     assert drive("steps", "14", str(killed), "--", *arguments(artifact, questions_file, killed)) >= 12
     for out in (killed, whole):
-        run(Artifact.open(artifact), read_questions(questions_file), out, DecodeSettings(60), date="2026-01-01", threads=1)
+        run(
+            Artifact.open(artifact),
+            read_questions(questions_file),
+            out,
+            DecodeSettings(60),
+            date="2026-01-01",
+            runtime=ONE_THREAD,
+        )
     assert_same_rows(killed, whole)
     assert list(killed.rglob(".*.tmp")) == []
 
@@ -100,7 +107,7 @@ def test_an_interruption_keeps_finished_answers_says_so_and_can_be_taken_up(numb
     assert 0 < len(before) < 28
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("*/part-*")}
     manifest = run(
-        Artifact.open(artifact), read_questions(many), out, DecodeSettings(900, 1.5), threads=1
+        Artifact.open(artifact), read_questions(many), out, DecodeSettings(900, 1.5), runtime=ONE_THREAD
     )  # without --date: that of the run
     assert manifest.settings["date"] == "2026-01-01"
     assert Run.open(out).answers().column("question_index").to_pylist() == list(range(28))
@@ -110,7 +117,7 @@ def test_an_interruption_keeps_finished_answers_says_so_and_can_be_taken_up(numb
 def test_two_processes_cannot_write_one_run(artifacts, questions_file, tmp_path):
     artifact, out = artifacts("odd"), tmp_path / "run"
     questions = read_questions(questions_file)
-    run(Artifact.open(artifact), questions, out, DecodeSettings(60), date="2026-01-01", limit=None, threads=1)
+    run(Artifact.open(artifact), questions, out, DecodeSettings(60), date="2026-01-01", limit=None, runtime=ONE_THREAD)
     with RunWriter(out, Run.open(out).manifest):
         done = subprocess.run(
             [str(BIN / "edge"), *arguments(artifact, questions_file, out)], capture_output=True, text=True, check=False
@@ -127,8 +134,8 @@ def test_shards_merged_by_copying_their_parts_are_the_unsharded_run(artifacts, q
     artifact, questions = Artifact.open(artifacts("odd")), read_questions(questions_file)
     for shard in ("1/3", "2/3", "3/3"):
         folder = tmp_path / shard.replace("/", "of")
-        run(artifact, questions, folder, DecodeSettings(30, 0.7), date="2026-01-01", shard=shard, threads=1)
-    run(artifact, questions, tmp_path / "whole", DecodeSettings(30, 0.7), date="2026-01-01", threads=1)
+        run(artifact, questions, folder, DecodeSettings(30, 0.7), date="2026-01-01", shard=shard, runtime=ONE_THREAD)
+    run(artifact, questions, tmp_path / "whole", DecodeSettings(30, 0.7), date="2026-01-01", runtime=ONE_THREAD)
     merged = tmp_path / "1of3"
     for other in ("2of3", "3of3"):
         for part in (tmp_path / other).glob("*/part-*.parquet"):

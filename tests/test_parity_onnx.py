@@ -19,7 +19,7 @@ from edge.run import run
 from edge.trace import Run
 from export.graph.config import ConfigReader
 from tests import models, oracle, reference
-from tests.conftest import write_questions
+from tests.conftest import ONE_THREAD, write_questions
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -56,7 +56,7 @@ def trace_of(artifact: Artifact, folder) -> tuple[pa.Table, list[int]]:
     while len(prompter.prompt(question).ids) > CONTEXT - ANSWER:
         question = question[:-1]
     questions = read_questions(write_questions(folder / "q.csv", [question]))
-    run(artifact, questions, folder / "run", DecodeSettings(ANSWER, 0.9, 1), prompt="raw", threads=1)
+    run(artifact, questions, folder / "run", DecodeSettings(ANSWER, 0.9, 1), prompt="raw", runtime=ONE_THREAD)
     opened = Run.open(folder / "run")
     return opened.steps(), opened.answers().column("prompt_ids")[0].as_py()
 

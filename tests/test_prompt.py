@@ -179,12 +179,12 @@ def test_a_question_without_tokens_and_a_token_beyond_the_model_are_refused(arti
 
 def test_pieces_keep_special_tokens_and_text_leaves_them_out(odd):
     prompter = Prompter(odd)
-    ids = prompter.tokenizer.encode("Aé<|end|>", add_special_tokens=False).ids
+    ids = prompter.tokenizer.encode("Aé<|end|>", special=False)
     assert "".join(prompter.piece(i) for i in ids[:1]) == "A"
     assert prompter.piece(3) == models.END
     assert prompter.text(ids) == "Aé"
     assert prompter.piece(models.VOCABULARY - 1) == ""  # the model's vocabulary is padded beyond the tokenizer's
-    assert "\ufffd" in prompter.piece(prompter.tokenizer.encode("☃", add_special_tokens=False).ids[0])
+    assert "\ufffd" in prompter.piece(prompter.tokenizer.encode("☃", special=False)[0])
 
 
 def test_question_files_round_trip_through_the_prompt(odd, tmp_path):

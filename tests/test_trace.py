@@ -26,7 +26,7 @@ from edge.run import run
 from edge.signals import SCALARS
 from edge.trace import Run, RunWriter, read_manifest, write_whole
 from tests import reference
-from tests.conftest import tree, write_questions
+from tests.conftest import ONE_THREAD, tree, write_questions
 
 DAY = "2026-01-01"
 
@@ -35,7 +35,7 @@ DAY = "2026-01-01"
 def module_run(artifacts, questions_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     settings = DecodeSettings(25, 0.9, 2, reference_k=8)
-    run(Artifact.open(artifacts("odd")), read_questions(questions_file), out, settings, date=DAY, threads=1)
+    run(Artifact.open(artifacts("odd")), read_questions(questions_file), out, settings, date=DAY, runtime=ONE_THREAD)
     return Run.open(out)
 
 
@@ -45,7 +45,14 @@ def trace(odd, questions_file, tmp_path):
 
     def make(**settings):
         defaults = {"max_new_tokens": 5}
-        run(odd, read_questions(questions_file)[:3], tmp_path / "run", DecodeSettings(**defaults | settings), date=DAY, threads=1)
+        run(
+            odd,
+            read_questions(questions_file)[:3],
+            tmp_path / "run",
+            DecodeSettings(**defaults | settings),
+            date=DAY,
+            runtime=ONE_THREAD,
+        )
         return tmp_path / "run"
 
     return make
@@ -152,7 +159,7 @@ def test_a_question_at_a_time_is_all_of_them(module_run):
 
 def test_a_question_longer_than_the_context_gets_a_row_and_the_run_goes_on(odd, tmp_path):
     questions = read_questions(write_questions(tmp_path / "q.csv", ["Why?", "the " * 4000, "How?"]))
-    run(odd, questions, tmp_path / "run", DecodeSettings(5), date=DAY, threads=1)
+    run(odd, questions, tmp_path / "run", DecodeSettings(5), date=DAY, runtime=ONE_THREAD)
     opened = Run.open(tmp_path / "run")
     answers = opened.answers().to_pylist()
     assert [a["stop_reason"] for a in answers][1] == "context"
@@ -160,7 +167,7 @@ def test_a_question_longer_than_the_context_gets_a_row_and_the_run_goes_on(odd, 
     assert (answers[1]["kv_bytes"], answers[1]["answer"], answers[1]["output_entropy_mean"]) == (0, "", None)
     assert answers[1]["attention_entropy_mean_vector"] is None
     assert [index for index, table in opened.each_question(["step"]) if len(table) == 0] == [1]
-    forced = force(odd, tmp_path / "run", tmp_path / "forced", threads=1)
+    forced = force(odd, tmp_path / "run", tmp_path / "forced", runtime=ONE_THREAD)
     assert forced.state == "finished"
     again = Run.open(tmp_path / "forced").answers().to_pylist()
     assert [(a["tokens"], a["stop_reason"]) for a in again] == [(a["tokens"], a["stop_reason"]) for a in answers]
@@ -168,7 +175,7 @@ def test_a_question_longer_than_the_context_gets_a_row_and_the_run_goes_on(odd, 
 
 def test_the_same_question_twice_is_sampled_twice(odd, tmp_path):
     questions = read_questions(write_questions(tmp_path / "q.csv", ["Why?", "Why?"]))
-    run(odd, questions, tmp_path / "run", DecodeSettings(20, 1.0), date=DAY, threads=1)
+    run(odd, questions, tmp_path / "run", DecodeSettings(20, 1.0), date=DAY, runtime=ONE_THREAD)
     first, second = Run.open(tmp_path / "run").answers().column("answer").to_pylist()
     assert first != second
 
@@ -177,7 +184,7 @@ def test_the_same_question_twice_is_sampled_twice(odd, tmp_path):
 
 
 def test_forcing_an_artifact_on_its_own_run_repeats_it(module_run, odd, tmp_path):
-    force(odd, module_run.folder, tmp_path / "forced", threads=1)
+    force(odd, module_run.folder, tmp_path / "forced", runtime=ONE_THREAD)
     free, forced = module_run.steps().to_pylist(), Run.open(tmp_path / "forced").steps().to_pylist()
     for a, b in zip(free, forced, strict=True):
         for name in ("question_index", "step", "position", "token_id", "output_entropy", "attention_entropy", "hidden_norm"):
@@ -191,8 +198,8 @@ def test_forcing_gives_the_divergence_that_the_slow_twin_finds(artifacts, questi
     full, quantised = (Artifact.open(artifacts("odd", precision)) for precision in ("onnx-fp32", "onnx-int4"))
     questions = read_questions(questions_file)[:2]
     vocabulary = full.manifest.model.vocabulary
-    run(full, questions, tmp_path / "full", DecodeSettings(10, reference_k=vocabulary), date=DAY, threads=1)
-    force(quantised, tmp_path / "full", tmp_path / "forced", threads=1)
+    run(full, questions, tmp_path / "full", DecodeSettings(10, reference_k=vocabulary), date=DAY, runtime=ONE_THREAD)
+    force(quantised, tmp_path / "full", tmp_path / "forced", runtime=ONE_THREAD)
     from edge.backends.onnx import OnnxBackend
 
     logits = [OnnxBackend(artifact, threads=1) for artifact in (full, quantised)]
@@ -215,7 +222,7 @@ def test_forcing_gives_the_divergence_that_the_slow_twin_finds(artifacts, questi
 
 
 def test_forcing_without_kept_distributions_has_no_divergence(trace, odd, tmp_path):
-    force(odd, trace(), tmp_path / "forced", threads=1)
+    force(odd, trace(), tmp_path / "forced", runtime=ONE_THREAD)
     forced = Run.open(tmp_path / "forced")
     assert forced.steps().column("kl").null_count == forced.steps().num_rows
     assert forced.answers().column("kl_mean").null_count == forced.answers().num_rows
@@ -227,14 +234,14 @@ def test_what_cannot_be_forced_is_refused_before_anything_is_written(trace, arti
 
     out = tmp_path / "forced"
     with pytest.raises(UserError, match="another tokenizer"):
-        force(Artifact.open(artifacts("untied")), trace(), out, threads=1)
+        force(Artifact.open(artifacts("untied")), trace(), out, runtime=ONE_THREAD)
     short = build(str(checkpoints("odd")), ["onnx-fp32"], tmp_path / "short", context=12)[0].artifact
     with pytest.raises(UserError, match=r"more than the 12 this artifact was built for: .* --context"):
-        force(short, tmp_path / "run", out, threads=1)
+        force(short, tmp_path / "run", out, runtime=ONE_THREAD)
     assert not out.exists()
-    force(odd, tmp_path / "run", out, threads=1)
+    force(odd, tmp_path / "run", out, runtime=ONE_THREAD)
     with pytest.raises(UserError, match="is itself a forced run"):
-        force(odd, out, tmp_path / "again", threads=1)
+        force(odd, out, tmp_path / "again", runtime=ONE_THREAD)
 
 
 # Resuming
@@ -256,12 +263,21 @@ def test_a_part_of_the_questions_is_a_run_of_its_own(limit, shard, indices, odd,
             limit=limit,
             shard=shard,
             date=DAY,
-            threads=1,
+            runtime=ONE_THREAD,
         )
         opened = Run.open(tmp_path / "run")
         assert opened.answers().column("question_index").to_pylist() == indices
         stamps = {p: p.stat().st_mtime_ns for p in opened.folder.rglob("*") if p.name != ".lock"}
-    run(odd, read_questions(questions_file), tmp_path / "run", DecodeSettings(3), limit=limit, shard=shard, date=DAY, threads=1)
+    run(
+        odd,
+        read_questions(questions_file),
+        tmp_path / "run",
+        DecodeSettings(3),
+        limit=limit,
+        shard=shard,
+        date=DAY,
+        runtime=ONE_THREAD,
+    )
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.artifact import ModelSpec
+from edge.errors import UserError
 
 Array = npt.NDArray[np.float32]
 
@@ -27,12 +29,47 @@ class Taps(NamedTuple):
     hidden: Array | None
 
 
+TAPS_WANTED = ("auto", "rows", "none")
+KV_CACHES = ("f16", "f32")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a model is run, as far as that is a choice.
+
+    `threads` None: all processors this process may use. `taps`: "rows" wants attention and hidden states or an error, "auto"
+    goes on with logits alone where they cannot be had, "none" never asks for them. The others are llama.cpp's alone:
+    `kv_cache` the type of cached numbers (None: f32 for weights in float32, else f16), `low_memory` no second copy of the weights
+    laid out for the processor, `gpu_layers` so many layers on a GPU. Raises UserError for an unknown word.
+    """
+
+    threads: int | None = None
+    taps: str = "auto"
+    kv_cache: str | None = None
+    low_memory: bool = False
+    gpu_layers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.taps not in TAPS_WANTED:
+            raise UserError(f"--taps is {self.taps!r}: choose from {', '.join(TAPS_WANTED)}")
+        if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
+            raise UserError(f"--kv-cache is {self.kv_cache!r}: choose from {', '.join(KV_CACHES)}")
+        if self.gpu_layers < 0:
+            raise UserError(f"--gpu-layers is {self.gpu_layers}: a number from 0 is needed")
+
+
 class Backend(Protocol):
-    """A model with a KV cache of `capacity` positions, of which the first `length` are filled."""
+    """A model with a KV cache of `capacity` positions, of which the first `length` are filled.
+
+    `cache_bytes_each` is the size of one cached number; `taps_lost` says why attention and hidden states that were wanted
+    are missing from now on, "" where they are not.
+    """
 
     spec: ModelSpec
     capacity: int
     length: int
+    cache_bytes_each: int
+    taps_lost: str
 
     def prefill(self, ids: Sequence[int]) -> Taps:
         """Appends the ids to the cache; taps of the last one. Raises ValueError when empty or beyond `capacity`."""

@@ -44,6 +44,8 @@ class OnnxBackend:
         self.spec = spec = artifact.manifest.model
         self.capacity = min(capacity or spec.context, spec.context)
         self.length = 0
+        self.cache_bytes_each = 4  # float32
+        self.taps_lost = ""  # the graph has its taps or was built without
         self._raw = artifact.manifest.taps == "raw"
         self._tapped = artifact.manifest.taps != "none"
         self._session: Any = open_session(artifact.path / GRAPH_NAME, threads or usable_cores())

@@ -1,0 +1,258 @@
+"""Attention rows and residual streams out of llama.cpp's graph, through its evaluation callback.
+
+The library asks about every node of the graph before it computes it (`ask`), and calls again with the data of those that were
+wanted. Each wanted node splits the graph, which costs time, so only one a layer is: the attention after softmax. The residual
+stream that enters a layer is still in place when that layer's attention is computed, because it is added to it afterwards, and is
+read then; the last one is wanted by itself. `edge.backends.llamacpp` checks on the loaded model that this gives the same bits as
+wanting every node.
+
+A callback that raised, or returned False with the data, would leave the rest of the graph uncomputed without an error. So
+everything is caught and kept for `finish`, which also tells a pass whose callback was cut off from one that ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edge.artifact import ModelSpec
+from edge.backends.base import Array
+
+TENSOR_BYTES = 336  # sizeof(ggml_tensor); with its object header of 32 bytes, ggml_tensor_overhead()
+OVERHEAD_BYTES = 368
+
+
+class Tensor(ctypes.Structure):
+    """ggml_tensor, which the binding does not define. `ne` are sizes, innermost first, `nb` strides in bytes."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
+        ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 64),
+        ("extra", ctypes.c_void_p),
+        ("padding", ctypes.c_char * 8),
+    )
+
+
+F32 = 0  # GGML_TYPE_F32
+FLOAT = 4  # bytes
+NAME = Tensor.name.offset
+EMBEDDING = {"gemma3_text": b"inp_scaled"}  # where what enters layer 1 is not the embedding itself
+ATTENTION, STREAM, LAST = "attention", "stream", "last"
+
+
+class TapError(Exception):
+    """Attention and hidden states could not be read; the logits of the pass are whole all the same."""
+
+
+class Node(NamedTuple):
+    """A node of interest: what it is, its number (layer of attention, residual stream 0..L), name, whether it is on the host."""
+
+    kind: str
+    number: int
+    name: bytes
+    host: bool
+
+
+class Plan(NamedTuple):
+    """Where one kind of pass has its nodes of interest: by address, and the residual streams by index."""
+
+    nodes: dict[int, Node]
+    streams: dict[int, int]
+
+
+def wanted_names(spec: ModelSpec) -> dict[bytes, tuple[str, int]]:
+    """Name in llama.cpp's graph -> kind and number."""
+    embedding, layers = EMBEDDING.get(spec.architecture, b"embd"), spec.layers
+    names = {embedding: (STREAM, 0)}
+    for layer in range(layers):
+        names[b"kq_soft_max-%d" % layer] = (ATTENTION, layer)
+        names[b"l_out-%d" % layer] = (LAST if layer == layers - 1 else STREAM, layer + 1)
+    return names
+
+
+class TapReader:
+    """Collects the last position's rows of one pass at a time.
+
+    `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every node's name; later ones
+    know the nodes by address and check the names of those alone. `every` wants each node by itself, for the check.
+    Arrays: `rows` [L, H, K] and `hidden` [L+1, D], views that the next pass overwrites.
+    """
+
+    def __init__(self, library: Any, spec: ModelSpec, capacity: int) -> None:
+        self._lib = library
+        self._ggml = library._lib
+        self._get = self._ggml.ggml_backend_tensor_get
+        self._get.argtypes, self._get.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t], None
+        self._is_host = self._ggml.ggml_backend_buffer_is_host
+        self._is_host.argtypes, self._is_host.restype = [ctypes.c_void_p], ctypes.c_bool
+        self.spec = spec
+        self.every = False
+        self.fetch_all = False  # read everything through the backend, as if nothing were on the host
+        self._names = wanted_names(spec)
+        self._hidden = np.empty((spec.layers + 1, spec.hidden), np.float32)
+        self._hidden_address = self._hidden.ctypes.data
+        self._stream_bytes = spec.hidden * FLOAT
+        # Cut anew for every width, so that all rows lie together for one reduction; the cache is padded to 256 positions.
+        self._attention = np.empty(spec.layers * spec.heads * (-(-capacity // 256) * 256), np.float32)
+        self._attention_address = self._attention.ctypes.data
+        self._on = False
+        self._learning = False
+        self._new = 0
+        self._width = 0
+        self._plans: dict[int, Plan] = {}
+        self._plan = Plan({}, {})
+        self._asked = self._answered = 0
+        self._attention_seen = self._streams_seen = 0
+        self._error: BaseException | None = None
+        self.callback = library.ggml_backend_sched_eval_callback(self._call)
+
+    def begin(self, new: int) -> None:
+        """Expects one pass over `new` tokens."""
+        self._new, self._on, self._error = new, True, None
+        self._width = self._asked = self._answered = self._attention_seen = self._streams_seen = 0
+        plan = None if self.every else self._plans.get(min(new, 2))
+        self._learning = plan is None
+        self._plan = plan or Plan({}, {})
+
+    def finish(self, keys: int) -> tuple[Array, Array]:
+        """Rows over the `keys` first positions and residual streams of the pass; raises TapError when anything is amiss."""
+        self._on = False
+        spec = self.spec
+        if self._error is not None:
+            self._plans.clear()
+            if not isinstance(self._error, Exception):
+                raise self._error  # an interruption is nobody's fault
+            raise TapError(f"reading taps from llama.cpp failed: {self._error}") from self._error
+        if self._asked != self._answered or self._attention_seen != spec.layers or self._streams_seen != spec.layers + 1:
+            self._plans.clear()
+            raise TapError(
+                f"llama.cpp's graph gave {self._attention_seen} of {spec.layers} attention patterns and {self._streams_seen} of "
+                f"{spec.layers + 1} residual streams under the names known"
+            )
+        if self._learning and not self.every:
+            self._plans[min(self._new, 2)] = self._plan
+        size = spec.layers * spec.heads * self._width
+        return self._attention[:size].reshape(spec.layers, spec.heads, self._width)[:, :, :keys], self._hidden
+
+    def stop(self) -> None:
+        """Ends a pass whose taps do not matter any more."""
+        self._on = False
+
+    @property
+    def learned(self) -> bool:
+        """Whether the last pass looked at every name, so that trying once more would change nothing."""
+        return self._learning
+
+    def _call(self, address: int, ask: bool, data: Any) -> bool:
+        """The callback. Without interest, or after an error, it lets the graph run through."""
+        if ask:
+            if not self._on:
+                return False
+            try:
+                return self._learn(address) if self._learning else self._known(address)
+            except BaseException as error:
+                self._error = self._error or error
+                return False
+        try:
+            self._answered += 1
+            self._read(address)
+        except BaseException as error:
+            self._error = self._error or error
+        return True
+
+    def _known(self, address: int) -> bool:
+        node = self._plan.nodes.get(address)
+        if node is None or node.kind == STREAM:
+            return False
+        self._asked += 1
+        return True
+
+    def _learn(self, address: int) -> bool:
+        name = ctypes.string_at(address + NAME)
+        found = self._names.get(name)
+        if found is None:
+            return False
+        kind, index = found
+        tensor = Tensor.from_address(address)
+        self._check(tensor, kind)
+        host = bool(tensor.buffer) and bool(self._is_host(tensor.buffer)) and not self.fetch_all
+        node = Node(kind, index, name, host)
+        self._plan.nodes[address] = node
+        if kind == STREAM:
+            self._plan.streams[index] = address
+            if not self.every:
+                return False
+        self._asked += 1
+        return True
+
+    def _check(self, tensor: Tensor, kind: str) -> None:
+        spec, sizes = self.spec, tuple(tensor.ne)
+        expected = (sizes[0], self._new, spec.heads, 1) if kind == ATTENTION else (spec.hidden, sizes[1], 1, 1)
+        if tensor.type != F32 or sizes != expected or tensor.nb[0] != FLOAT:
+            raise TapError(f"{tensor.name.decode()} has type {tensor.type} and sizes {sizes} instead of {expected} in float32")
+
+    def _read(self, address: int) -> None:
+        """Copies what has just been computed, and the residual stream that entered the layer."""
+        node = self._plan.nodes[address]
+        tensor = self._tensor(address, node)
+        if node.kind != ATTENTION:
+            self._read_stream(address, tensor, node)
+            return
+        if not self.every:
+            entering = self._plan.streams[node.number]
+            stream = self._plan.nodes[entering]
+            self._read_stream(entering, self._tensor(entering, stream), stream)
+        width, heads = tensor.ne[0], self.spec.heads
+        if not self._width:
+            self._width = width
+            if width * heads * self.spec.layers > self._attention.size:
+                raise TapError(f"an attention row has {width} numbers, more than the context")
+        if width != self._width or tensor.ne[1] != self._new:
+            raise TapError(f"{node.name.decode()} has sizes {tuple(tensor.ne)}")
+        target = self._attention_address + node.number * heads * width * FLOAT
+        row = width * FLOAT
+        if self._new == 1:
+            self._copy(address, tensor, node, 0, target, heads * row)
+        else:
+            for head in range(heads):
+                self._copy(address, tensor, node, (head * self._new + self._new - 1) * row, target + head * row, row)
+        self._attention_seen += 1
+
+    def _tensor(self, address: int, node: Node) -> Tensor:
+        """The tensor at an address, which must still be the node that was there."""
+        tensor = Tensor.from_address(address)
+        if tensor.name != node.name:
+            raise TapError(f"llama.cpp's graph has {tensor.name.decode(errors='replace')} where {node.name.decode()} was")
+        return tensor
+
+    def _read_stream(self, address: int, tensor: Tensor, node: Node) -> None:
+        size = self._stream_bytes
+        self._copy(address, tensor, node, (tensor.ne[1] - 1) * size, self._hidden_address + node.number * size, size)
+        self._streams_seen += 1
+
+    def _copy(self, address: int, tensor: Tensor, node: Node, offset: int, target: int, size: int) -> None:
+        if node.host:
+            ctypes.memmove(target, tensor.data + offset, size)
+        else:
+            self._get(address, target, offset, size)
+
+
+def check_layout(library: Any) -> None:
+    """Raises TapError when the library's tensors are not laid out as Tensor says."""
+    overhead = library._lib.ggml_tensor_overhead
+    overhead.restype = ctypes.c_size_t
+    found = overhead()
+    if ctypes.sizeof(Tensor) != TENSOR_BYTES or found != OVERHEAD_BYTES:
+        raise TapError(f"a tensor of this llama.cpp takes {found} bytes instead of {OVERHEAD_BYTES}")

@@ -1,0 +1,53 @@
+"""Text to token ids and back: tokenizer.json where there is one, else the tokenizer inside a GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import tokenizers
+
+from edge.artifact import TOKENIZER_NAME, Artifact
+from edge.backends.llama_vocabulary import LlamaTokenizer
+from edge.errors import UserError
+
+
+class Tokenizer(Protocol):
+    """What prompts and answers need of a tokenizer."""
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Ids; with `special`, the tokens that the tokenizer itself puts around a text. Special tokens in the text count."""
+
+    def decode(self, ids: Sequence[int], *, special: bool) -> str:
+        """Text of the ids, with or without special tokens; bytes that are no character are U+FFFD."""
+
+
+class JsonTokenizer:
+    """A tokenizer.json, as transformers reads it. Raises UserError when it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{path} cannot be read ({error}): build the artifact again") from error
+        # A tokenizer.json may carry the length limits of its training; transformers drops them at every call too.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def decode(self, ids: Sequence[int], *, special: bool) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token as the file spells it -> id."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
+
+def open_tokenizer(artifact: Artifact) -> Tokenizer:
+    """The artifact's tokenizer; raises UserError when it is missing or damaged."""
+    if TOKENIZER_NAME in artifact.manifest.files:
+        return JsonTokenizer(artifact.path / TOKENIZER_NAME)
+    return LlamaTokenizer(artifact.weights)
