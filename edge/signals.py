@@ -17,6 +17,7 @@ from edge.backends.base import Array, Taps
 from edge.errors import UserError
 
 TINY = np.finfo(np.float32).tiny  # ln of it is finite, and 0 * ln(TINY) = 0
+BLOCK = 1 << 16  # attention weights reduced at once
 FLOOR = np.float32(-200.0)  # below exp's float32 range: keeps -inf logits out of products without changing a sum
 
 
@@ -125,14 +126,21 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
     head_dispersion is the population standard deviation over heads; head_divergence the generalised
     Jensen-Shannon divergence, entropy of the heads' mean row less the mean of their entropies.
     """
-    layers, _, keys = rows.shape
-    logs = scratch.take("logs", rows.size).reshape(rows.shape)
-    np.add(rows, TINY, out=logs)  # changes no weight but 0; a third of the time of a maximum
-    np.log(logs, out=logs)
-    entropy = -np.vecdot(rows, logs)
-    np.maximum(entropy, 0.0, out=entropy)
+    layers, heads, keys = rows.shape
+    entropy = np.empty((layers, heads), np.float32)
     mean_row = scratch.take("mean_row", layers * keys).reshape(layers, keys)
-    np.mean(rows, axis=1, out=mean_row)
+    # Some layers at a time, so that their logarithms stay in the cache; the rows themselves come from memory.
+    some = max(1, BLOCK // (heads * keys))
+    for start in range(0, layers, some):
+        block = rows[start : start + some]
+        logs = scratch.take("logs", block.size).reshape(block.shape)
+        np.add(block, TINY, out=logs)  # changes no weight but 0; a third of the time of a maximum
+        np.log(logs, out=logs)
+        np.vecdot(block, logs, out=entropy[start : start + some])
+        np.add.reduce(block, axis=1, out=mean_row[start : start + some])
+    np.negative(entropy, out=entropy)
+    np.maximum(entropy, 0.0, out=entropy)
+    mean_row /= np.float32(heads)
     mixed = -np.einsum("lk,lk->l", mean_row, np.log(np.maximum(mean_row, TINY)))
     by_layer = entropy.mean(axis=1)
     return AttentionSignals(
