@@ -2,7 +2,7 @@
 
 Each build is a process of its own. Its memory is read from /proc while it runs: anonymous pages (what it really holds) apart from
 mapped file pages (the checkpoint, which the kernel can drop at any time). `needed` is what the block format itself takes: bits
-and a float32 scale for each 32 weights, float32 for norms and biases.
+and a float32 scale for each 32 weights, float32 for norms and biases; GGUF's mixtures have no such number.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-from edge.artifact import Artifact
+from edge.artifact import ONNX, Artifact
 from edge.registry import read_registry
 from export.build import weight_bytes
 from export.checkpoint import Checkpoint
-from export.quantize import PRECISIONS
+from export.precision import PRECISIONS
 from export.synth import synth
 
 BUILD = "from export.cli import main; main()"
@@ -69,14 +69,16 @@ def main() -> None:
             command = [sys.executable, "-c", BUILD, "build", str(source), "--to", precision, "--out", str(out)]
             row = {"model": model_id, "precision": precision, **measured(command)}
             artifact = Artifact.open(out / precision, verify=False)
-            weights = artifact.manifest.files["model.onnx.data"].size
-            with Checkpoint(source) as checkpoint:
-                needed = weight_bytes(checkpoint, PRECISIONS[precision])
-            row |= {"bytes": weights, "over_needed": weights / needed}
+            weights = max(record.size for record in artifact.manifest.files.values())
+            row |= {"bytes": weights, "over_needed": None}
+            if PRECISIONS[precision].backend == ONNX:
+                with Checkpoint(source) as checkpoint:
+                    row["over_needed"] = weights / weight_bytes(checkpoint, PRECISIONS[precision])
             rows.append(row)
             print(
                 f"{model_id:30} {precision:10} {row['seconds']:6.1f} s   {row['anonymous'] / 1e6:6.0f} MB anonymous "
-                f"{row['mapped'] / 1e6:6.0f} MB mapped   {weights / 1e6:7.1f} MB = {row['over_needed']:.4f} x needed",
+                f"{row['mapped'] / 1e6:6.0f} MB mapped   {weights / 1e6:7.1f} MB"
+                + (f" = {row['over_needed']:.4f} x needed" if row["over_needed"] else ""),
                 flush=True,
             )
             if options.answer and precision == "onnx-int4":

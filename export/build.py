@@ -15,11 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import onnx
-
 import edge
 from edge.artifact import (
+    LLAMA_CPP,
     MANIFEST_NAME,
+    ONNX,
     TAPS,
     TEMPLATE_NAME,
     TOKENIZER_NAME,
@@ -28,24 +28,24 @@ from edge.artifact import (
     ModelSpec,
     record_file,
 )
+from edge.backends.llama_library import library
 from edge.device import available_memory
 from edge.errors import UserError
 from edge.trace import differences
 from export.checkpoint import Checkpoint
 from export.graph import read_config
-from export.graph.builder import ExternalData, GraphBuilder
 from export.graph.config import DecoderConfig
-from export.graph.decoder import build as build_decoder
-from export.graph.taps import TapWriter
-from export.quantize import Precision, precision
+from export.precision import Precision, precision
 from export.source import Source, ignore, pinned, resolve
 from export.tokenizer import TokenizerFiles, read_tokenizer
 
 DEFAULT_CONTEXT = 4096
 DISK_MARGIN = 100_000_000  # bytes beside the weights: graph, tokenizer, alignment, and some left for others
 BUILD_MEMORY = 600_000_000  # bytes that a build holds at most, whatever the model (docs/performance.md)
-GRAPH_NAME = "model.onnx"
-VERSIONS_OF = ("edgetrace", "onnx", "onnxruntime", "numpy", "safetensors", "tokenizers")
+VERSIONS_OF = {
+    ONNX: ("onnx", "onnxruntime", "numpy", "safetensors", "tokenizers"),
+    LLAMA_CPP: ("gguf", "llama-cpp-python", "numpy", "safetensors", "tokenizers"),
+}
 
 
 class Built(NamedTuple):
@@ -71,6 +71,8 @@ def build(
     wanted = [precision(name) for name in dict.fromkeys(precisions)]
     if taps not in TAPS:
         raise UserError(f"unknown taps {taps!r}: choose from {', '.join(TAPS)}")
+    if taps == "raw" and any(to.backend == LLAMA_CPP for to in wanted):
+        raise UserError("--taps raw is for ONNX graphs, llama.cpp gives rows: leave it out, or build onnx-* alone")
     if context < 1:
         raise UserError(f"--context is {context}: a positive number of positions is needed")
     origin = resolve(source, revision=revision or pinned(source, out), on_file=on_file)
@@ -79,6 +81,8 @@ def build(
     results = []
     with Checkpoint(origin.folder) as checkpoint:
         config = read_config(checkpoint.config, context)
+        if any(to.backend == LLAMA_CPP for to in wanted):
+            check_llama(config)
         tokenizer = read_tokenizer(checkpoint)
         digest = checkpoint.sha256()
         for to in wanted:
@@ -90,7 +94,7 @@ def build(
             reused = artifact is not None
             if artifact is None:
                 total = weight_bytes(checkpoint, to)
-                check_room(out, total)
+                check_room(out, total + spare_bytes(checkpoint, to))
                 write(checkpoint, config, tokenizer, to, manifest, target, functools.partial(tell, on_bytes, total))
                 artifact = Artifact.open(target, verify=False)
             results.append(Built(artifact, time.perf_counter() - started, reused))
@@ -122,13 +126,38 @@ def manifest_of(
         files={},
         checkpoint_sha256=digest,
         tensor_types={},
-        quantization=(
-            {"bits": to.bits, "block_size": to.block_size, "accuracy_level": to.accuracy_level} if to.quantized else {}
-        ),
+        quantization=quantization(to),
         special_tokens=tokenizer.special_tokens,
-        versions={name: importlib.metadata.version(name) for name in VERSIONS_OF} | {"edgetrace": edge.__version__},
+        versions={name: importlib.metadata.version(name) for name in VERSIONS_OF[to.backend]} | {"edgetrace": edge.__version__},
         notice=origin.notice,
     )
+
+
+def quantization(to: Precision) -> dict[str, int]:
+    """How weights were quantised, for the manifest; nothing where they were not."""
+    if not to.quantized:
+        return {}
+    if to.backend == LLAMA_CPP:
+        return {"file_type": to.file_type}
+    return {"bits": to.bits, "block_size": to.block_size, "accuracy_level": to.accuracy_level}
+
+
+def check_llama(config: DecoderConfig) -> None:
+    """Raises UserError when llama.cpp's libraries are missing, or its graph is not the model's."""
+    from export import gguf_model
+
+    gguf_model.library()
+    gguf_model.check_config(config)
+    library()
+
+
+def spare_bytes(checkpoint: Checkpoint, to: Precision) -> int:
+    """Bytes of what stands beside an artifact only while it is built."""
+    if to.backend != LLAMA_CPP:
+        return 0
+    from export import gguf_artifact
+
+    return gguf_artifact.source_bytes(checkpoint, to)
 
 
 def tell(on_bytes: Callable[[int, int], None], total: int, done: int) -> None:
@@ -136,13 +165,9 @@ def tell(on_bytes: Callable[[int, int], None], total: int, done: int) -> None:
 
 
 def weight_bytes(checkpoint: Checkpoint, to: Precision) -> int:
-    """Bytes that the weights take: bits and a float32 scale for each block of a matrix, float32 for norms and biases."""
-    total = 0.0
-    for name in checkpoint.names():
-        shape = checkpoint.shape(name)
-        each = to.bits / 8 + 4 / to.block_size if to.quantized and len(shape) > 1 else 4
-        total += math.prod(shape) * each
-    return int(total)
+    """Bytes that the weights take (estimated for GGUF mixtures)."""
+    shapes = [checkpoint.shape(name) for name in checkpoint.names()]
+    return int(sum(to.bytes_of(math.prod(shape), matrix=len(shape) > 1) for shape in shapes))
 
 
 def check_room(out: Path, needed: int) -> None:
@@ -183,7 +208,7 @@ def existing(target: Path, wanted: Manifest, tokenizer: TokenizerFiles, force: b
     versions = {**found.manifest.versions, "edgetrace": wanted.versions["edgetrace"]}
     known = {
         "files": found.manifest.files, "tensor_types": found.manifest.tensor_types, "versions": versions,
-        "verification": found.manifest.verification,
+        "verification": found.manifest.verification, "tokenizer": found.manifest.tokenizer,
     }  # fmt: skip
     same = Manifest(**{**vars(wanted), **known})
     differing = differences(json.loads(found.manifest.to_json()), json.loads(same.to_json()))
@@ -215,18 +240,12 @@ def write(
     except OSError as error:
         raise UserError(f"cannot write to {target.parent} ({error.strerror}): give another --out") from error
     try:
-        data = ExternalData(working / f"{GRAPH_NAME}.data", on_bytes)
-        try:
-            builder = GraphBuilder(checkpoint, config, to, data)
-            build_decoder(builder, TapWriter(builder, manifest.taps))
-        finally:
-            data.close()
-        onnx.save(builder.model(), str(working / GRAPH_NAME))
+        known = write_model(checkpoint, config, tokenizer, to, manifest.taps, working, on_bytes)
         shutil.copyfile(tokenizer.tokenizer, working / TOKENIZER_NAME)
         if tokenizer.chat_template:
             (working / TEMPLATE_NAME).write_bytes(tokenizer.chat_template.encode())
         files = {path.name: record_file(path) for path in sorted(working.iterdir())}
-        whole = Manifest(**{**vars(manifest), "files": files, "tensor_types": builder.tensor_types})
+        whole = Manifest(**{**vars(manifest), "files": files, **known})
         (working / MANIFEST_NAME).write_text(whole.to_json(), encoding="utf-8")
         for path in working.iterdir():
             with path.open("rb") as stream:
@@ -242,3 +261,17 @@ def write(
         if isinstance(error, OSError):
             raise UserError(f"cannot write {target} ({error.strerror or error}): free space or give another --out") from error
         raise
+
+
+def write_model(
+    checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, to: Precision, taps: str, folder: Path,
+    on_bytes: Callable[[int], None],
+) -> dict[str, dict[str, int] | dict[str, str]]:  # fmt: skip
+    """Writes the model's own files; what is then known for the manifest. Each backend's library is imported only for it."""
+    if to.backend == LLAMA_CPP:
+        from export import gguf_artifact
+
+        return gguf_artifact.write_files(checkpoint, config, tokenizer, to, folder, on_bytes)._asdict()
+    from export import onnx_artifact
+
+    return {"tensor_types": onnx_artifact.write_files(checkpoint, config, to, taps, folder, on_bytes)}

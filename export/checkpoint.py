@@ -105,6 +105,10 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """One of DTYPES."""
+        return str(self._slice(name).get_dtype())
+
     def row_blocks(self, name: str, shape: tuple[int, ...]) -> Iterator[Array]:
         """Float32 blocks of consecutive rows; raises UserError when the shape differs or a number is not finite."""
         part = self._slice(name)

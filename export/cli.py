@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from edge.cli_common import check_json, console, errors, run_app, write_json
 from export.build import DEFAULT_CONTEXT
 from export.build import build as build_artifacts
-from export.quantize import PRECISIONS
+from export.precision import PRECISIONS
 from export.reference import reference as make_reference
 from export.synth import synth as synthesise
 from export.verdict import table as verdict_table

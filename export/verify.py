@@ -37,7 +37,7 @@ from edge.trace import write_whole
 from export.checkpoint import Array, Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig
-from export.quantize import PRECISIONS
+from export.precision import PRECISIONS
 from export.reference import AFTER, Reference, ReferenceGraph, final_norm, library, open_reference
 from export.source import Source, ignore, resolve
 from export.stored import Stored, check_weights, put

@@ -18,7 +18,8 @@ from edge.artifact import Artifact, record_file
 from edge.errors import UserError
 from edge.run import describe_artifact
 from export.build import build
-from export.quantize import PRECISIONS
+from export.precision import PRECISIONS
+from export.verdict import WEIGHTS
 from export.verify import Check, Distance, Probe, Stored, Verification, eager_values, kl, put
 from export.verify import verify as verify_job
 from tests import models, oracle
@@ -261,7 +262,7 @@ def test_a_folder_of_precisions_gives_a_verdict_for_each(tmp_path, capsys):
     build("nano-llama", list(PRECISIONS), tmp_path / "out")
     assert run("verify", tmp_path / "out", "--json", tmp_path / "verdict.json") == 0
     said = json.loads((tmp_path / "verdict.json").read_text())
-    assert [entry["label"] for entry in said] == [f"nano-llama {name}" for name in PRECISIONS]
+    assert [entry["label"] for entry in said] == [f"nano-llama {name}" for name in WEIGHTS]  # GGUF files are left alone
     assert all(entry["passed"] for entry in said)
     shown = capsys.readouterr().out
     assert shown.count("verified") == 3

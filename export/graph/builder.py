@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 
 from export.checkpoint import Array, Checkpoint
 from export.graph.config import DecoderConfig
-from export.quantize import Precision, quantize_rows
+from export.precision import Precision
+from export.quantize import quantize_rows
 
 MICROSOFT = "com.microsoft"
 OPSETS = (("", 21), (MICROSOFT, 1))

@@ -35,14 +35,18 @@ class Rope:
     theta: float
     scaling: Llama3Scaling | None = None
 
+    def frequencies(self, head_dim: int) -> npt.NDArray[np.float32]:
+        """Inverse frequencies [head_dim / 2] before any scaling."""
+        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        return (np.float32(1.0) / np.float32(self.theta) ** exponents).astype(np.float32)
+
     def tables(self, head_dim: int, context: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """cos and sin, each [context, head_dim / 2] float32.
 
         Inverse frequencies in float32 and the angles as their float32 product with the position, as transformers'
         rotary embedding computes them: in float64 long positions would drift from the model as it was trained.
         """
-        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-        frequencies = (np.float32(1.0) / np.float32(self.theta) ** exponents).astype(np.float32)
+        frequencies = self.frequencies(head_dim)
         if self.scaling is not None:
             frequencies = scale_llama3(frequencies, self.scaling)
         angles = np.arange(context, dtype=np.float32)[:, None] * frequencies[None, :]

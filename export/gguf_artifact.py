@@ -1,0 +1,103 @@
+"""The files of a GGUF artifact: the checkpoint converted, and quantised by llama.cpp's own quantiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from edge.artifact import GGUF_NAME
+from edge.backends.llama_header import Header
+from edge.backends.llama_library import library, listening
+from edge.device import usable_cores
+from edge.errors import UserError
+from export.checkpoint import Checkpoint
+from export.gguf_model import KINDS, Kind, write
+from export.gguf_tokenizer import Vocabulary, prove, read_vocabulary
+from export.graph.config import DecoderConfig
+from export.precision import Precision
+from export.tokenizer import TokenizerFiles
+
+SOURCE_NAME = ".unquantised.gguf"
+QUANTISER_BYTES = 256_000_000  # rows that the quantiser holds at once
+
+
+class Written(NamedTuple):
+    """What the manifest keeps of a GGUF file: tensors by type, how it holds the tokenizer."""
+
+    tensor_types: dict[str, int]
+    tokenizer: dict[str, str]
+
+
+def source_kind(checkpoint: Checkpoint, to: Precision) -> Kind:
+    """How matrices are written first: as asked for, or in what the checkpoint has, so that quantising starts from all of it."""
+    if not to.quantized:
+        return KINDS["F16" if to.bits == 16 else "F32"]
+    found = {checkpoint.dtype(name) for name in checkpoint.names() if len(checkpoint.shape(name)) > 1}
+    return KINDS[found.pop()] if len(found) == 1 else KINDS["F32"]
+
+
+def source_bytes(checkpoint: Checkpoint, to: Precision) -> int:
+    """Bytes of the file that stands beside the artifact while it is quantised; 0 where there is none."""
+    if not to.quantized:
+        return 0
+    size = source_kind(checkpoint, to).size
+    return sum(math.prod(checkpoint.shape(name)) * size for name in checkpoint.names())
+
+
+def write_files(
+    checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, to: Precision, folder: Path,
+    on_bytes: Callable[[int], None],
+) -> Written:  # fmt: skip
+    """Writes model.gguf into the folder; raises UserError when llama.cpp cannot compute, hold or quantise the model."""
+    vocabulary = provable(checkpoint, config, tokenizer, folder)
+    kind, target = source_kind(checkpoint, to), folder / GGUF_NAME
+    if not to.quantized:
+        write(checkpoint, config, vocabulary, kind, to.file_type, target, on_bytes)
+    else:
+        source = folder / SOURCE_NAME
+        file_type = {"F32": 0, "F16": 1, "BF16": 32}[kind.name]
+        try:
+            write(checkpoint, config, vocabulary, kind, file_type, source, on_bytes)
+            quantise(source, target, to.file_type)
+        finally:
+            source.unlink(missing_ok=True)
+    types: dict[str, int] = {}
+    with Header(target) as header:
+        for entry in header.tensors():
+            types[entry.type] = types.get(entry.type, 0) + 1
+    return Written(types, vocabulary.describe())
+
+
+def provable(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, folder: Path) -> Vocabulary:
+    """The vocabulary to write: with a tokenizer only if llama.cpp then gives tokenizer.json's ids for the corpus."""
+    vocabulary = read_vocabulary(tokenizer, config.vocabulary)
+    if vocabulary.model == "none":
+        return vocabulary
+    trial = folder / ".vocabulary.gguf"
+    try:
+        write(checkpoint, config, vocabulary, KINDS["F32"], 0, trial, lambda done: None, weights=False)
+        reason = prove(trial, tokenizer)
+    except UserError as error:
+        reason = f"llama.cpp cannot read the tokenizer ({error})"
+    finally:
+        trial.unlink(missing_ok=True)
+    return vocabulary.without(reason) if reason else vocabulary
+
+
+def quantise(source: Path, target: Path, file_type: int) -> None:
+    """llama.cpp's quantiser from one file to another; raises UserError with its own word when it fails."""
+    lib = library()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = file_type
+    params.nthread = usable_cores()
+    params.max_buf_size = QUANTISER_BYTES
+    with listening() as log:
+        status = lib.llama_model_quantize(str(source).encode(), str(target).encode(), params)
+    if status:
+        said = [" ".join(line.split()) for line in log.lines]
+        detail = next((line for line in reversed(said) if "fail" in line or "error" in line.lower()), log.first())
+        raise UserError(
+            f"llama.cpp cannot quantise {target.parent.name} ({detail[:200]}): free space, or build another precision"
+        )

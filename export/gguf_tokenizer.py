@@ -1,0 +1,228 @@
+"""A checkpoint's tokenizer as llama.cpp can hold it, or the reason why it cannot.
+
+llama.cpp knows pre-tokenizers by name and splits text with regular expressions of its own, so only forms known to be the
+same are written; `prove` then lets llama.cpp encode a corpus. Edgetrace itself always encodes with tokenizer.json; what is
+written here serves other programs that read the file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from edge.backends.llama_vocabulary import LlamaTokenizer
+from edge.errors import UserError
+from edge.tokenizer import JsonTokenizer
+from export.checkpoint import read_json
+from export.tokenizer import TokenizerFiles
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama_token_type, as sentencepiece numbers them
+# How the published tokenizers cut a text into words before merging.
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_WORDS, QWEN2_WORDS = _WORDS % r"\p{N}{1,3}", _WORDS % r"\p{N}"
+DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
+META_SPACE = "▁"
+
+# Numbers, spaces, emoji, code and scripts, in NFC: llama.cpp does not normalise, and qwen's tokenizer.json does.
+CORPUS = (
+    "Hello, world! It's 3.14159 or 2,718,281? I'LL say we've won; they'd not.",
+    "  two  spaces,\ttabs\t\tand\n\nlines \n of\r\n both kinds   \n",
+    "1 12 123 1234 12345 123456 007 1e-9 0x1F ½ ² ٣٤٥ 一二三",
+    "def f(x: int) -> str:\n    return f\"{x!r:>10}\"  # done\n\n\nif __name__ == '__main__':\n\tprint(f(7))\n",
+    "<p class=\"a b\">x &amp; y</p> {\"k\": [1, null, true]} https://example.org/a?b=c&d=%20#e user@example.org C:\\temp\\x",
+    "🙂🙃 👩‍👩‍👧‍👦 👍🏽 🇩🇪🇯🇵 ❤️ ☃ → ∑ √ ≠ ∞ € ™ …",
+    "Grüße aus Köln, déjà vu, señor, Łódź, İstanbul, naïve, ﬁn, ŒUVRE",
+    "Привет, мир! Καλημέρα κόσμε. שלום עולם. مرحبا بالعالم.",
+    "नमस्ते दुनिया, สวัสดีชาวโลก, 你好，世界。こんにちは世界、カタカナ。안녕하세요 세계",
+    "a" * 40 + " " * 17 + "!" * 9 + "\n" * 5 + "'s 'S 't'RE don't DON'T",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What goes into tokenizer.ggml.*: `model` "none" has a `reason` and only the special ids with it."""
+
+    model: str
+    pre: str = ""
+    reason: str = ""
+    tokens: Sequence[str] = ()
+    types: Sequence[int] = ()
+    scores: Sequence[float] | None = None
+    merges: Sequence[str] | None = None
+    special_ids: dict[str, int] | None = None
+    add_bos: bool = False
+    add_eos: bool = False
+    template: str = ""
+
+    def describe(self) -> dict[str, str]:
+        """For the manifest."""
+        return {"model": self.model} | ({"reason": self.reason} if self.reason else {"pre": self.pre})
+
+    def without(self, reason: str) -> Vocabulary:
+        """The same, as a file without a tokenizer."""
+        return replace(self, model="none", pre="", reason=reason, tokens=(), types=(), scores=None, merges=None)
+
+
+def read_vocabulary(files: TokenizerFiles, size: int) -> Vocabulary:
+    """From tokenizer.json, and tokenizer.model beside it, for a model with `size` embedding rows.
+
+    Raises UserError when a file is damaged.
+    """
+    raw = read_json(files.tokenizer)
+    tokenizer = tokenizers.Tokenizer.from_file(str(files.tokenizer))
+    model, pre, reason = form(raw)
+    pieces = files.tokenizer.with_name("tokenizer.model")
+    scores: list[float] | None = None
+    tokens, types = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
+    if model == "gemma4" and pieces.is_file():
+        model, pre, scores = "llama", "default", [-1000.0] * size
+        for i, (text, score, kind) in enumerate(read_pieces(pieces)):
+            if i < size:
+                tokens[i], types[i], scores[i] = text, kind, score
+    else:
+        for text, i in raw.get("model", {}).get("vocab", {}).items() if model != "none" else ():
+            if i < size:
+                tokens[i], types[i] = text, BYTE if model == "gemma4" and is_byte(text) else NORMAL
+    for added in raw.get("added_tokens") or ():
+        if added["id"] < size:
+            tokens[added["id"]] = added["content"]
+            types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    if max(tokenizer.get_vocab().values(), default=0) >= size:
+        model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
+    before, after = added_around(tokenizer)
+    if len(before) > 1 or len(after) > 1:
+        model, reason = "none", "the post-processor puts more than one token before or after a text"
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in raw.get("model", {}).get("merges") or ()]
+    made = Vocabulary(
+        model, pre, reason, tokens, types, scores, merges if scores is None else None,
+        special_ids(tokenizer, files, before, after), bool(before), bool(after), files.chat_template,
+    )  # fmt: skip
+    return made.without(reason) if model == "none" else made
+
+
+def form(raw: dict[str, Any]) -> tuple[str, str, str]:
+    """tokenizer.ggml.model and .pre of a tokenizer.json, or ("none", "", the reason)."""
+    model, pre, normaliser = (raw.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer"))
+    if (
+        model.get("type") != "BPE"
+        or model.get("dropout")
+        or model.get("continuing_subword_prefix")
+        or model.get("end_of_word_suffix")
+    ):
+        return "none", "", f"llama.cpp has no equivalent of the tokenizer model {model.get('type')!r} with its settings"
+    if model.get("byte_fallback"):
+        spaces = normaliser.get("type") == "Replace" and normaliser.get("content") == META_SPACE
+        cut = not pre or (pre.get("type") == "Split" and pre.get("pattern") == {"String": " "})
+        if spaces and cut:
+            return "gemma4", "gemma4", ""
+        return "none", "", "llama.cpp has no equivalent of this byte-fallback tokenizer"
+    if normaliser and normaliser.get("type") != "NFC":
+        return "none", "", f"llama.cpp has no equivalent of the normaliser {normaliser.get('type')!r}"
+    parts = pre.get("pretokenizers", [pre])
+    last = parts[-1]
+    if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
+        return "none", "", f"llama.cpp has no equivalent of the pre-tokenizer {pre.get('type')!r}"
+    whole = bool(model.get("ignore_merges"))
+    if len(parts) == 1 and last.get("use_regex", True) and not whole:
+        return "gpt2", "gpt-2", ""
+    split = parts[0]
+    plain = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
+    words = split.get("pattern", {}).get("Regex") if len(parts) == 2 and plain and not last.get("use_regex", True) else None
+    if words == LLAMA3_WORDS:
+        # Both cut alike; the first takes a word that is a token as it is, without merging.
+        return "gpt2", "llama-bpe" if whole else "smaug-bpe", ""
+    if words == QWEN2_WORDS and not whole:
+        names = {added.get("content") for added in raw.get("added_tokens") or ()}
+        return "gpt2", "deepseek-r1-qwen" if DEEPSEEK_BOS in names else "qwen2", ""
+    return "none", "", "llama.cpp has no equivalent of the tokenizer's way of cutting text into words"
+
+
+def is_byte(text: str) -> bool:
+    return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+
+
+def added_around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids that the post-processor puts before and after a text."""
+    inner = tokenizer.encode("a", add_special_tokens=False).ids
+    outer = tokenizer.encode("a", add_special_tokens=True).ids
+    start = next((i for i in range(len(outer)) if outer[i : i + len(inner)] == inner), 0)
+    return outer[:start], outer[start + len(inner) :]
+
+
+def special_ids(
+    tokenizer: tokenizers.Tokenizer, files: TokenizerFiles, before: list[int], after: list[int]
+) -> dict[str, int]:  # fmt: skip
+    """Ids by GGUF's role: bos, eos, unk, pad and eot where there are such tokens."""
+    roles = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+    ids = {
+        role: tokenizer.token_to_id(files.special_tokens[name]) for role, name in roles.items() if name in files.special_tokens
+    }
+    if before:
+        ids["bos"] = before[0]
+    ids["eos"] = after[0] if after else ids.get("eos", files.stop_ids[0])
+    turn = next((i for text in END_OF_TURN if (i := tokenizer.token_to_id(text)) in files.stop_ids), None)
+    others = [turn, *(i for i in files.stop_ids if i != ids["eos"])]
+    ids["eot"] = next((i for i in others if i is not None), None)
+    return {role: i for role, i in ids.items() if i is not None}
+
+
+def read_pieces(path: Path) -> Iterator[tuple[str, float, int]]:
+    """Text, score and type of each piece of a sentencepiece model (tokenizer.model), in the order of their ids.
+
+    The file is a protobuf message whose field 1, repeated, is a piece: string 1, float 2, enum 3 (1 where absent).
+    Raises UserError when it is none.
+    """
+    try:
+        for number, value in fields(path.read_bytes()):
+            if number == 1 and isinstance(value, bytes):
+                piece = dict(fields(value))
+                text, score, kind = piece.get(1, b""), piece.get(2, b"\0" * 4), piece.get(3, NORMAL)
+                if not isinstance(text, bytes) or not isinstance(score, bytes) or not isinstance(kind, int):
+                    raise ValueError("a piece has fields of other types")
+                yield text.decode(), float(struct.unpack("<f", score)[0]), kind
+    except (OSError, ValueError, IndexError, struct.error) as error:
+        raise UserError(f"{path} is not a sentencepiece model ({error}): download it again") from error
+
+
+def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of each field of a protobuf message: whole numbers as int, all else as bytes."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+
+    while at < len(message):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        size = {1: 8, 5: 4}.get(key & 7) or (varint() if key & 7 == 2 else -1)
+        if size < 0 or at + size > len(message):
+            raise ValueError("a field ends beyond the file")
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def prove(path: Path, files: TokenizerFiles) -> str:
+    """ "" when llama.cpp, with the GGUF file at `path`, gives tokenizer.json's ids for the corpus; else where it does not."""
+    theirs, ours = LlamaTokenizer(path), JsonTokenizer(files.tokenizer)
+    for text in CORPUS:
+        for special in (False, True):
+            if theirs.encode(text, special=special) != ours.encode(text, special=special):
+                return f"llama.cpp gives other tokens than tokenizer.json for {json.dumps(text[:40], ensure_ascii=False)}"
+    return ""

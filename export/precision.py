@@ -1,0 +1,62 @@
+"""What an artifact's weights can be stored as: one name for each, and what the writers need to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge.artifact import LLAMA_CPP, ONNX
+from edge.errors import UserError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How matrices are stored.
+
+    `bits` of a weight: 32 means float32, 16 float16. ONNX artifacts have symmetric integer blocks of `block_size` along K with a
+    float32 scale each. For GGUF, `file_type` is llama.cpp's number of the mixture that its quantiser makes and `bits_each` about
+    what it takes on the whole, scales and better kept tensors included.
+    """
+
+    name: str
+    bits: int
+    block_size: int = 32
+    accuracy_level: int = 4  # activations in int8 per row: the level that has fast kernels on x86 and on ARM
+    file_type: int = 0
+    bits_each: float = 0.0
+
+    @property
+    def backend(self) -> str:
+        return LLAMA_CPP if self.name.startswith("gguf-") else ONNX
+
+    @property
+    def quantized(self) -> bool:
+        return self.bits < 16
+
+    def bytes_of(self, numbers: int, *, matrix: bool) -> float:
+        """Bytes that a tensor of so many numbers takes; vectors stay float32. GGUF mixtures are estimated."""
+        if not matrix:
+            return numbers * 4.0
+        scales = 4 / self.block_size if self.quantized and self.backend == ONNX else 0.0
+        return numbers * ((self.bits_each or self.bits) / 8 + scales)
+
+
+PRECISIONS = {
+    p.name: p
+    for p in (
+        Precision("onnx-fp32", 32),
+        Precision("onnx-int8", 8),
+        Precision("onnx-int4", 4),
+        Precision("gguf-f32", 32, file_type=0),
+        Precision("gguf-f16", 16, file_type=1),
+        Precision("gguf-q8_0", 8, file_type=7, bits_each=8.5),
+        Precision("gguf-q4_k_m", 4, file_type=15, bits_each=5.2),
+        Precision("gguf-q4_0", 4, file_type=2, bits_each=5.0),
+    )
+}
+
+
+def precision(name: str) -> Precision:
+    """The precision of that name; raises UserError that lists those there are."""
+    if name not in PRECISIONS:
+        raise UserError(f"unknown precision {name!r}: choose from {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]

@@ -1,0 +1,97 @@
+"""Every traced column of one long sampled answer, and what transformers' attentions and hidden states say it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from edge.artifact import Artifact
+from edge.backends.base import Runtime
+from edge.decode import DecodeSettings
+from edge.prompt import Prompter
+from edge.questions import read_questions
+from edge.run import run
+from edge.trace import Run
+from tests import models, oracle, reference
+from tests.conftest import ONE_THREAD, write_questions
+
+NANO = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
+SHAPES = (*models.SHAPES, *NANO)
+LONG = "Is the name of the sea that the ship is in the theme of the thesis? " * 30
+CONTEXT = 300  # tokens of prompt and answer together
+ANSWER = 30
+BY_LAYER = ("attention_entropy_layer", "head_dispersion", "head_divergence")
+BY_HEAD = ("attention_entropy", "sink_mass")
+HIDDEN = ("hidden_norm", "layer_delta", "layer_cosine", "token_delta", "token_cosine")
+OUTPUT = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")
+
+# Both runtimes round activations to 8 bits in blocks before they meet quantised weights, which the model of dequantised weights
+# does not do. These are about twice the largest root mean square errors measured over shapes and precisions (onnxruntime 1.32,
+# x86): random models amplify the rounding, trained ones less. That ONNX weights themselves are right is tested to 1e-3.
+ACTIVATION_NOISE = {
+    "output_entropy": 0.08, "varentropy": 0.2, "top1_probability": 0.025, "top1_top2_gap": 0.03, "surprisal": 0.3,
+    "attention_entropy": 0.14, "sink_mass": 0.012, "attention_entropy_layer": 0.08, "head_dispersion": 0.08,
+    "head_divergence": 0.016, "hidden_norm": 0.02, "layer_delta": 0.03, "layer_cosine": 0.012, "token_delta": 0.025,
+    "token_cosine": 0.025,
+}  # fmt: skip
+
+
+def trace_of(artifact: Artifact, folder: Path, runtime: Runtime = ONE_THREAD) -> tuple[pa.Table, list[int]]:
+    """Steps and prompt ids of one long question, sampled so that the answer does not fall into a loop."""
+    prompter, question = Prompter(artifact, "raw"), LONG
+    while len(prompter.prompt(question).ids) > CONTEXT - ANSWER:
+        question = question[:-1]
+    questions = read_questions(write_questions(folder / "q.csv", [question]))
+    run(artifact, questions, folder / "run", DecodeSettings(ANSWER, 0.9, 1), prompt="raw", runtime=runtime)
+    opened = Run.open(folder / "run")
+    return opened.steps(), opened.answers().column("prompt_ids")[0].as_py()
+
+
+def expected(out: oracle.Forward, prompt: list[int], tokens: list[int]) -> dict[str, list]:
+    """Every metric of every step, by the slow twins."""
+    columns: dict[str, list] = {name: [] for name in (*OUTPUT, *BY_HEAD, *BY_LAYER, *HIDDEN)}
+    for step, token in enumerate(tokens):
+        position = len(prompt) - 1 + step
+        logits = out.logits[position].astype(float).tolist()
+        for name in OUTPUT[:-1]:
+            columns[name].append(getattr(reference, name)(logits))
+        columns["surprisal"].append(reference.surprisal(logits, token))
+        layers = [out.attention[layer, :, position, : position + 1].astype(float).tolist() for layer in range(len(out.attention))]
+        for name in BY_HEAD:
+            columns[name].append([value for rows in layers for value in getattr(reference, name)(rows)])
+        for name in BY_LAYER:
+            columns[name].append([getattr(reference, name)(rows) for rows in layers])
+        hidden, before = (out.hidden[:, p].astype(float).tolist() for p in (position, position - 1))
+        for name in HIDDEN[:3]:
+            columns[name].append(getattr(reference, name)(hidden))
+        for name in HIDDEN[3:]:
+            columns[name].append(getattr(reference, name)(hidden, before) if step else None)
+    return columns
+
+
+def largest(error: np.ndarray) -> float:
+    return float(np.abs(error).max())
+
+
+def rms(error: np.ndarray) -> float:
+    return float(np.sqrt((error**2).mean()))
+
+
+def errors(steps: pa.Table, wanted: dict[str, list], measure=largest) -> dict[str, float]:
+    """Error of each column: relative for the lengths of hidden vectors (where there is any), absolute otherwise."""
+    found = {}
+    for name, values in wanted.items():
+        cells = steps.column(name).to_pylist()
+        assert [cell is None for cell in cells] == [value is None for value in values], name
+        a, b = (np.asarray([x for x in column if x is not None], np.float64) for column in (cells, values))
+        assert a.shape == b.shape, name
+        scale = np.where(b > 0, b, 1.0) if name in ("hidden_norm", "layer_delta", "token_delta") else 1.0
+        found[name] = measure((a - b) / scale)
+    return found
+
+
+def forward_of(model, steps: pa.Table, prompt: list[int]) -> tuple[oracle.Forward, list[int]]:
+    tokens = steps.column("token_id").to_pylist()
+    return oracle.forward(model, prompt + tokens[:-1]), tokens
