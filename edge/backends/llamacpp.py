@@ -19,7 +19,7 @@ from edge.errors import UserError
 CHUNK = 64  # prefill in micro-batches of so many tokens: attention buffers that do not grow with the prompt squared
 CACHE_TYPES = {"f16": 1, "f32": 0}  # ggml_type
 CACHE_BYTES = {"f16": 2, "f32": 4}
-FLASH_AUTO, FLASH_OFF = -1, 0  # llama_flash_attn_type; fused attention never has its rows in memory
+FLASH_OFF, FLASH_ON = 0, 1  # llama_flash_attn_type; fused attention never has its rows in memory
 PROBE = 3  # tokens of the pass that checks the taps when a model is opened
 
 
@@ -32,14 +32,14 @@ class LlamaBackend:
     """Runs a GGUF file; see `edge.backends.base.Backend`.
 
     `capacity` bounds the cached positions, whose memory is taken at once. With `runtime.taps` "auto", `taps_lost` says why
-    there are none where the installed llama.cpp does not give them; with "rows" that is a UserError. `flash_attention` is
-    for measurements: None leaves it to llama.cpp where nothing is tapped.
+    there are none where the installed llama.cpp does not give them; with "rows" that is a UserError. `flash_attention` is for
+    measurements without taps: it computes in other roundings, so that a run would depend on whether it is tapped.
     Raises UserError when the file cannot be loaded or is not what the manifest says.
     """
 
     def __init__(
         self, artifact: Artifact, *, capacity: int | None = None, runtime: Runtime | None = None,
-        flash_attention: bool | None = None,
+        flash_attention: bool = False,
     ) -> None:  # fmt: skip
         runtime = runtime or Runtime()
         self.spec = spec = artifact.manifest.model
@@ -88,7 +88,7 @@ class LlamaBackend:
             self._lose(error)
             return None
 
-    def _open_context(self, path: Path, artifact: Artifact, runtime: Runtime, flash_attention: bool | None) -> None:
+    def _open_context(self, path: Path, artifact: Artifact, runtime: Runtime, flash_attention: bool) -> None:
         lib, params = self._lib, self._lib.llama_context_default_params()
         params.n_ctx = self.capacity
         params.n_batch = params.n_ubatch = min(CHUNK, self.capacity)
@@ -97,9 +97,7 @@ class LlamaBackend:
         params.type_k = params.type_v = CACHE_TYPES[cache_type(artifact, runtime)]
         params.swa_full = True  # a window layer keeps every position, so that column = position
         params.no_perf = True
-        tapped = self._reader is not None
-        off = tapped if flash_attention is None else not flash_attention
-        params.flash_attn_type = FLASH_OFF if off else FLASH_AUTO
+        params.flash_attn_type = FLASH_ON if flash_attention and self._reader is None else FLASH_OFF
         if self._reader is not None:
             params.cb_eval = self._reader.callback
         with listening() as log:
