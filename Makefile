@@ -9,6 +9,8 @@ STAMP := $(VENV)/.extras
 NANO := nano-llama nano-qwen2 nano-qwen3 nano-gemma3
 DEMO := runs/demo
 MODELS ?= llama-3.2-1b-instruct gemma-3-1b-it deepseek-r1-distill-qwen-1.5b qwen3-1.7b
+PRECISION ?= onnx-int4
+comma := ,
 PRECISIONS ?= onnx-fp32 onnx-int8 onnx-int4
 
 .DEFAULT_GOAL := help
@@ -17,7 +19,7 @@ PRECISIONS ?= onnx-fp32 onnx-int8 onnx-int4
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: ## .venv with edge and edge-export; EXTRAS=export,llama,... adds extras (1 min, 0.5 GB; dev with torch 3 min, 2 GB)
+setup: ## .venv with edge and edge-export; EXTRAS=export,llama,... adds extras (1 min, 0.5 GB; llama builds from source, 6 min; dev has all, 9 min, 3 GB)
 	@$(call install,$(EXTRAS))
 
 demo: ## set-up, then trace and compare the embedded models in three precisions (2 min, 0.5 GB); needs no torch
@@ -43,7 +45,7 @@ export: ## the paper's four models from the hub, every precision, verified (hour
 	  $(BIN)/edge-export verify models/$$m --source $$m || exit $$?; \
 	done
 
-test: ## set-up with the dev extra, lint, types and every test (4 min the first time)
+test: ## set-up with the dev extra, lint, types and every test (4 min; the first time 12 with llama.cpp's build)
 	@$(call install,dev)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
@@ -58,9 +60,9 @@ lint: ## ruff and mypy alone (20 s), in a set-up with the dev extra
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-taps: ## cost of tracing at Llama-3.2-1B's shape, random weights (6 min, 5 GB of disk under runs/bench)
-	@$(call install,export)
-	$(BIN)/python -m benchmarks.tap_overhead --work runs/bench
+bench-taps: ## cost of tracing at Llama-3.2-1B's shape, random weights; PRECISION= (6 min, 5 GB of disk under runs/bench; GGUF 15 min)
+	@$(call install,export$(if $(filter gguf-%,$(PRECISION)),$(comma)llama))
+	$(BIN)/python -m benchmarks.tap_overhead --work runs/bench --precision $(PRECISION)
 
 clean: ## remove built artifacts and runs, keep .venv
 	rm -rf $(addprefix models/,$(NANO)) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

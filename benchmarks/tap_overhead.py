@@ -1,57 +1,104 @@
-"""What tracing every column costs: the whole step of `edge run` with taps over the same with `--taps none`.
+"""What tracing every column costs: the whole step of `edge run` with taps over the same without.
 
-Every variant has a process of its own, stopped while another is timed (idle sessions' spinning threads would disturb
-it). Rounds are interleaved in changing order; `plain2` is a second process of the same kind as `plain`, so that
-plain2/plain is the noise. `bare` is the untapped model alone: a step and an argmax, nothing recorded.
+Rounds are interleaved in changing order; `plain2` is another of the same kind as `plain`, so that plain2/plain is the noise.
+`bare` is the untapped model alone: a step and an argmax, nothing recorded. Every ONNX variant has a process of its own, stopped
+while another is timed (idle sessions' spinning threads would disturb it). llama.cpp's variants are contexts over one copy of the
+weights in one process, since two copies differ by several percent in speed just by where they lie; `flash` is plain with flash
+attention, and `library` the generation of llama-cpp-python's own high-level class, greedy, to set beside `bare`. The prompt is
+read once for each context length; each round goes on from its end.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
 import platform
 import signal
 import time
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 
-from edge.artifact import Artifact
+from edge.artifact import LLAMA_CPP, Artifact
+from edge.backends.base import Backend, Runtime, Taps
+from edge.backends.llama_library import library
+from edge.backends.llamacpp import LlamaBackend
 from edge.backends.onnx import OnnxBackend
 from edge.decode import LENGTH, force
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
+from edge.runtime import versions
 from edge.signals import SignalReader
 from export.build import build
+from export.precision import PRECISIONS
 from export.synth import synth
 
-VARIANTS = {"plain": "none", "plain2": "none", "tapped": "rows", "bare": "none"}
+
+class Variant(NamedTuple):
+    """One way to run the model."""
+
+    taps: bool = False
+    bare: bool = False
+    flash: bool = False
+    library: bool = False
 
 
-def worker(pipe: Connection, path: Path, bare: bool, threads: int) -> None:
-    """Answers (context, tokens) with the seconds that `tokens` decode steps took after a prompt of `context`."""
+VARIANTS = {"plain": Variant(), "plain2": Variant(), "tapped": Variant(taps=True), "bare": Variant(bare=True)}
+LLAMA_VARIANTS = VARIANTS | {"flash": Variant(flash=True), "library": Variant(library=True)}
+
+
+class Kept:
+    """A backend that reads the same prompt again only from its last token on."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.spec, self.prompt = backend, backend.spec, ()
+
+    def prefill(self, ids: Sequence[int]) -> Taps:
+        if tuple(ids) != self.prompt:
+            self.backend.rewind(0)
+            self.prompt = tuple(ids)
+            return self.backend.prefill(ids)
+        self.backend.rewind(len(ids) - 1)
+        return self.backend.prefill(ids[-1:])
+
+    def step(self, token_id: int) -> Taps:
+        return self.backend.step(token_id)
+
+    def rewind(self, length: int) -> None:
+        """The next prefill does it."""
+
+
+def open_variant(path: Path, variant: Variant, threads: int, capacity: int) -> tuple[Kept, Prompter]:
     artifact = Artifact.open(path, verify=False)
-    backend, prompter = OnnxBackend(artifact, threads=threads), Prompter(artifact, "raw")
+    if artifact.manifest.backend == LLAMA_CPP:
+        runtime = Runtime(threads, "rows" if variant.taps else "none")
+        backend: Backend = LlamaBackend(artifact, capacity=capacity, runtime=runtime, flash_attention=variant.flash)
+    else:
+        backend = OnnxBackend(artifact, capacity=capacity, threads=threads)
+    return Kept(backend), Prompter(artifact, "raw")
+
+
+def timed(path: Path, *, variant: Variant, threads: int, capacity: int) -> Callable[[list[int], list[int]], float]:
+    """A function of prompt and forced tokens: seconds that the decode steps took."""
+    backend, prompter = open_variant(path, variant, threads, capacity)
     reader = SignalReader(backend.spec)
-    pipe.send("ready")
-    while True:
-        context, tokens = pipe.recv()
-        ids = np.random.default_rng(context).integers(5, backend.spec.vocabulary, context + tokens + 1).tolist()
-        prompt, forced = tuple(ids[:context]), ids[context:]
-        if bare:
-            backend.rewind(0)
-            backend.prefill(prompt)
-            started = time.perf_counter()
-            for token in forced[:-1]:
-                backend.step(token).logits.argmax()
-            pipe.send(time.perf_counter() - started)
-            continue
-        record = AnswerRecord(backend.spec, prompter, Prompt(prompt, ""), 0, "", "", "", forced=True)
+
+    def bare(prompt: list[int], forced: list[int]) -> float:
+        backend.prefill(prompt)
+        started = time.perf_counter()
+        for token in forced[:-1]:
+            backend.step(token).logits.argmax()
+        return time.perf_counter() - started
+
+    def whole(prompt: list[int], forced: list[int]) -> float:
+        record = AnswerRecord(backend.spec, prompter, Prompt(tuple(prompt), ""), 0, "", "", "", forced=True)
         buffer = PartBuffer(forced=True)
         started = 0.0
         for step, _ in force(backend, reader, prompt, forced, LENGTH):
@@ -60,13 +107,66 @@ def worker(pipe: Connection, path: Path, bare: bool, threads: int) -> None:
                 started = time.perf_counter()
         buffer.add(record)
         buffer.tables()
-        pipe.send(time.perf_counter() - started)
+        return time.perf_counter() - started
+
+    return bare if variant.bare else whole
+
+
+def timed_library(path: Path, threads: int, capacity: int) -> Callable[[list[int], list[int]], float]:
+    """The same of llama-cpp-python's high-level class, which chooses its own tokens."""
+    from llama_cpp import Llama
+
+    model = Llama(
+        str(Artifact.open(path, verify=False).weights), n_ctx=capacity, n_threads=threads, n_threads_batch=threads, n_batch=64,
+        flash_attn=False, verbose=False,
+    )  # fmt: skip
+
+    def generate(prompt: list[int], forced: list[int]) -> float:
+        started = 0.0
+        for i, _ in enumerate(model.generate(prompt, temp=0.0)):  # it keeps the part of the cache that it can use again
+            if i == 0:
+                started = time.perf_counter()
+            if i == len(forced) - 1:
+                return time.perf_counter() - started
+        raise AssertionError("generation ended by itself")
+
+    return generate
+
+
+def share_weights() -> None:
+    """From now on a GGUF file is loaded once, whoever asks for it, and never freed."""
+    lib, loaded = library(), {}
+    load = lib.llama_model_load_from_file
+
+    def load_once(path: bytes, params: object) -> object:
+        if path not in loaded:
+            loaded[path] = load(path, params)
+        return loaded[path]
+
+    lib.llama_model_load_from_file, lib.llama_model_free = load_once, lambda model: None
+
+
+def worker(pipe: Connection, paths: dict[str, Path], variants: dict[str, Variant], threads: int, capacity: int) -> None:
+    """Answers (variant, context, tokens) with the seconds that `tokens` decode steps took after a prompt of `context`."""
+    if len(variants) > 1:
+        share_weights()
+    runs = {}
+    for name, variant in variants.items():
+        open_run = timed_library if variant.library else functools.partial(timed, variant=variant)
+        runs[name] = open_run(paths[name], threads=threads, capacity=capacity)
+    vocabulary = Artifact.open(next(iter(paths.values())), verify=False).manifest.model.vocabulary
+    pipe.send("ready")
+    while True:
+        name, context, tokens = pipe.recv()
+        ids = np.random.default_rng(context).integers(5, vocabulary, context + tokens + 1).tolist()
+        pipe.send(runs[name](ids[:context], ids[context:]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the artifacts (5 GB)")
-    parser.add_argument("--precision", default="onnx-int4")
+    parser.add_argument("--precision", default="onnx-int4", choices=PRECISIONS)
+    parser.add_argument("--variants", nargs="+", help="only these; plain is always among them")
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tokens", type=int, default=24)
@@ -76,28 +176,35 @@ def main() -> None:
     source = options.work / "llama-3.2-1b-instruct"
     if not source.exists():
         synth("llama-3.2-1b-instruct", source)
+    llama = PRECISIONS[options.precision].backend == LLAMA_CPP
+    variants = LLAMA_VARIANTS if llama else VARIANTS
+    variants = {name: v for name, v in variants.items() if not options.variants or name in (*options.variants, "plain")}
     paths = {}
-    for taps in sorted(set(VARIANTS.values())):
+    for taps in ("rows",) if llama else ("none", "rows"):  # what is tapped is decided when an ONNX graph is built
         (built,) = build(str(source), [options.precision], options.work / taps, taps=taps)
         paths[taps] = built.artifact.path
     spawn = multiprocessing.get_context("spawn")
+    capacity = max(options.contexts) + options.tokens + 8
+    groups = [variants] if llama else [{name: variant} for name, variant in variants.items()]
     workers = {}
-    for name, taps in VARIANTS.items():
+    for group in groups:
         pipe, theirs = spawn.Pipe()
-        process = spawn.Process(target=worker, args=(theirs, paths[taps], name == "bare", options.threads), daemon=True)
+        where = {name: paths["rows" if llama or variant.taps else "none"] for name, variant in group.items()}
+        process = spawn.Process(target=worker, args=(theirs, where, group, options.threads, capacity), daemon=True)
         process.start()
         pipe.recv()
         os.kill(process.pid, signal.SIGSTOP)
-        workers[name] = (process, pipe)
-    result = {"machine": platform.machine(), "onnxruntime": onnxruntime.__version__, **vars(options), "contexts": {}}
+        workers |= dict.fromkeys(group, (process, pipe))
+    opened = Artifact.open(next(iter(paths.values())), verify=False)
+    result = {"machine": platform.machine(), "versions": versions(opened), **vars(options), "contexts": {}}
     for context in options.contexts:
-        times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+        times: dict[str, list[float]] = {name: [] for name in variants}
         for number in range(options.rounds + 1):
-            names = list(VARIANTS)[number % len(VARIANTS) :] + list(VARIANTS)[: number % len(VARIANTS)]
+            names = list(variants)[number % len(variants) :] + list(variants)[: number % len(variants)]
             for name in names:
                 process, pipe = workers[name]
                 os.kill(process.pid, signal.SIGCONT)
-                pipe.send((context, options.tokens))
+                pipe.send((name, context, options.tokens))
                 seconds = pipe.recv()
                 os.kill(process.pid, signal.SIGSTOP)
                 if number:  # the first round warms up
@@ -117,7 +224,8 @@ def main() -> None:
             low, high = values["ratio_quartiles"]
             print(
                 f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain {values['ratio_of_medians']:.3f} (medians), "
-                f"{values['ratio_by_round']:.3f} (by round, quartiles {low:.3f} to {high:.3f})"
+                f"{values['ratio_by_round']:.3f} (by round, quartiles {low:.3f} to {high:.3f})",
+                flush=True,
             )
     for process, _ in workers.values():
         process.kill()

@@ -20,6 +20,7 @@ from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
 from edge.cli_common import check_json, console, errors, run_app, write_json
 from edge.decode import DecodeSettings
+from edge.doctor import examine
 from edge.errors import UserError
 from edge.force import force as force_job
 from edge.gguf_file import open_artifact
@@ -28,6 +29,7 @@ from edge.registry import MODELS, read_registry
 from edge.run import Interrupted, Progress
 from edge.run import run as run_job
 from edge.tables import comparison, find_artifacts
+from edge.tables import doctor as doctor_table
 from edge.tables import models as models_table
 from edge.trace import Run, RunManifest
 
@@ -231,6 +233,17 @@ def models(
                 for f in found
             ],
         })  # fmt: skip
+
+
+@app.command(epilog="Example: edge doctor --json doctor.json")
+def doctor(json_file: JsonFile = None) -> None:
+    """Say what this machine is, what can run on it, and whether llama.cpp's attention and hidden states can be read."""
+    check_json(json_file)
+    found = examine(Path())
+    if json_file != "-":
+        console.print(doctor_table(found))
+    if json_file:
+        write_json(json_file, found.to_json())
 
 
 def say_note(text: str) -> None:

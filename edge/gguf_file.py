@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -51,26 +52,38 @@ def open_gguf(path: Path) -> Artifact:
             spec = read_spec(header, architecture, vocabulary)
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} does not describe a model ({error}): download it or build it again") from error
+        tokenizer = beside(path, tokens, vocabulary)
+        spec = dataclasses.replace(spec, stop_ids=spec.stop_ids or named_ends(header))
         if not spec.stop_ids:
             raise UserError(f"{path} names no token that ends an answer (tokenizer.ggml.eos_token_id): download it again")
-        files = {path.name: record_file(path)} | beside(path, tokens, vocabulary)
         types: dict[str, int] = {}
         for entry in header.tensors():
             types[entry.type] = types.get(entry.type, 0) + 1
         template = header.value("tokenizer.chat_template")
         manifest = Manifest(
-            model_id=path.stem,
+            model_id=model_name(header.value("general.name")) or path.stem,
             source=path.name,
             precision=precision_name(header.value("general.file_type")),
             taps="rows",
             model=spec,
-            files=files,
-            checkpoint_sha256=files[path.name].sha256,  # what it was made from is not known
+            files={path.name: record_file(path)} | tokenizer,
+            checkpoint_sha256="",  # what it was made from is not known
             tensor_types=types,
             special_tokens=vocabulary.special_tokens(),
             tokenizer=describe_tokenizer(header),
         )
     return Artifact(path.parent, manifest, template if isinstance(template, str) else "")
+
+
+def model_name(value: object) -> str:
+    """The name a file gives its model, alike in every precision; what a terminal would obey is left out."""
+    return "".join(c for c in value if c.isprintable()).strip()[:80] if isinstance(value, str) else ""
+
+
+def named_ends(header: Header) -> tuple[int, ...]:
+    """The stop ids that a file names although it holds no tokenizer."""
+    ids = (header.value(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot"))
+    return tuple(sorted({i for i in ids if isinstance(i, int)}))
 
 
 def beside(path: Path, tokens: list[str], vocabulary: Vocabulary) -> dict[str, FileRecord]:

@@ -16,6 +16,7 @@ from rich.text import Text
 from edge.analysis.divergence import Divergence, ForcedPart, FreePart
 from edge.analysis.intervals import Interval
 from edge.artifact import MANIFEST_NAME, Artifact
+from edge.doctor import Findings
 from edge.errors import UserError
 from edge.registry import RegistryEntry
 
@@ -51,7 +52,9 @@ def comparison(d: Divergence) -> Group:
     if d.notice:
         head.append(f"\n{d.notice}", style="dim")
     if not d.same_checkpoint:
-        head.append("\nThe two come from different checkpoints: a change is not quantisation's alone.", style="yellow")
+        head.append(
+            "\nThe two are not known to come from one checkpoint: a change may not be quantisation's alone.", style="yellow"
+        )
     metrics = table("Change by metric, mean over questions [95% interval]", "metric", "full", "quantised", "change")
     for change in d.changes:
         if change.metric in SHOWN_METRICS:
@@ -146,3 +149,41 @@ def models(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> Group:
             size = sum(record.size for record in manifest.files.values()) / 1e6
             built.add_row(escape(str(folder)), escape(manifest.model_id), manifest.precision, manifest.taps, f"{size:.1f}")
     return Group(known, built if found else Text("No artifacts here: build one with 'edge-export build nano-llama ...'"))
+
+
+def doctor(found: Findings) -> Group:
+    """What `edge doctor` prints: the machine, the libraries, and for llama.cpp whether taps work."""
+
+    def gigabytes(size: int | None) -> str:
+        return "unknown" if size is None else f"{size / 1e9:.1f} GB"
+
+    machine, llama = found.device, found.llama_cpp
+
+    def heading(text: str) -> Text:
+        return Text(f"\n{text}", style="bold")
+
+    here = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("board", machine.board or "unknown"),
+        ("processor", f"{machine.processor or 'unknown'} ({machine.machine}), {machine.cores} usable"),
+        ("memory", f"{gigabytes(machine.memory_bytes)}, {gigabytes(found.memory_available_bytes)} available"),
+        ("disk here", f"{gigabytes(found.disk_free_bytes)} free"),
+        ("system", machine.system),
+    ):
+        here.add_row(name, escape(value))
+    libraries = Table.grid(padding=(0, 2))
+    for name, version in found.versions.items():
+        libraries.add_row(name, version or "not installed")
+    said = [heading("onnx-* artifacts"), Text(f"run by onnxruntime {found.versions['onnxruntime']}, with every tap")]
+    said.append(heading("GGUF files"))
+    if llama.problem:
+        said.append(Text(f"cannot be run: {llama.problem}", style="yellow"))
+    else:
+        low, high = llama.tested
+        said.append(Text(f"run by llama-cpp-python {llama.installed} (tested: {low if low == high else f'{low} to {high}'}), "
+                         f"{'with' if llama.gpu else 'without'} GPU"))  # fmt: skip
+        for architecture, problem in llama.taps.items():
+            style, text = ("yellow", f"logits alone: {problem}") if problem else ("", "attention and hidden states are traced")
+            said.append(Text(f"{architecture}: {text}", style=style))
+        said.append(Text(llama.features, style="dim"))
+    return Group(heading("This machine"), here, heading("Libraries"), libraries, *said)

@@ -72,12 +72,21 @@ class RunManifest:
         return str(self.artifact["precision"])
 
     @property
+    def checkpoint(self) -> str:
+        """Digest of the checkpoint, "" where it is not known (a GGUF file on its own)."""
+        return str(self.artifact.get("checkpoint_sha256", ""))
+
+    @property
     def label(self) -> str:
         return f"{self.model_id} {self.precision}" + (" forced" if self.kind == "force" else "")
 
     @property
     def notice(self) -> str:
         return str(self.artifact.get("notice", ""))
+
+    def same_checkpoint(self, other: RunManifest) -> bool:
+        """Whether both are known to come from one checkpoint."""
+        return self.checkpoint != "" and self.checkpoint == other.checkpoint
 
     def decides(self) -> dict[str, Any]:
         """The part that must be equal for one run to continue another."""

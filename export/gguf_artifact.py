@@ -60,7 +60,7 @@ def write_files(
         file_type = {"F32": 0, "F16": 1, "BF16": 32}[kind.name]
         try:
             write(checkpoint, config, vocabulary, kind, file_type, source, on_bytes)
-            quantise(source, target, to.file_type)
+            quantise(source, target, to)
         finally:
             source.unlink(missing_ok=True)
     types: dict[str, int] = {}
@@ -86,11 +86,11 @@ def provable(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer
     return vocabulary.without(reason) if reason else vocabulary
 
 
-def quantise(source: Path, target: Path, file_type: int) -> None:
+def quantise(source: Path, target: Path, to: Precision) -> None:
     """llama.cpp's quantiser from one file to another; raises UserError with its own word when it fails."""
     lib = library()
     params = lib.llama_model_quantize_default_params()
-    params.ftype = file_type
+    params.ftype = to.file_type
     params.nthread = usable_cores()
     params.max_buf_size = QUANTISER_BYTES
     with listening() as log:
@@ -98,6 +98,4 @@ def quantise(source: Path, target: Path, file_type: int) -> None:
     if status:
         said = [" ".join(line.split()) for line in log.lines]
         detail = next((line for line in reversed(said) if "fail" in line or "error" in line.lower()), log.first())
-        raise UserError(
-            f"llama.cpp cannot quantise {target.parent.name} ({detail[:200]}): free space, or build another precision"
-        )
+        raise UserError(f"llama.cpp cannot make {to.name} ({detail[:200]}): free space, or build another precision")

@@ -41,6 +41,9 @@ ALLOWED: dict[str, set[str]] = {
     "columns": METRICS,
     "record": DECODING | {"columns"},
     "trace": {"errors", "artifact", "columns"},
+    "doctor": TYPES
+    | LLAMA
+    | {"edge", "device", "gguf_file", "backends.llama_header", "backends.llama_vocabulary", "backends.llamacpp"},
     "run": TRACING,
     "force": JOBS,
     "live": JOBS,

@@ -165,7 +165,7 @@ def compare(full: Run, quantised: Run, delta: float = DELTA) -> Divergence:
         quantised=quantised.manifest.label,
         notice=full.manifest.notice,
         questions=a.num_rows,
-        same_checkpoint=full.manifest.artifact.get("checkpoint_sha256") == quantised.manifest.artifact.get("checkpoint_sha256"),
+        same_checkpoint=full.manifest.same_checkpoint(quantised.manifest),
         forced=forced,
         free=None if forced else free_part(full, quantised, a),
         changes=tuple(metric_change(metric, a, b) for metric in SCALARS),

@@ -129,7 +129,7 @@ def build_group(model_id: str, runs: list[Run], paper_class: str, delta: float) 
         comparisons=tuple(
             comparison(first, read_run(run, name, delta), delta) for run, name in zip(ordered[1:], names[1:], strict=True)
         ),
-        several_checkpoints=len({run.manifest.artifact.get("checkpoint_sha256") for run in runs}) > 1,
+        several_checkpoints=not all(run.manifest.same_checkpoint(reference.manifest) for run in others),
     )
 
 

@@ -268,7 +268,7 @@ def notes(group: ModelGroup) -> list[str]:
         if count
     ]
     if group.several_checkpoints:
-        said.append("These runs come from different checkpoints, so a change is not quantisation's alone.")
+        said.append("These runs are not known to come from one checkpoint, so a change may not be quantisation's alone.")
     if any(data.run.manifest.settings.get("temperature") for data in group.runs):
         said.append("Some answers were sampled, so two runs may differ by chance as well.")
     return said

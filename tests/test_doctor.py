@@ -1,0 +1,59 @@
+"""`edge doctor`: what this machine is and whether llama.cpp's taps work on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import edge.cli
+from edge.backends import llama_taps, llamacpp
+from tests.test_cli_errors import call
+
+
+def doctor(tmp_path, capsys) -> tuple[dict, str]:
+    """What it says as JSON and on the terminal."""
+    assert call(edge.cli.main, ["doctor", "--json", "{doctor.json}"], tmp_path) == 0
+    return json.loads((tmp_path / "doctor.json").read_text()), " ".join(capsys.readouterr().out.split())
+
+
+def test_taps_are_tried_on_every_architecture(tmp_path, capsys):
+    said, shown = doctor(tmp_path, capsys)
+    assert said["llama_cpp"]["taps"] == {"llama": "", "qwen2": "", "qwen3": "", "gemma3_text": ""}
+    assert shown.count("attention and hidden states are traced") == 4
+    assert said["versions"]["llama-cpp-python"] == said["llama_cpp"]["installed"]
+    assert said["device"]["cores"] >= 1
+    assert said["disk_free_bytes"] > 0
+    assert f"onnxruntime {said['versions']['onnxruntime']}" in shown
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value", "words"),
+    [
+        (llama_taps, "OVERHEAD_BYTES", 376, "takes 368 bytes instead of 376"),
+        (llamacpp, "version", lambda: "0.4.0", "0.4.0 is not among the versions tested"),
+    ],
+)
+def test_taps_that_do_not_work_are_named_with_the_reason(module, name, value, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, name, value)
+    said, shown = doctor(tmp_path, capsys)
+    assert words in said["llama_cpp"]["taps"]["gemma3_text"]
+    assert f"logits alone: {said['llama_cpp']['taps']['gemma3_text']}" in shown
+
+
+def test_a_name_that_one_architecture_alone_lacks_is_its_problem_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(llama_taps, "EMBEDDING", {"gemma3_text": b"embd_elsewhere"})
+    said, _ = doctor(tmp_path, capsys)
+    problems = {architecture: problem for architecture, problem in said["llama_cpp"]["taps"].items() if problem}
+    assert list(problems) == ["gemma3_text"]
+    assert "2 of 2 attention patterns and 2 of 3 residual streams" in problems["gemma3_text"]
+
+
+def test_without_the_binding_it_says_how_to_install_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)
+    said, shown = doctor(tmp_path, capsys)
+    assert said["llama_cpp"]["installed"] == ""
+    assert said["llama_cpp"]["taps"] == {}
+    assert "cannot be run" in shown
+    assert "edgetrace[llama]" in shown
