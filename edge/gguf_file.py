@@ -47,6 +47,8 @@ def open_gguf(path: Path) -> Artifact:
         if (header.value("split.count") or 1) > 1:
             raise UserError(f"{path} is one part of several: merge them with llama.cpp's 'llama-gguf-split --merge' first")
         tokens = header.value("tokenizer.ggml.tokens") or []
+        if len(set(tokens)) < len(tokens):  # llama.cpp would end the process
+            raise UserError(f"{path} has two tokens with the same text: download it or build it again")
         vocabulary = Vocabulary(path)
         try:
             spec = read_spec(header, architecture, vocabulary)

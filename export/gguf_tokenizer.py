@@ -29,6 +29,7 @@ LLAMA3_WORDS, QWEN2_WORDS = _WORDS % r"\p{N}{1,3}", _WORDS % r"\p{N}"
 DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 META_SPACE = "▁"
+BYTES = {f"<0x{i:02X}>" for i in range(256)}
 
 # Numbers, spaces, emoji, code and scripts, in NFC: llama.cpp does not normalise, and qwen's tokenizer.json does.
 CORPUS = (
@@ -96,6 +97,10 @@ def read_vocabulary(files: TokenizerFiles, size: int) -> Vocabulary:
             types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(tokenizer.get_vocab().values(), default=0) >= size:
         model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
+    if len(set(tokens)) < size:  # llama.cpp ends the process
+        model, reason = "none", "two of the tokenizer's tokens have the same text"
+    if scores is not None and {text for text, kind in zip(tokens, types, strict=True) if kind == BYTE} != BYTES:  # likewise
+        model, reason = "none", "tokenizer.model has not every byte as a token"
     before, after = added_around(tokenizer)
     if len(before) > 1 or len(after) > 1:
         model, reason = "none", "the post-processor puts more than one token before or after a text"
@@ -117,15 +122,18 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
         or model.get("end_of_word_suffix")
     ):
         return "none", "", f"llama.cpp has no equivalent of the tokenizer model {model.get('type')!r} with its settings"
+    if any(added.get(flag) for added in raw.get("added_tokens") or () for flag in ("lstrip", "rstrip", "single_word")):
+        return "none", "", "llama.cpp has no equivalent of added tokens that take the spaces beside them or stand alone"
     if model.get("byte_fallback"):
         spaces = normaliser.get("type") == "Replace" and normaliser.get("content") == META_SPACE
         cut = not pre or (pre.get("type") == "Split" and pre.get("pattern") == {"String": " "})
-        if spaces and cut:
+        over = any("\n" in text and text.strip("\n") for text in map(joined, model.get("merges") or ()))
+        if spaces and cut and not over and not model.get("ignore_merges"):
             return "gemma4", "gemma4", ""
         return "none", "", "llama.cpp has no equivalent of this byte-fallback tokenizer"
     if normaliser and normaliser.get("type") != "NFC":
         return "none", "", f"llama.cpp has no equivalent of the normaliser {normaliser.get('type')!r}"
-    parts = pre.get("pretokenizers", [pre])
+    parts = pre.get("pretokenizers") or [pre]
     last = parts[-1]
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
         return "none", "", f"llama.cpp has no equivalent of the pre-tokenizer {pre.get('type')!r}"
@@ -142,6 +150,11 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
         names = {added.get("content") for added in raw.get("added_tokens") or ()}
         return "gpt2", "deepseek-r1-qwen" if DEEPSEEK_BOS in names else "qwen2", ""
     return "none", "", "llama.cpp has no equivalent of the tokenizer's way of cutting text into words"
+
+
+def joined(merge: str | list[str]) -> str:
+    """What a merge makes; tokenizer.json has it as two strings, or as one with a space between."""
+    return merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
 
 
 def is_byte(text: str) -> bool:
@@ -164,6 +177,7 @@ def special_ids(
     ids = {
         role: tokenizer.token_to_id(files.special_tokens[name]) for role, name in roles.items() if name in files.special_tokens
     }
+    ids = {role: i for role, i in ids.items() if i is not None}
     if before:
         ids["bos"] = before[0]
     ids["eos"] = after[0] if after else ids.get("eos", files.stop_ids[0])

@@ -156,6 +156,8 @@ def world(artifacts, tmp_path):
     rewritten(probe, folder("split"), {"split.count": 3})
     shutil.copyfile(probe, folder("wordless"))
     rewritten(good, folder("shapeless"), {"llama.attention.head_count": "many"})
+    words = gguf.GGUFReader(good).fields["tokenizer.ggml.tokens"].contents()
+    rewritten(good, folder("twins"), {"tokenizer.ggml.tokens": [*words[:-1], words[0]]})
     shutil.copyfile(good, folder("other-tokenizer"))
     vocabulary = {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}}
     (tmp_path / "other-tokenizer" / "tokenizer.json").write_text(json.dumps(vocabulary))
@@ -181,6 +183,7 @@ REFUSED = [
     (asking("split/m.gguf"), "is one part of several: merge them"),
     (asking("wordless/m.gguf"), "holds no tokenizer: put the model's tokenizer.json beside it"),
     (asking("shapeless/m.gguf"), "does not describe a model (llama.attention.head_count is 'many')"),
+    (asking("twins/m.gguf"), "{twins/m.gguf} has two tokens with the same text"),
     (asking("other-tokenizer/m.gguf"), "tokenizer.json} is not the tokenizer of m.gguf"),
     (asking("cut-artifact"), "model.gguf has 3000 bytes instead of"),
     (asking("artifact", "--kv-cache", "q8"), "--kv-cache is 'q8': choose from f16, f32"),
