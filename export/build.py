@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import shutil
 import time
@@ -66,7 +65,7 @@ def build(
 
     `revision` chooses a commit of a hub model (default: the one that `out` was built from before, else the head of main).
     `on_start` hears each precision, `on_file` each download, `on_note` what differs from the registry's facts,
-    `on_bytes` how many bytes of weights of how many are written.
+    `on_bytes` how many bytes of weights of how many are written, those that only stand there for a while among them.
     """
     wanted = [precision(name) for name in dict.fromkeys(precisions)]
     if taps not in TAPS:
@@ -93,8 +92,8 @@ def build(
             artifact = existing(target, manifest, tokenizer, force)
             reused = artifact is not None
             if artifact is None:
-                total = weight_bytes(checkpoint, to)
-                check_room(out, total + spare_bytes(checkpoint, to))
+                total = weight_bytes(checkpoint, to) + spare_bytes(checkpoint, to)
+                check_room(out, total)
                 write(checkpoint, config, tokenizer, to, manifest, target, functools.partial(tell, on_bytes, total))
                 artifact = Artifact.open(target, verify=False)
             results.append(Built(artifact, time.perf_counter() - started, reused))
@@ -167,7 +166,7 @@ def tell(on_bytes: Callable[[int, int], None], total: int, done: int) -> None:
 def weight_bytes(checkpoint: Checkpoint, to: Precision) -> int:
     """Bytes that the weights take (estimated for GGUF mixtures)."""
     shapes = [checkpoint.shape(name) for name in checkpoint.names()]
-    return int(sum(to.bytes_of(math.prod(shape), matrix=len(shape) > 1) for shape in shapes))
+    return int(sum(to.bytes_of(shape) for shape in shapes))
 
 
 def check_room(out: Path, needed: int) -> None:
@@ -240,7 +239,7 @@ def write(
     except OSError as error:
         raise UserError(f"cannot write to {target.parent} ({error.strerror}): give another --out") from error
     try:
-        known = write_model(checkpoint, config, tokenizer, to, manifest.taps, working, on_bytes)
+        known = write_model(checkpoint, config, tokenizer, to, manifest, working, on_bytes)
         shutil.copyfile(tokenizer.tokenizer, working / TOKENIZER_NAME)
         if tokenizer.chat_template:
             (working / TEMPLATE_NAME).write_bytes(tokenizer.chat_template.encode())
@@ -264,14 +263,15 @@ def write(
 
 
 def write_model(
-    checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, to: Precision, taps: str, folder: Path,
+    checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, to: Precision, manifest: Manifest, folder: Path,
     on_bytes: Callable[[int], None],
 ) -> dict[str, dict[str, int] | dict[str, str]]:  # fmt: skip
     """Writes the model's own files; what is then known for the manifest. Each backend's library is imported only for it."""
     if to.backend == LLAMA_CPP:
         from export import gguf_artifact
 
-        return gguf_artifact.write_files(checkpoint, config, tokenizer, to, folder, on_bytes)._asdict()
+        made = gguf_artifact.write_files(checkpoint, config, tokenizer, to, folder, on_bytes, name=manifest.model_id)
+        return made._asdict()
     from export import onnx_artifact
 
-    return {"tensor_types": onnx_artifact.write_files(checkpoint, config, to, taps, folder, on_bytes)}
+    return {"tensor_types": onnx_artifact.write_files(checkpoint, config, to, manifest.taps, folder, on_bytes)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from export.tokenizer import TokenizerFiles
 
 SOURCE_NAME = ".unquantised.gguf"
 QUANTISER_BYTES = 256_000_000  # rows that the quantiser holds at once
+LOOK_EVERY = 0.25  # seconds between two looks at how far it is
 
 
 class Written(NamedTuple):
@@ -48,19 +50,23 @@ def source_bytes(checkpoint: Checkpoint, to: Precision) -> int:
 
 def write_files(
     checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, to: Precision, folder: Path,
-    on_bytes: Callable[[int], None],
+    on_bytes: Callable[[int], None], *, name: str,
 ) -> Written:  # fmt: skip
-    """Writes model.gguf into the folder; raises UserError when llama.cpp cannot compute, hold or quantise the model."""
-    vocabulary = provable(checkpoint, config, tokenizer, folder)
+    """Writes model.gguf into the folder; raises UserError when llama.cpp cannot compute, hold or quantise the model.
+
+    `name` is what the file calls the model. `on_bytes` hears the bytes written so far, of both files where there are two.
+    """
+    vocabulary = provable(checkpoint, config, tokenizer, folder, name)
     kind, target = source_kind(checkpoint, to), folder / GGUF_NAME
     if not to.quantized:
-        write(checkpoint, config, vocabulary, kind, to.file_type, target, on_bytes)
+        write(checkpoint, config, vocabulary, kind, to.file_type, target, on_bytes, name=name)
     else:
         source = folder / SOURCE_NAME
         file_type = {"F32": 0, "F16": 1, "BF16": 32}[kind.name]
         try:
-            write(checkpoint, config, vocabulary, kind, file_type, source, on_bytes)
-            quantise(source, target, to)
+            write(checkpoint, config, vocabulary, kind, file_type, source, on_bytes, name=name)
+            written = source.stat().st_size
+            quantise(source, target, to, lambda done: on_bytes(written + done))
         finally:
             source.unlink(missing_ok=True)
     types: dict[str, int] = {}
@@ -70,14 +76,16 @@ def write_files(
     return Written(types, vocabulary.describe())
 
 
-def provable(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, folder: Path) -> Vocabulary:
+def provable(
+    checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, folder: Path, name: str
+) -> Vocabulary:  # fmt: skip
     """The vocabulary to write: with a tokenizer only if llama.cpp then gives tokenizer.json's ids for the corpus."""
-    vocabulary = read_vocabulary(tokenizer, config.vocabulary)
+    vocabulary = read_vocabulary(tokenizer, config.vocabulary, checkpoint.config.get("bos_token_id"))
     if vocabulary.model == "none":
         return vocabulary
     trial = folder / ".vocabulary.gguf"
     try:
-        write(checkpoint, config, vocabulary, KINDS["F32"], 0, trial, lambda done: None, weights=False)
+        write(checkpoint, config, vocabulary, KINDS["F32"], 0, trial, lambda done: None, name=name, weights=False)
         reason = prove(trial, tokenizer)
     except UserError as error:
         reason = f"llama.cpp cannot read the tokenizer ({error})"
@@ -86,16 +94,24 @@ def provable(checkpoint: Checkpoint, config: DecoderConfig, tokenizer: Tokenizer
     return vocabulary.without(reason) if reason else vocabulary
 
 
-def quantise(source: Path, target: Path, to: Precision) -> None:
-    """llama.cpp's quantiser from one file to another; raises UserError with its own word when it fails."""
+def quantise(source: Path, target: Path, to: Precision, on_bytes: Callable[[int], None]) -> None:
+    """llama.cpp's quantiser from one file to another; raises UserError with its own word when it fails.
+
+    `on_bytes` hears now and then how large the target has become.
+    """
     lib = library()
     params = lib.llama_model_quantize_default_params()
     params.ftype = to.file_type
     params.nthread = usable_cores()
     params.max_buf_size = QUANTISER_BYTES
-    with listening() as log:
-        status = lib.llama_model_quantize(str(source).encode(), str(target).encode(), params)
-    if status:
+    with listening() as log, ThreadPoolExecutor(1) as beside:
+        made = beside.submit(lib.llama_model_quantize, str(source).encode(), str(target).encode(), params)
+        while wait([made], LOOK_EVERY).not_done:
+            if target.is_file():
+                on_bytes(target.stat().st_size)
+    if not made.result():
+        on_bytes(target.stat().st_size)
+    else:
         said = [" ".join(line.split()) for line in log.lines]
         detail = next((line for line in reversed(said) if "fail" in line or "error" in line.lower()), log.first())
         raise UserError(f"llama.cpp cannot make {to.name} ({detail[:200]}): free space, or build another precision")

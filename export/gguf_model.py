@@ -79,9 +79,9 @@ def check_config(config: DecoderConfig) -> None:
 
 def write(
     checkpoint: Checkpoint, config: DecoderConfig, vocabulary: Vocabulary, kind: Kind, file_type: int, path: Path,
-    on_bytes: Callable[[int], None], *, weights: bool = True,
+    on_bytes: Callable[[int], None], *, name: str, weights: bool = True,
 ) -> None:  # fmt: skip
-    """Writes the file; `weights` False leaves every tensor out, which is enough to read the vocabulary.
+    """Writes the file of the model `name`; `weights` False leaves every tensor out, which is enough to read the vocabulary.
 
     `on_bytes` hears the bytes of weights written so far. Raises UserError for a weight that the type cannot hold.
     """
@@ -89,18 +89,19 @@ def write(
     architecture = getattr(gguf.MODEL_ARCH, ARCHITECTURES[config.model_type])
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     try:
+        writer.add_name(name)
         add_shape(writer, checkpoint, config)
         writer.add_file_type(file_type)
         add_vocabulary(writer, gguf, vocabulary, config.vocabulary)
         names = gguf.get_tensor_name_map(architecture, config.layers)
         done = Progress(on_bytes)
         for weight in weights_of(checkpoint, config) if weights else ():
-            name = names.get_name(weight.name, try_suffixes=(".weight", ".bias"))
-            assert name is not None, weight.name
+            there = names.get_name(weight.name, try_suffixes=(".weight", ".bias"))
+            assert there is not None, weight.name
             stored = kind if len(weight.shape) > 1 else F32
             tensor = Streamed(weight, stored, done)
             raw = getattr(gguf.GGMLQuantizationType, stored.name)
-            writer.add_tensor(name, tensor, raw_shape=weight.shape, raw_dtype=raw)
+            writer.add_tensor(there, tensor, raw_shape=weight.shape, raw_dtype=raw)
         if weights and config.rope.scaling is not None:
             writer.add_tensor("rope_freqs.weight", rope_factors(config))
         writer.write_header_to_file()
@@ -142,7 +143,6 @@ class Streamed:
 
 def add_shape(writer: Any, checkpoint: Checkpoint, config: DecoderConfig) -> None:
     """The keys from which llama.cpp makes its graph."""
-    writer.add_name(checkpoint.folder.resolve().name)
     positions = checkpoint.config.get("max_position_embeddings")
     writer.add_context_length(positions if isinstance(positions, int) else config.context)
     writer.add_vocab_size(config.vocabulary)

@@ -20,7 +20,7 @@ from edge.backends.llama_vocabulary import LlamaTokenizer
 from edge.errors import UserError
 from edge.tokenizer import JsonTokenizer
 from export.checkpoint import read_json
-from export.tokenizer import TokenizerFiles
+from export.tokenizer import TokenizerFiles, id_list
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama_token_type, as sentencepiece numbers them
 # How the published tokenizers cut a text into words before merging.
@@ -71,10 +71,12 @@ class Vocabulary:
         return replace(self, model="none", pre="", reason=reason, tokens=(), types=(), scores=None, merges=None)
 
 
-def read_vocabulary(files: TokenizerFiles, size: int) -> Vocabulary:
+def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> Vocabulary:
     """From tokenizer.json, and tokenizer.model beside it, for a model with `size` embedding rows.
 
-    Raises UserError when a file is damaged.
+    Added tokens beyond the rows are left out: the model cannot be given them (gemma-3-1b has an image token there that only its
+    larger siblings use). `first` is config.json's bos_token_id, for the tokenizers that put nothing before a text. Raises
+    UserError when a file is damaged.
     """
     raw = read_json(files.tokenizer)
     tokenizer = tokenizers.Tokenizer.from_file(str(files.tokenizer))
@@ -95,7 +97,7 @@ def read_vocabulary(files: TokenizerFiles, size: int) -> Vocabulary:
         if added["id"] < size:
             tokens[added["id"]] = added["content"]
             types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
-    if max(tokenizer.get_vocab().values(), default=0) >= size:
+    if max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0) >= size:
         model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
     if len(set(tokens)) < size:  # llama.cpp ends the process
         model, reason = "none", "two of the tokenizer's tokens have the same text"
@@ -107,7 +109,7 @@ def read_vocabulary(files: TokenizerFiles, size: int) -> Vocabulary:
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in raw.get("model", {}).get("merges") or ()]
     made = Vocabulary(
         model, pre, reason, tokens, types, scores, merges if scores is None else None,
-        special_ids(tokenizer, files, before, after), bool(before), bool(after), files.chat_template,
+        special_ids(tokenizer, files, size, before, after, first), bool(before), bool(after), files.chat_template,
     )  # fmt: skip
     return made.without(reason) if model == "none" else made
 
@@ -170,9 +172,9 @@ def added_around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]
 
 
 def special_ids(
-    tokenizer: tokenizers.Tokenizer, files: TokenizerFiles, before: list[int], after: list[int]
+    tokenizer: tokenizers.Tokenizer, files: TokenizerFiles, size: int, before: list[int], after: list[int], first: object
 ) -> dict[str, int]:  # fmt: skip
-    """Ids by GGUF's role: bos, eos, unk, pad and eot where there are such tokens."""
+    """Ids by GGUF's role: bos, eos, unk, pad and eot where there are such tokens. llama.cpp makes up those that are missing."""
     roles = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     ids = {
         role: tokenizer.token_to_id(files.special_tokens[name]) for role, name in roles.items() if name in files.special_tokens
@@ -180,11 +182,13 @@ def special_ids(
     ids = {role: i for role, i in ids.items() if i is not None}
     if before:
         ids["bos"] = before[0]
+    elif "bos" not in ids and (named := id_list(first)):
+        ids["bos"] = named[0]
     ids["eos"] = after[0] if after else ids.get("eos", files.stop_ids[0])
     turn = next((i for text in END_OF_TURN if (i := tokenizer.token_to_id(text)) in files.stop_ids), None)
     others = [turn, *(i for i in files.stop_ids if i != ids["eos"])]
     ids["eot"] = next((i for i in others if i is not None), None)
-    return {role: i for role, i in ids.items() if i is not None}
+    return {role: i for role, i in ids.items() if i is not None and 0 <= i < size}
 
 
 def read_pieces(path: Path) -> Iterator[tuple[str, float, int]]:

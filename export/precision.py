@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.artifact import LLAMA_CPP, ONNX
 from edge.errors import UserError
+
+LARGE_BLOCK, SMALL_BLOCK = 256, 32  # llama.cpp's; rows that neither divides stay in float16
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class Precision:
 
     `bits` of a weight: 32 means float32, 16 float16. ONNX artifacts have symmetric integer blocks of `block_size` along K with a
     float32 scale each. For GGUF, `file_type` is llama.cpp's number of the mixture that its quantiser makes and `bits_each` about
-    what it takes on the whole, scales and better kept tensors included.
+    what it takes on the whole, scales and better kept tensors included; `bits_odd` the same where rows are no multiple of 256.
     """
 
     name: str
@@ -23,6 +27,7 @@ class Precision:
     accuracy_level: int = 4  # activations in int8 per row: the level that has fast kernels on x86 and on ARM
     file_type: int = 0
     bits_each: float = 0.0
+    bits_odd: float = 0.0
 
     @property
     def backend(self) -> str:
@@ -32,12 +37,15 @@ class Precision:
     def quantized(self) -> bool:
         return self.bits < 16
 
-    def bytes_of(self, numbers: int, *, matrix: bool) -> float:
-        """Bytes that a tensor of so many numbers takes; vectors stay float32. GGUF mixtures are estimated."""
-        if not matrix:
-            return numbers * 4.0
-        scales = 4 / self.block_size if self.quantized and self.backend == ONNX else 0.0
-        return numbers * ((self.bits_each or self.bits) / 8 + scales)
+    def bytes_of(self, shape: Sequence[int]) -> float:
+        """Bytes that a tensor takes; vectors stay float32. GGUF mixtures are estimated."""
+        if len(shape) < 2:
+            return math.prod(shape) * 4.0
+        if self.quantized and self.backend == LLAMA_CPP:
+            bits = self.bits_each if shape[-1] % LARGE_BLOCK == 0 else self.bits_odd if shape[-1] % SMALL_BLOCK == 0 else 16
+        else:
+            bits = self.bits + (32 / self.block_size if self.quantized else 0)
+        return math.prod(shape) * bits / 8
 
 
 PRECISIONS = {
@@ -48,9 +56,9 @@ PRECISIONS = {
         Precision("onnx-int4", 4),
         Precision("gguf-f32", 32, file_type=0),
         Precision("gguf-f16", 16, file_type=1),
-        Precision("gguf-q8_0", 8, file_type=7, bits_each=8.5),
-        Precision("gguf-q4_k_m", 4, file_type=15, bits_each=5.2),
-        Precision("gguf-q4_0", 4, file_type=2, bits_each=5.0),
+        Precision("gguf-q8_0", 8, file_type=7, bits_each=8.5, bits_odd=8.5),
+        Precision("gguf-q4_k_m", 4, file_type=15, bits_each=5.2, bits_odd=6.5),
+        Precision("gguf-q4_0", 4, file_type=2, bits_each=5.0, bits_odd=5.8),
     )
 }
 

@@ -49,7 +49,7 @@ def make(folder: Path) -> list[Path]:
         config = read_config(checkpoint.config, CONFIG["max_position_embeddings"])
         vocabulary = Vocabulary("none", reason="a probe has none")
         path = folder / f"{checkpoint.folder}.gguf"
-        write(cast(Checkpoint, checkpoint), config, vocabulary, F16, 1, path, lambda done: None)
+        write(cast(Checkpoint, checkpoint), config, vocabulary, F16, 1, path, lambda done: None, name=checkpoint.folder.name)
         made.append(path)
     return made
 

@@ -16,6 +16,7 @@ from export import gguf_artifact, probe
 from export.build import build
 from export.gguf_model import ARCHITECTURES
 from export.precision import PRECISIONS
+from export.source import ignore
 from tests import models
 from tests.conftest import ROOT, tree
 from tests.parity import NANO
@@ -215,7 +216,7 @@ def test_a_quantiser_that_fails_says_why(checkpoints, tmp_path):
     with pytest.raises(
         UserError, match=r"llama.cpp cannot make gguf-q8_0 \(.*absent.gguf.*\): free space, or build another precision"
     ):
-        gguf_artifact.quantise(tmp_path / "absent.gguf", tmp_path / "model.gguf", PRECISIONS["gguf-q8_0"])
+        gguf_artifact.quantise(tmp_path / "absent.gguf", tmp_path / "model.gguf", PRECISIONS["gguf-q8_0"], ignore)
 
 
 # Refused

@@ -143,8 +143,8 @@ def test_a_graph_at_other_addresses_is_looked_at_again(artifact, opened):
     backend.prefill(IDS[:20])
     backend.step(IDS[20])
     plan = backend._reader._plans[1]
-    moved = {address + 8 * 336: node for address, node in plan.nodes.items()}
-    backend._reader._plans[1] = plan._replace(nodes=moved)
+    moved = {address + 8 * 336: node for address, node in plan.wanted.items()}
+    backend._reader._plans[1] = plan._replace(wanted=moved)
     other.prefill(IDS[:21])
     ours, theirs = kept(backend.step(IDS[21])), kept(other.step(IDS[21]))
     assert_same([ours], [theirs], exact=False)
@@ -249,8 +249,8 @@ def change(monkeypatch, what):
     elif what == "not kept":
         read = TapReader._read_stream
 
-        def later(self, address, tensor, node):
-            read(self, address, tensor, node)
+        def later(self, node):
+            read(self, node)
             if not self.every:
                 self._hidden[node.number, 0] += 1.0
 

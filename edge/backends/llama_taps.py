@@ -56,20 +56,26 @@ class TapError(Exception):
     """Attention and hidden states could not be read; the logits of the pass are whole all the same."""
 
 
-class Node(NamedTuple):
-    """A node of interest: what it is, its number (layer of attention, residual stream 0..L), name, whether it is on the host."""
+class Node:
+    """A node of interest in a graph: what it is, its number (layer of attention, residual stream 0..L), name and address.
 
-    kind: str
-    number: int
-    name: bytes
-    host: bool
+    It looks into the tensor where it lies: these are views of the few fields that are read for every token.
+    """
+
+    __slots__ = ("address", "data", "host", "kind", "name", "name_there", "number", "sizes")
+
+    def __init__(self, kind: str, number: int, name: bytes, address: int, host: bool) -> None:
+        self.kind, self.number, self.name, self.address, self.host = kind, number, name, address, host
+        self.name_there = (ctypes.c_char * 64).from_address(address + NAME)
+        self.data = ctypes.c_void_p.from_address(address + Tensor.data.offset)
+        self.sizes = (ctypes.c_int64 * 4).from_address(address + Tensor.ne.offset)
 
 
 class Plan(NamedTuple):
-    """Where one kind of pass has its nodes of interest: by address, and the residual streams by index."""
+    """Where one kind of pass has its nodes of interest: those wanted, by address, and the residual streams 0..L-1 by number."""
 
-    nodes: dict[int, Node]
-    streams: dict[int, int]
+    wanted: dict[int, Node]
+    streams: dict[int, Node]
 
 
 def wanted_names(spec: ModelSpec) -> dict[bytes, tuple[str, int]]:
@@ -86,20 +92,19 @@ class TapReader:
     """Collects the last position's rows of one pass at a time.
 
     `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every node's name; later ones
-    know the nodes by address and check the names of those alone. `every` wants each node by itself, for the check.
+    know the nodes by address and check the names of those alone. `every` wants each node by itself, for the check;
+    `fetch_all` reads everything through the backend, as if nothing were on the host.
     Arrays: `rows` [L, H, K] and `hidden` [L+1, D], views that the next pass overwrites.
     """
 
     def __init__(self, library: Any, spec: ModelSpec, capacity: int) -> None:
-        self._lib = library
-        self._ggml = library._lib
-        self._get = self._ggml.ggml_backend_tensor_get
+        ggml = library._lib
+        self._get = ggml.ggml_backend_tensor_get
         self._get.argtypes, self._get.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t], None
-        self._is_host = self._ggml.ggml_backend_buffer_is_host
+        self._is_host = ggml.ggml_backend_buffer_is_host
         self._is_host.argtypes, self._is_host.restype = [ctypes.c_void_p], ctypes.c_bool
         self.spec = spec
-        self.every = False
-        self.fetch_all = False  # read everything through the backend, as if nothing were on the host
+        self.every = self.fetch_all = False
         self._names = wanted_names(spec)
         self._hidden = np.empty((spec.layers + 1, spec.hidden), np.float32)
         self._hidden_address = self._hidden.ctypes.data
@@ -107,35 +112,36 @@ class TapReader:
         # Cut anew for every width, so that all rows lie together for one reduction; the cache is padded to 256 positions.
         self._attention = np.empty(spec.layers * spec.heads * (-(-capacity // 256) * 256), np.float32)
         self._attention_address = self._attention.ctypes.data
-        self._on = False
+        self._new = self._width = self._attention_seen = self._streams_seen = 0
         self._learning = False
-        self._new = 0
-        self._width = 0
         self._plans: dict[int, Plan] = {}
         self._plan = Plan({}, {})
-        self._asked = self._answered = 0
-        self._attention_seen = self._streams_seen = 0
+        self._wanted: dict[int, Node] | None = {}  # what this pass stops at; None: look at the names
         self._error: BaseException | None = None
         self.callback = library.ggml_backend_sched_eval_callback(self._call)
 
     def begin(self, new: int) -> None:
         """Expects one pass over `new` tokens."""
-        self._new, self._on, self._error = new, True, None
-        self._width = self._asked = self._answered = self._attention_seen = self._streams_seen = 0
+        self._new, self._error = new, None
+        self._width = self._attention_seen = self._streams_seen = 0
         plan = None if self.every else self._plans.get(min(new, 2))
         self._learning = plan is None
         self._plan = plan or Plan({}, {})
+        self._wanted = None if plan is None else plan.wanted
 
     def finish(self, keys: int) -> tuple[Array, Array]:
-        """Rows over the `keys` first positions and residual streams of the pass; raises TapError when anything is amiss."""
-        self._on = False
+        """Rows over the `keys` first positions and residual streams of the pass; raises TapError when anything is amiss.
+
+        A callback that was cut off shows here too: what it was called for has then not been read.
+        """
+        self.stop()
         spec = self.spec
         if self._error is not None:
             self._plans.clear()
             if not isinstance(self._error, Exception):
                 raise self._error  # an interruption is nobody's fault
             raise TapError(f"reading taps from llama.cpp failed: {self._error}") from self._error
-        if self._asked != self._answered or self._attention_seen != spec.layers or self._streams_seen != spec.layers + 1:
+        if self._attention_seen != spec.layers or self._streams_seen != spec.layers + 1:
             self._plans.clear()
             raise TapError(
                 f"llama.cpp's graph gave {self._attention_seen} of {spec.layers} attention patterns and {self._streams_seen} of "
@@ -148,7 +154,7 @@ class TapReader:
 
     def stop(self) -> None:
         """Ends a pass whose taps do not matter any more."""
-        self._on = False
+        self._wanted = {}
 
     @property
     def learned(self) -> bool:
@@ -156,27 +162,15 @@ class TapReader:
         return self._learning
 
     def _call(self, address: int, ask: bool, data: Any) -> bool:
-        """The callback. Without interest, or after an error, it lets the graph run through."""
-        if ask:
-            if not self._on:
-                return False
-            try:
-                return self._learn(address) if self._learning else self._known(address)
-            except BaseException as error:
-                self._error = self._error or error
-                return False
+        """The callback, some hundred times a token: without interest, or after an error, it lets the graph run through."""
         try:
-            self._answered += 1
+            if ask:
+                wanted = self._wanted
+                return self._learn(address) if wanted is None else address in wanted
             self._read(address)
         except BaseException as error:
             self._error = self._error or error
-        return True
-
-    def _known(self, address: int) -> bool:
-        node = self._plan.nodes.get(address)
-        if node is None or node.kind == STREAM:
-            return False
-        self._asked += 1
+            self._wanted = {}
         return True
 
     def _learn(self, address: int) -> bool:
@@ -184,17 +178,16 @@ class TapReader:
         found = self._names.get(name)
         if found is None:
             return False
-        kind, index = found
+        kind, number = found
         tensor = Tensor.from_address(address)
         self._check(tensor, kind)
         host = bool(tensor.buffer) and bool(self._is_host(tensor.buffer)) and not self.fetch_all
-        node = Node(kind, index, name, host)
-        self._plan.nodes[address] = node
+        node = Node(kind, number, name, address, host)
         if kind == STREAM:
-            self._plan.streams[index] = address
+            self._plan.streams[number] = node
             if not self.every:
                 return False
-        self._asked += 1
+        self._plan.wanted[address] = node
         return True
 
     def _check(self, tensor: Tensor, kind: str) -> None:
@@ -205,48 +198,51 @@ class TapReader:
 
     def _read(self, address: int) -> None:
         """Copies what has just been computed, and the residual stream that entered the layer."""
-        node = self._plan.nodes[address]
-        tensor = self._tensor(address, node)
+        node = self._plan.wanted[address]
         if node.kind != ATTENTION:
-            self._read_stream(address, tensor, node)
+            self._read_stream(node)
             return
         if not self.every:
-            entering = self._plan.streams[node.number]
-            stream = self._plan.nodes[entering]
-            self._read_stream(entering, self._tensor(entering, stream), stream)
-        width, heads = tensor.ne[0], self.spec.heads
-        if not self._width:
-            self._width = width
-            if width * heads * self.spec.layers > self._attention.size:
-                raise TapError(f"an attention row has {width} numbers, more than the context")
-        if width != self._width or tensor.ne[1] != self._new:
-            raise TapError(f"{node.name.decode()} has sizes {tuple(tensor.ne)}")
-        target = self._attention_address + node.number * heads * width * FLOAT
+            self._read_stream(self._plan.streams[node.number])
+        if node.name_there.value != node.name:
+            raise moved(node)
+        width, new, heads = node.sizes[0], self._new, self.spec.heads
+        if width != self._width:
+            self._set_width(node, width)
+        if node.sizes[1] != new:
+            raise TapError(f"{node.name.decode()} has sizes {tuple(node.sizes)}")
         row = width * FLOAT
-        if self._new == 1:
-            self._copy(address, tensor, node, 0, target, heads * row)
+        target = self._attention_address + node.number * heads * row
+        if new == 1:
+            self._copy(node, 0, target, heads * row)
         else:
             for head in range(heads):
-                self._copy(address, tensor, node, (head * self._new + self._new - 1) * row, target + head * row, row)
+                self._copy(node, (head * new + new - 1) * row, target + head * row, row)
         self._attention_seen += 1
 
-    def _tensor(self, address: int, node: Node) -> Tensor:
-        """The tensor at an address, which must still be the node that was there."""
-        tensor = Tensor.from_address(address)
-        if tensor.name != node.name:
-            raise TapError(f"llama.cpp's graph has {tensor.name.decode(errors='replace')} where {node.name.decode()} was")
-        return tensor
+    def _set_width(self, node: Node, width: int) -> None:
+        """All rows of a pass have one width."""
+        if self._width or width * self.spec.heads * self.spec.layers > self._attention.size:
+            raise TapError(f"{node.name.decode()} has sizes {tuple(node.sizes)} beside a width of {self._width}")
+        self._width = width
 
-    def _read_stream(self, address: int, tensor: Tensor, node: Node) -> None:
+    def _read_stream(self, node: Node) -> None:
+        if node.name_there.value != node.name:
+            raise moved(node)
         size = self._stream_bytes
-        self._copy(address, tensor, node, (tensor.ne[1] - 1) * size, self._hidden_address + node.number * size, size)
+        self._copy(node, (node.sizes[1] - 1) * size, self._hidden_address + node.number * size, size)
         self._streams_seen += 1
 
-    def _copy(self, address: int, tensor: Tensor, node: Node, offset: int, target: int, size: int) -> None:
+    def _copy(self, node: Node, offset: int, target: int, size: int) -> None:
         if node.host:
-            ctypes.memmove(target, tensor.data + offset, size)
+            ctypes.memmove(target, node.data.value + offset, size)  # type: ignore[operator]
         else:
-            self._get(address, target, offset, size)
+            self._get(node.address, target, offset, size)
+
+
+def moved(node: Node) -> TapError:
+    there = node.name_there.value.decode(errors="replace")
+    return TapError(f"llama.cpp's graph has {there} where {node.name.decode()} was")
 
 
 def check_layout(library: Any) -> None:
