@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.artifact import ModelSpec
-from edge.backends.base import Array, Taps
+from edge.backends.base import HUGE, Array, Taps
 from edge.errors import UserError
 
 TINY = np.finfo(np.float32).tiny  # ln of it is finite, and 0 * ln(TINY) = 0
@@ -78,7 +78,7 @@ class Scratch:
         """A flat float32 array of `size`; its content is whatever was there."""
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
-            buffer = self._buffers[name] = np.empty(size, np.float32)
+            buffer = self._buffers[name] = np.empty(max(size, HUGE), np.float32)
         return buffer[:size]
 
 
@@ -171,16 +171,17 @@ def cosines(a: Array, b: Array, norms_a: Array, norms_b: Array) -> Array:
     return cosine.clip(-1.0, 1.0)
 
 
-def hidden_signals(hidden: Array, previous: Array | None) -> HiddenSignals:
+def hidden_signals(hidden: Array, previous: Array | None, scratch: Scratch) -> HiddenSignals:
     """From the residual stream [L+1, D] of this position and of the one before (None at the first)."""
+    difference = scratch.take("difference", hidden.size).reshape(hidden.shape)
     length = norms(hidden)
     token_delta = token_cosine = None
     if previous is not None:
-        token_delta = norms(hidden - previous)
+        token_delta = norms(np.subtract(hidden, previous, out=difference))
         token_cosine = cosines(hidden, previous, length, norms(previous))
     return HiddenSignals(
         hidden_norm=length,
-        layer_delta=norms(hidden[1:] - hidden[:-1]),
+        layer_delta=norms(np.subtract(hidden[1:], hidden[:-1], out=difference[1:])),
         layer_cosine=cosines(hidden[1:], hidden[:-1], length[1:], length[:-1]),
         token_delta=token_delta,
         token_cosine=token_cosine,
@@ -235,7 +236,7 @@ class SignalReader:
         attention = None if taps.attention is None else attention_signals(taps.attention, self._scratch)
         hidden = None
         if taps.hidden is not None:
-            hidden = hidden_signals(taps.hidden, self._last if self._has_last else None)
+            hidden = hidden_signals(taps.hidden, self._last if self._has_last else None, self._scratch)
             np.copyto(self._last, taps.hidden)
             self._has_last = True
         return Signals(output_signals(taps.logits, self._scratch), attention, hidden)

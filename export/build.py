@@ -40,7 +40,8 @@ from export.tokenizer import TokenizerFiles, read_tokenizer
 
 DEFAULT_CONTEXT = 4096
 DISK_MARGIN = 100_000_000  # bytes beside the weights: graph, tokenizer, alignment, and some left for others
-BUILD_MEMORY = 600_000_000  # bytes that a build holds at most, whatever the model (docs/performance.md)
+# Bytes that a build holds at most, by backend (docs/performance.md). For GGUF the tokenizer decides: gemma's has 262144 tokens.
+BUILD_MEMORY = {ONNX: 600_000_000, LLAMA_CPP: 800_000_000}
 VERSIONS_OF = {
     ONNX: ("onnx", "onnxruntime", "numpy", "safetensors", "tokenizers"),
     LLAMA_CPP: ("gguf", "llama-cpp-python", "numpy", "safetensors", "tokenizers"),
@@ -93,7 +94,7 @@ def build(
             reused = artifact is not None
             if artifact is None:
                 total = weight_bytes(checkpoint, to) + spare_bytes(checkpoint, to)
-                check_room(out, total)
+                check_room(out, total, BUILD_MEMORY[to.backend])
                 write(checkpoint, config, tokenizer, to, manifest, target, functools.partial(tell, on_bytes, total))
                 artifact = Artifact.open(target, verify=False)
             results.append(Built(artifact, time.perf_counter() - started, reused))
@@ -169,8 +170,8 @@ def weight_bytes(checkpoint: Checkpoint, to: Precision) -> int:
     return int(sum(to.bytes_of(shape) for shape in shapes))
 
 
-def check_room(out: Path, needed: int) -> None:
-    """Raises UserError when the disk of `out` or the memory is too small for a build of `needed` bytes."""
+def check_room(out: Path, needed: int, memory: int) -> None:
+    """Raises UserError when the disk of `out` is too small for `needed` bytes, or less than `memory` bytes are available."""
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -181,9 +182,9 @@ def check_room(out: Path, needed: int) -> None:
             "free space, give another --out, or build fewer bits"
         )
     available = available_memory()
-    if available is not None and available < BUILD_MEMORY:
+    if available is not None and available < memory:
         raise UserError(
-            f"a build needs about {BUILD_MEMORY / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are available: "
+            f"a build needs about {memory / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are available: "
             "stop other programs first"
         )
 

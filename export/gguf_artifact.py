@@ -21,7 +21,7 @@ from export.precision import Precision
 from export.tokenizer import TokenizerFiles
 
 SOURCE_NAME = ".unquantised.gguf"
-QUANTISER_BYTES = 256_000_000  # rows that the quantiser holds at once
+QUANTISER_BYTES = 64_000_000  # rows that the quantiser holds at once; more is no faster
 LOOK_EVERY = 0.25  # seconds between two looks at how far it is
 
 
@@ -109,9 +109,8 @@ def quantise(source: Path, target: Path, to: Precision, on_bytes: Callable[[int]
         while wait([made], LOOK_EVERY).not_done:
             if target.is_file():
                 on_bytes(target.stat().st_size)
-    if not made.result():
-        on_bytes(target.stat().st_size)
-    else:
+    if made.result():
         said = [" ".join(line.split()) for line in log.lines]
         detail = next((line for line in reversed(said) if "fail" in line or "error" in line.lower()), log.first())
         raise UserError(f"llama.cpp cannot make {to.name} ({detail[:200]}): free space, or build another precision")
+    on_bytes(target.stat().st_size)

@@ -57,8 +57,8 @@ PRECISIONS = {
         Precision("gguf-f32", 32, file_type=0),
         Precision("gguf-f16", 16, file_type=1),
         Precision("gguf-q8_0", 8, file_type=7, bits_each=8.5, bits_odd=8.5),
-        Precision("gguf-q4_k_m", 4, file_type=15, bits_each=5.2, bits_odd=6.5),
-        Precision("gguf-q4_0", 4, file_type=2, bits_each=5.0, bits_odd=5.8),
+        Precision("gguf-q4_k_m", 4, file_type=15, bits_each=5.2, bits_odd=6.8),
+        Precision("gguf-q4_0", 4, file_type=2, bits_each=5.0, bits_odd=6.0),
     )
 }
 

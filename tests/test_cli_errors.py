@@ -118,6 +118,8 @@ EXPORT = [
     (swap(BUILD, "{tiny}", "{gpt2}"), "'gpt2', an architecture that is not built; those built: llama"),
     (swap(BUILD, "{tiny}", "{empty-folder}"), "config.json is missing"),
     ([*BUILD, "--taps", "some"], "unknown taps 'some'"),
+    ([*swap(BUILD, "onnx-fp32", "gguf-f32"), "--taps", "raw"], "--taps raw is for ONNX graphs"),
+    (swap(BUILD, "onnx-fp32", "gguf-q3_k"), "unknown precision 'gguf-q3_k': choose from onnx-fp32"),
     ([*BUILD, "--context", "0"], "--context is 0"),
     (swap(BUILD, "{built}", "{file}"), "cannot write"),
 ]

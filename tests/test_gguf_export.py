@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 
 import gguf
 import numpy as np
@@ -11,12 +14,15 @@ from safetensors.numpy import load_file
 
 import export.cli
 from edge.artifact import Artifact
+from edge.backends.base import Runtime
+from edge.backends.llamacpp import LlamaBackend
 from edge.errors import UserError
 from export import gguf_artifact, probe
 from export.build import build
 from export.gguf_model import ARCHITECTURES
 from export.precision import PRECISIONS
-from export.source import ignore
+from export.source import Source, ignore
+from export.verify import verify
 from tests import models
 from tests.conftest import ROOT, tree
 from tests.parity import NANO
@@ -92,6 +98,35 @@ def test_every_tensor_is_the_checkpoints(shape, precision, checkpoints, artifact
             np.testing.assert_array_equal(tensors[name], value.astype(stored), err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_half_precision_weights_and_shards_are_widened_exactly(dtype, tmp_path):
+    config = models.config_of(**models.SHAPES["gemma3-odd"])
+    folder = models.write_checkpoint(tmp_path / "model", config, dtype=dtype)
+    cut = models.write_checkpoint(tmp_path / "cut" / "model", config, dtype=dtype, shards=3)
+    whole, parts = (build(str(f), ["gguf-f32"], tmp_path / f"out{i}")[0].artifact for i, f in enumerate((folder, cut)))
+    assert whole.weights.read_bytes() == parts.weights.read_bytes()
+    stored = {name: value.astype(np.float32) for name, value in load_file(folder / "model.safetensors").items()}
+    tensors, _ = read(whole.path)
+    np.testing.assert_array_equal(tensors["token_embd.weight"], stored["model.embed_tokens.weight"])
+    np.testing.assert_array_equal(tensors["blk.3.ffn_down.weight"], stored["model.layers.3.mlp.down_proj.weight"])
+    # 1 + w in float32, as transformers adds it: float16 would round
+    np.testing.assert_array_equal(tensors["output_norm.weight"], stored["model.norm.weight"] + np.float32(1))
+
+
+@pytest.mark.parametrize(("layers", "width"), [(61, 40), (62, 12)])
+def test_the_queries_norm_takes_over_what_llama_cpp_scales_otherwise(layers, width, tmp_path):
+    """By head_dim^-0.5 = 40^-0.5, in the model of 62 layers by (hidden / heads)^-0.5 = (48 / 4)^-0.5."""
+    config = models.config_of(model_type="gemma3_text", num_hidden_layers=layers, query_pre_attn_scalar=24)
+    folder = models.write_checkpoint(tmp_path / "model", config)
+    stored = load_file(folder / "model.safetensors")
+    tensors, _ = read(build(str(folder), ["gguf-f32"], tmp_path / "out")[0].artifact.path)
+    for layer in (0, layers - 1):
+        wanted = (1 + stored[f"model.layers.{layer}.self_attn.q_norm.weight"]) * (width / 24) ** 0.5
+        np.testing.assert_allclose(tensors[f"blk.{layer}.attn_q_norm.weight"], wanted, rtol=1e-6)
+        k_norm = stored[f"model.layers.{layer}.self_attn.k_norm.weight"]
+        np.testing.assert_array_equal(tensors[f"blk.{layer}.attn_k_norm.weight"], k_norm + np.float32(1))
+
+
 def test_llama3_factors_stretch_long_wavelengths(artifacts):
     """transformers' frequencies divided out again, number by number."""
     transformers = pytest.importorskip("transformers")
@@ -125,7 +160,35 @@ def test_the_keys_are_the_models(artifacts):
     assert key(read(artifacts("gemma3", "gguf-f32"))[1], "gemma3.attention.sliding_window_pattern") is None  # every sixth
 
 
+def test_gemma_without_windows_has_none(tmp_path):
+    shape = models.SHAPES["gemma3-odd"] | {"layer_types": ["full_attention"] * 4}
+    folder = models.write_checkpoint(tmp_path / "model", models.config_of(**shape))
+    artifact = build(str(folder), ["gguf-f32"], tmp_path / "out")[0].artifact
+    assert [name for name in read(artifact.path)[1].fields if "sliding" in name or name.endswith("freq_base_swa")] == []
+    answer(artifact)
+
+
+def test_the_file_has_the_models_name_and_not_its_folders(checkpoints, tmp_path, monkeypatch):
+    """A hub model lies in a folder that is called by its commit."""
+    monkeypatch.setattr("export.build.resolve", lambda *a, **more: Source("some-model", checkpoints("odd"), "", "a/b", "c" * 40))
+    _, reader = read(build("some-model", ["gguf-f32"], tmp_path)[0].artifact.path)
+    assert key(reader, "general.name") == "some-model"
+
+
 # Quantised
+
+
+def answer(artifact: Artifact) -> None:
+    """llama.cpp loads the file and gives finite logits."""
+    backend = LlamaBackend(artifact, capacity=8, runtime=Runtime(threads=1))
+    try:
+        backend.prefill([5, 6, 7])
+        logits = backend.step(8).logits
+        assert logits.shape == (artifact.manifest.model.vocabulary,)
+        assert np.isfinite(logits).all()
+        assert np.ptp(logits) > 0
+    finally:
+        backend.close()
 
 
 @pytest.mark.parametrize("model", NANO)
@@ -151,24 +214,43 @@ def test_rows_that_no_block_divides_fall_back_and_are_counted_as_what_they_are(a
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_quantising_starts_from_the_checkpoints_own_type(dtype, tmp_path, monkeypatch):
     folder = models.write_checkpoint(tmp_path / "model", models.config_of(hidden_size=64, intermediate_size=64), dtype=dtype)
-    kinds, write = [], gguf_artifact.write
+    quantise, matrices = gguf_artifact.quantise, []
 
-    def watched(checkpoint, config, vocabulary, kind, *rest, **more):
-        if more.get("weights", True):
-            kinds.append(kind.name)
-        write(checkpoint, config, vocabulary, kind, *rest, **more)
+    def watched(source, *rest):
+        (tensor,) = (t for t in gguf.GGUFReader(source).tensors if t.name == "blk.1.ffn_up.weight")
+        matrices.append((tensor.tensor_type.name, tensor.data.tobytes()))
+        quantise(source, *rest)
 
-    monkeypatch.setattr(gguf_artifact, "write", watched)
+    monkeypatch.setattr(gguf_artifact, "quantise", watched)
     (made,) = build(str(folder), ["gguf-q8_0"], tmp_path / "out")
-    assert kinds == [dtype]
+    stored = load_file(folder / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
+    assert matrices == [(dtype, stored.tobytes())]
     names = {path.name for path in made.artifact.path.iterdir()}
     assert names == {"model.gguf", "tokenizer.json", "manifest.json"}
 
 
-def test_a_shape_that_llama_cpp_quantises_answers_in_every_precision(checkpoints, tmp_path):
-    made = build(str(checkpoints("qwen3")), [name for name in PRECISIONS if name.startswith("gguf-")], tmp_path / "out")
-    sizes = [result.artifact.weights.stat().st_size for result in made]
-    assert sizes[0] > sizes[1] > sizes[-1]
+@pytest.mark.parametrize("model", [*SHAPES, *NANO])
+def test_every_precision_of_every_architecture_runs_in_llama_cpp(model, artifacts):
+    sizes = {}
+    for precision in PRECISIONS:
+        if precision.startswith("gguf-"):
+            artifact = Artifact.open(artifacts(model, precision))
+            sizes[precision] = artifact.weights.stat().st_size
+            answer(artifact)
+    assert sizes["gguf-f32"] > sizes["gguf-f16"] > sizes["gguf-q4_0"]
+    assert list(sizes.values()) == sorted(sizes.values(), reverse=True) or model not in NANO
+
+
+def test_progress_counts_both_files_and_never_goes_back(checkpoints, tmp_path):
+    for precision in ("gguf-f16", "gguf-q4_0"):
+        heard = []
+        (made,) = build(str(checkpoints("qwen2")), [precision], tmp_path, on_bytes=lambda *said: heard.append(said))  # noqa: B023
+        done, totals = zip(*heard, strict=True)
+        assert list(done) == sorted(done)
+        assert len(set(totals)) == 1
+        size = made.artifact.weights.stat().st_size
+        assert totals[0] < 1.3 * size if precision == "gguf-f16" else totals[0] > 2 * size
+        assert done[-1] > 0.9 * totals[0]
 
 
 # Building again, failing
@@ -212,6 +294,23 @@ def test_a_build_that_fails_leaves_nothing(step, precision, checkpoints, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("step", ["write", "quantise", "prove"])
+def test_a_killed_build_leaves_no_artifact_and_the_next_one_is_whole(step, checkpoints, tmp_path):
+    program = (
+        "import os, signal, sys, pathlib, export.gguf_artifact as a, export.build as b\n"
+        f"a.{step} = lambda *arguments, **more: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "b.build(sys.argv[1], ['gguf-q4_0'], pathlib.Path(sys.argv[2]))"
+    )
+    source, out = str(checkpoints("qwen3")), tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", program, source, str(out)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in out.iterdir()] == [".gguf-q4_0.building"]
+    (made,) = build(source, ["gguf-q4_0"], out)
+    assert not made.reused
+    assert [path.name for path in out.iterdir()] == ["gguf-q4_0"]
+    Artifact.open(made.artifact.path)
+
+
 def test_a_quantiser_that_fails_says_why(checkpoints, tmp_path):
     with pytest.raises(
         UserError, match=r"llama.cpp cannot make gguf-q8_0 \(.*absent.gguf.*\): free space, or build another precision"
@@ -250,6 +349,19 @@ def test_raw_taps_are_for_onnx(tmp_path):
     refused(tmp_path, "--taps raw is for ONNX graphs", more={"taps": "raw"})
 
 
+def test_an_artifact_without_taps_says_so_and_is_another_one(checkpoints, tmp_path):
+    source = str(checkpoints("odd"))
+    (made,) = build(source, ["gguf-f32"], tmp_path, taps="none")
+    assert made.artifact.manifest.taps == "none"
+    with pytest.raises(UserError, match="differs in taps"):
+        build(source, ["gguf-f32"], tmp_path)
+
+
+def test_a_gguf_artifact_is_not_verified(artifacts):
+    with pytest.raises(UserError, match="is gguf-f32: those verified are onnx-fp32, onnx-int8, onnx-int4"):
+        verify(artifacts("odd", "gguf-f32"))
+
+
 def test_a_weight_that_half_precision_cannot_hold_is_refused(tmp_path):
     shape = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64}
     config = models.config_of(**shape)
@@ -261,10 +373,30 @@ def test_a_weight_that_half_precision_cannot_hold_is_refused(tmp_path):
     assert build(str(folder), ["gguf-q8_0"], tmp_path / "out")
 
 
-def test_without_the_gguf_package_the_extra_is_named(checkpoints, tmp_path, monkeypatch, capsys):
-    import sys
+def test_weights_beyond_half_precision_whose_rows_no_block_divides_are_refused(tmp_path):
+    """They stay in half precision, where llama.cpp's quantiser finds the infinity."""
+    weights = models.tensors(models.config_of())
+    weights["model.layers.0.mlp.up_proj.weight"][3, 5] = 70000.0
+    refused(tmp_path, r"llama.cpp cannot make gguf-q8_0 \(", precision="gguf-q8_0", weights=weights)
 
-    monkeypatch.setitem(sys.modules, "gguf", None)
+
+def test_the_disk_has_to_hold_both_files_and_the_memory_the_tokenizer(checkpoints, tmp_path, monkeypatch):
+    source, usage = str(checkpoints("nano-llama")), shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("export.build.DISK_MARGIN", 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7_000_000))
+    with pytest.raises(UserError, match=r"needs 0\.0 GB and its disk has 0\.0 GB free"):
+        build(source, ["gguf-q4_0"], tmp_path / "out")  # 2 MB, and 6 MB while it is made
+    assert build(source, ["gguf-f16"], tmp_path / "out")  # 6 MB
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("export.build.available_memory", lambda: 700_000_000)
+    with pytest.raises(UserError, match=r"about 0\.8 GB of memory and 0\.7 GB are available"):
+        build(source, ["gguf-q4_0"], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["gguf-f16"]
+
+
+@pytest.mark.parametrize("module", ["gguf", "llama_cpp.llama_cpp"])
+def test_without_its_libraries_the_extra_is_named(module, checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
     arguments = ["build", str(checkpoints("odd")), "--to", "gguf-f32", "--out", "{out}"]
     assert call(export.cli.main, arguments, tmp_path) == 2
     assert "edgetrace[llama]" in capsys.readouterr().err

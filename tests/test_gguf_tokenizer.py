@@ -392,6 +392,33 @@ def test_a_tokenizer_larger_than_the_model_is_left_out(tmp_path):
     assert artifact.manifest.tokenizer["reason"].endswith(f"more tokens than the model's {size_of(raw) - 1} embedding rows")
 
 
+@pytest.mark.parametrize("pieces", [False, True], ids=["json", "sentencepiece"])
+def test_an_added_token_without_a_row_is_left_out(pieces, tmp_path, transformers):
+    """As the image token of gemma-3-1b, whose tokenizer is the one of its larger siblings."""
+    raw = gemma(split=True)
+    rows, content = size_of(raw), sentencepiece(pieces_of(raw)) if pieces else None
+    raw["added_tokens"].append(raw["added_tokens"][0] | {"id": rows, "content": "<image_soft_token>"})
+    artifact = built(tmp_path, raw, content, rows=rows)
+    assert artifact.manifest.tokenizer["model"] == ("llama" if pieces else "gemma4")
+    (tokens,) = head(artifact, "ggml.tokens")
+    assert len(tokens) == rows
+    check_ids(artifact, transformers)
+
+
+def test_a_beginning_that_only_config_json_names_is_kept(tmp_path):
+    """As qwen's, which no text begins with: llama.cpp would take id 11 for it."""
+    raw, ids = byte_level(cut(QWEN2)), []
+    for named in (2, None, 10**6):
+        folder = tmp_path / str(named)
+        config = models.config_of(vocab_size=size_of(raw), num_hidden_layers=1, bos_token_id=named)
+        checkpoint = models.write_checkpoint(folder / "checkpoint", config)
+        (checkpoint / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+        (checkpoint / "tokenizer_config.json").write_text('{"bos_token": null}', encoding="utf-8")
+        artifact = build(str(checkpoint), ["gguf-f32"], folder / "out")[0].artifact
+        ids.append(head(artifact, "ggml.bos_token_id", "ggml.add_bos_token"))
+    assert ids == [[2, False], [None, False], [None, False]]
+
+
 @pytest.mark.parametrize(
     ("name", "bos", "eos"),
     [("llama-bpe", 0, False), ("smaug-bpe", 0, True), ("qwen2", None, False), ("deepseek-r1-qwen", 4, False)],

@@ -231,7 +231,7 @@ def test_keys_outside_a_window_are_zeros_that_change_nothing_but_the_sink():
 def test_hidden_signals_equal_the_slow_twin(pair):
     before, now = pair[0], pair[1]
     before[:, 0], now[:, 0] = 50.0, -40.0  # a zero vector has no cosine
-    fast = hidden_signals(now, before)
+    fast = hidden_signals(now, before, Scratch())
     slow, slow_before = now.astype(float).tolist(), before.astype(float).tolist()
     for name in ("hidden_norm", "layer_delta", "layer_cosine"):
         assert getattr(fast, name) == pytest.approx(getattr(reference, name)(slow), rel=1e-4, abs=1e-5), name
@@ -240,7 +240,7 @@ def test_hidden_signals_equal_the_slow_twin(pair):
 
 
 def test_hidden_signals_by_hand():
-    fast = hidden_signals(np.asarray([[3, 4], [0, 4]], np.float32), np.asarray([[3, 4], [0, -4]], np.float32))
+    fast = hidden_signals(np.asarray([[3, 4], [0, 4]], np.float32), np.asarray([[3, 4], [0, -4]], np.float32), Scratch())
     assert fast.hidden_norm.tolist() == [5, 4]
     assert fast.layer_delta.tolist() == [3]
     assert fast.layer_cosine.tolist() == pytest.approx([0.8])

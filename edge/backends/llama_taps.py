@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge.artifact import ModelSpec
-from edge.backends.base import Array
+from edge.backends.base import HUGE, Array
 
 TENSOR_BYTES = 336  # sizeof(ggml_tensor); with its object header of 32 bytes, ggml_tensor_overhead()
 OVERHEAD_BYTES = 368
@@ -110,7 +110,8 @@ class TapReader:
         self._hidden_address = self._hidden.ctypes.data
         self._stream_bytes = spec.hidden * FLOAT
         # Cut anew for every width, so that all rows lie together for one reduction; the cache is padded to 256 positions.
-        self._attention = np.empty(spec.layers * spec.heads * (-(-capacity // 256) * 256), np.float32)
+        size = spec.layers * spec.heads * (-(-capacity // 256) * 256)
+        self._attention = np.empty(max(size, HUGE), np.float32)
         self._attention_address = self._attention.ctypes.data
         self._new = self._width = self._attention_seen = self._streams_seen = 0
         self._learning = False
