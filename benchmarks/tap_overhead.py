@@ -1,24 +1,24 @@
 """What tracing every column costs: the whole step of `edge run` with taps over the same without.
 
-Rounds are interleaved in changing order; `plain2` is another of the same kind as `plain`, so that plain2/plain is the noise.
-`bare` is the untapped model alone: a step and an argmax, nothing recorded. Every ONNX variant has a process of its own, stopped
-while another is timed (idle sessions' spinning threads would disturb it). llama.cpp's variants are contexts over one copy of the
-weights in one process, since two copies differ by several percent in speed just by where they lie; `flash` is plain with flash
-attention, and `library` the generation of llama-cpp-python's own high-level class, greedy, to set beside `bare`. The prompt is
-read once for each context length; each round goes on from its end.
+`plain2` is another of the same kind as `plain`, so that plain2/plain is the noise. `bare` is the untapped model alone: a step
+and an argmax, nothing recorded. Every ONNX variant has a process of its own, stopped while another is timed (idle sessions'
+spinning threads would disturb it); rounds of some tokens are interleaved in changing order. llama.cpp's variants are contexts
+over one copy of the weights in one process, since two copies differ by several percent in speed just by where they lie, and
+take turns token by token; `flash` is plain with flash attention, and `library` the generation of llama-cpp-python's own
+high-level class, greedy, to set beside `bare`. The prompt is read once for each context length; each round goes on from its end.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import itertools
 import json
 import multiprocessing
 import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -39,6 +39,8 @@ from edge.signals import SignalReader
 from export.build import build
 from export.precision import PRECISIONS
 from export.synth import synth
+
+Stepper = Callable[[list[int], list[int]], Iterator[None]]
 
 
 class Variant(NamedTuple):
@@ -85,34 +87,34 @@ def open_variant(path: Path, variant: Variant, threads: int, capacity: int) -> t
     return Kept(backend), Prompter(artifact, "raw")
 
 
-def timed(path: Path, *, variant: Variant, threads: int, capacity: int) -> Callable[[list[int], list[int]], float]:
-    """A function of prompt and forced tokens: seconds that the decode steps took."""
+def stepper(path: Path, *, variant: Variant, threads: int, capacity: int) -> Stepper:
+    """A function of prompt and forced tokens: an iterator whose first item comes after the prompt, each other after a token."""
     backend, prompter = open_variant(path, variant, threads, capacity)
     reader = SignalReader(backend.spec)
 
-    def bare(prompt: list[int], forced: list[int]) -> float:
+    def bare(prompt: list[int], forced: list[int]) -> Iterator[None]:
         backend.prefill(prompt)
-        started = time.perf_counter()
+        yield
         for token in forced[:-1]:
             backend.step(token).logits.argmax()
-        return time.perf_counter() - started
+            yield
 
-    def whole(prompt: list[int], forced: list[int]) -> float:
+    def whole(prompt: list[int], forced: list[int]) -> Iterator[None]:
         record = AnswerRecord(backend.spec, prompter, Prompt(tuple(prompt), ""), 0, "", "", "", forced=True)
-        buffer = PartBuffer(forced=True)
-        started = 0.0
         for step, _ in force(backend, reader, prompt, forced, LENGTH):
             record.add(step, ForcedValues(0.0, 0.0, True))
-            if step.step == 0:
-                started = time.perf_counter()
-        buffer.add(record)
-        buffer.tables()
-        return time.perf_counter() - started
+            if step.step == len(forced) - 1:
+                buffer = PartBuffer(forced=True)
+                buffer.add(record)
+                buffer.tables()  # the rows of all tokens, as they are written
+            yield
 
     return bare if variant.bare else whole
 
 
-def timed_library(path: Path, threads: int, capacity: int) -> Callable[[list[int], list[int]], float]:
+def library_stepper(
+    path: Path, *, variant: Variant, threads: int, capacity: int
+) -> Callable[[list[int], list[int]], Iterator[None]]:
     """The same of llama-cpp-python's high-level class, which chooses its own tokens."""
     from llama_cpp import Llama
 
@@ -121,14 +123,9 @@ def timed_library(path: Path, threads: int, capacity: int) -> Callable[[list[int
         flash_attn=False, verbose=False,
     )  # fmt: skip
 
-    def generate(prompt: list[int], forced: list[int]) -> float:
-        started = 0.0
-        for i, _ in enumerate(model.generate(prompt, temp=0.0)):  # it keeps the part of the cache that it can use again
-            if i == 0:
-                started = time.perf_counter()
-            if i == len(forced) - 1:
-                return time.perf_counter() - started
-        raise AssertionError("generation ended by itself")
+    def generate(prompt: list[int], forced: list[int]) -> Iterator[None]:
+        for _ in itertools.islice(model.generate(prompt, temp=0.0), len(forced)):  # it reuses what it can of the cache
+            yield
 
     return generate
 
@@ -147,19 +144,29 @@ def share_weights() -> None:
 
 
 def worker(pipe: Connection, paths: dict[str, Path], variants: dict[str, Variant], threads: int, capacity: int) -> None:
-    """Answers (variant, context, tokens) with the seconds that `tokens` decode steps took after a prompt of `context`."""
+    """Answers (context, tokens) with each variant's seconds for each token after a prompt of `context`, taking turns."""
     if len(variants) > 1:
         share_weights()
-    runs = {}
+    opened = {}
     for name, variant in variants.items():
-        open_run = timed_library if variant.library else functools.partial(timed, variant=variant)
-        runs[name] = open_run(paths[name], threads=threads, capacity=capacity)
+        open_it = library_stepper if variant.library else stepper
+        opened[name] = open_it(paths[name], variant=variant, threads=threads, capacity=capacity)
     vocabulary = Artifact.open(next(iter(paths.values())), verify=False).manifest.model.vocabulary
     pipe.send("ready")
     while True:
-        name, context, tokens = pipe.recv()
+        context, tokens = pipe.recv()
         ids = np.random.default_rng(context).integers(5, vocabulary, context + tokens + 1).tolist()
-        pipe.send(runs[name](ids[:context], ids[context:]))
+        steps = {name: make(ids[:context], ids[context:]) for name, make in opened.items()}
+        for iterator in steps.values():
+            next(iterator)
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for i in range(tokens):
+            names = list(steps)
+            for name in names[i % len(names) :] + names[: i % len(names)]:
+                started = time.perf_counter()
+                next(steps[name])
+                seconds[name].append(time.perf_counter() - started)
+        pipe.send(seconds)
 
 
 def main() -> None:
@@ -185,37 +192,36 @@ def main() -> None:
         paths[taps] = built.artifact.path
     spawn = multiprocessing.get_context("spawn")
     capacity = max(options.contexts) + options.tokens + 8
-    groups = [variants] if llama else [{name: variant} for name, variant in variants.items()]
-    workers = {}
-    for group in groups:
+    groups = []
+    for group in [variants] if llama else [{name: variant} for name, variant in variants.items()]:
         pipe, theirs = spawn.Pipe()
         where = {name: paths["rows" if llama or variant.taps else "none"] for name, variant in group.items()}
         process = spawn.Process(target=worker, args=(theirs, where, group, options.threads, capacity), daemon=True)
         process.start()
         pipe.recv()
         os.kill(process.pid, signal.SIGSTOP)
-        workers |= dict.fromkeys(group, (process, pipe))
+        groups.append((process, pipe))
     opened = Artifact.open(next(iter(paths.values())), verify=False)
     result = {"machine": platform.machine(), "versions": versions(opened), **vars(options), "contexts": {}}
     for context in options.contexts:
         times: dict[str, list[float]] = {name: [] for name in variants}
         for number in range(options.rounds + 1):
-            names = list(variants)[number % len(variants) :] + list(variants)[: number % len(variants)]
-            for name in names:
-                process, pipe = workers[name]
+            turn = list(groups)[number % len(groups) :] + list(groups)[: number % len(groups)]
+            for process, pipe in turn:
                 os.kill(process.pid, signal.SIGCONT)
-                pipe.send((name, context, options.tokens))
+                pipe.send((context, options.tokens))
                 seconds = pipe.recv()
                 os.kill(process.pid, signal.SIGSTOP)
-                if number:  # the first round warms up
-                    times[name].append(1e3 * seconds / options.tokens)
+                for name, values in seconds.items() if number else ():  # the first round warms up
+                    # Tokens that take turns are compared one by one, rounds of a process's own as wholes.
+                    times[name] += [1e3 * value for value in values] if len(seconds) > 1 else [1e3 * sum(values) / len(values)]
         plain = np.array(times["plain"])
         row = {name: {"median_ms": median(values)} for name, values in times.items()}
         for name, values in times.items():
             ratios = np.array(values) / plain
             row[name] |= {
                 "ratio_of_medians": median(values) / median(times["plain"]),
-                "ratio_by_round": float(np.median(ratios)),
+                "ratio_by_turn": float(np.median(ratios)),
                 "ratio_quartiles": np.percentile(ratios, (25, 75)).tolist(),
             }
         result["contexts"][context] = row
@@ -224,10 +230,10 @@ def main() -> None:
             low, high = values["ratio_quartiles"]
             print(
                 f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain {values['ratio_of_medians']:.3f} (medians), "
-                f"{values['ratio_by_round']:.3f} (by round, quartiles {low:.3f} to {high:.3f})",
+                f"{values['ratio_by_turn']:.3f} (by turn, quartiles {low:.3f} to {high:.3f})",
                 flush=True,
             )
-    for process, _ in workers.values():
+    for process, _ in groups:
         process.kill()
     if options.json:
         options.json.write_text(json.dumps(result, indent=2, default=str))

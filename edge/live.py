@@ -53,12 +53,14 @@ def answer(
         raise UserError(f"the question has {len(made.ids)} tokens, the artifact was built for {limit}: ask a shorter one")
     backend = open_backend(artifact, runtime or Runtime(), capacity_for([made], settings, limit))
     try:
-        if backend.taps_lost:
-            on_note(f"attention and hidden states are not traced: {backend.taps_lost}")
         record = AnswerRecord(backend.spec, prompter, made, 0, "", question, "", cache_bytes_each=backend.cache_bytes_each)
         pending: list[int] = []
+        told = False
         with stop_on_signal() as check:
             for step in generate(backend, SignalReader(backend.spec), made.ids, settings):
+                if backend.taps_lost and not told:
+                    told = True
+                    on_note(f"attention and hidden states are not traced: {backend.taps_lost}")
                 record.add(step)
                 pending.append(step.token_id)
                 text = prompter.text(pending)

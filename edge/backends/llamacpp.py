@@ -53,6 +53,7 @@ class LlamaBackend:
         self._context: Any = None
         self._batch: Any = None
         self._reader: TapReader | None = None
+        self._callback: Any = None
         self._logits_address, self._logits = 0, np.empty(0, np.float32)
         path = artifact.weights
         self._model = load_model(path, runtime)
@@ -99,7 +100,7 @@ class LlamaBackend:
         params.no_perf = True
         params.flash_attn_type = FLASH_ON if flash_attention and self._reader is None else FLASH_OFF
         if self._reader is not None:
-            params.cb_eval = self._reader.callback
+            self._callback = params.cb_eval = self._reader.callback  # kept although the reader may be lost: llama.cpp calls it
         with listening() as log:
             self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
