@@ -74,6 +74,15 @@ def test_a_tokenizer_beside_the_file_is_used(bare, artifacts):
     assert Prompter(both, "raw").prompt(text) == Prompter(own, "raw").prompt(text) == Prompter(artifact, "raw").prompt(text)
 
 
+def test_a_token_beyond_the_models_rows_does_not_make_it_another_tokenizer(bare, artifacts):
+    path = bare()
+    raw = json.loads((artifacts("nano-llama", "gguf-q8_0") / "tokenizer.json").read_text())
+    rows = open_artifact(path).manifest.model.vocabulary
+    raw["added_tokens"].append(raw["added_tokens"][0] | {"id": rows, "content": "<image_soft_token>"})
+    path.with_name("tokenizer.json").write_text(json.dumps(raw))
+    assert Prompter(open_artifact(path), "raw").prompt("Do bats see?").ids
+
+
 def test_two_precisions_of_one_model_read_the_same_tokens(bare):
     digests = {open_artifact(bare(precision=p)).manifest.tokenizer_sha256 for p in ("gguf-f16", "gguf-q4_0", "gguf-q8_0")}
     assert len(digests) == 1
