@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from edge.artifact import Artifact
-from edge.backends.base import Runtime
+from edge.backends.base import Backend, Runtime
 from export.build import build
 from tests import models
 
@@ -98,3 +98,16 @@ def questions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Everything below a folder: bytes of files, None for folders."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def assert_positions_are_bounded(backend: Backend) -> None:
+    """Of a backend with room for 10: what does not fit, or is nothing, is refused."""
+    with pytest.raises(ValueError, match="at least one token"):
+        backend.prefill([])
+    with pytest.raises(ValueError, match="11 positions do not fit in 10"):
+        backend.prefill([5] * 11)
+    backend.prefill([5] * 10)
+    with pytest.raises(ValueError, match="full at 10"):
+        backend.step(5)
+    with pytest.raises(ValueError, match="cannot rewind to 11"):
+        backend.rewind(11)

@@ -22,6 +22,7 @@ from edge.force import force
 from edge.questions import read_questions
 from edge.run import run
 from edge.trace import Run
+from tests.conftest import assert_positions_are_bounded
 from tests.test_cli_errors import call
 
 DAY = "2026-01-01"
@@ -109,15 +110,7 @@ def test_a_context_beyond_256_positions_keeps_its_columns(artifact, opened):
 
 def test_positions_are_bounded(artifact, opened):
     backend = opened(artifact, capacity=10)
-    with pytest.raises(ValueError, match="at least one token"):
-        backend.prefill([])
-    with pytest.raises(ValueError, match="11 positions do not fit in 10"):
-        backend.prefill([5] * 11)
-    backend.prefill([5] * 10)
-    with pytest.raises(ValueError, match="full at 10"):
-        backend.step(5)
-    with pytest.raises(ValueError, match="cannot rewind to 11"):
-        backend.rewind(11)
+    assert_positions_are_bounded(backend)
 
 
 @pytest.mark.parametrize("shape", ["odd", "qwen2", "qwen3", "gemma3"])

@@ -15,6 +15,7 @@ from edge.backends.onnx import CHUNK, OnnxBackend
 from edge.columns import VECTORS
 from export.graph.config import ConfigReader
 from tests import models, oracle
+from tests.conftest import assert_positions_are_bounded
 from tests.parity import ACTIVATION_NOISE, CONTEXT, NANO, OUTPUT, SHAPES, errors, expected, forward_of, rms, trace_of
 
 pytest.importorskip("torch")
@@ -197,12 +198,4 @@ def test_prefill_agrees_with_token_by_token(shape, precision, artifacts):
 
 def test_a_backend_refuses_what_does_not_fit(odd):
     backend = OnnxBackend(odd, capacity=10, threads=1)
-    with pytest.raises(ValueError, match="at least one token"):
-        backend.prefill([])
-    with pytest.raises(ValueError, match="11 positions do not fit in 10"):
-        backend.prefill([5] * 11)
-    backend.prefill([5] * 10)
-    with pytest.raises(ValueError, match="full at 10"):
-        backend.step(5)
-    with pytest.raises(ValueError, match="cannot rewind to 11"):
-        backend.rewind(11)
+    assert_positions_are_bounded(backend)

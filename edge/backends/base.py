@@ -85,3 +85,13 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the model."""
+
+
+def check_room(backend: Backend, ids: Sequence[int]) -> None:
+    """Raises ValueError when there is nothing to append to a backend's cache, or no room for it."""
+    if not ids:
+        raise ValueError("prefill needs at least one token")
+    if backend.length == backend.capacity:
+        raise ValueError(f"the cache is full at {backend.capacity} positions")
+    if backend.length + len(ids) > backend.capacity:
+        raise ValueError(f"{backend.length + len(ids)} positions do not fit in {backend.capacity}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge.artifact import Artifact
-from edge.backends.base import Array, Runtime, Taps
+from edge.backends.base import Array, Runtime, Taps, check_room
 from edge.backends.llama_library import NEWEST, OLDEST, library, listening, supported, version
 from edge.backends.llama_taps import TapError, TapReader, check_layout
 from edge.device import usable_cores
@@ -116,18 +116,14 @@ class LlamaBackend:
     # The interface
 
     def prefill(self, ids: Sequence[int]) -> Taps:
-        if not ids:
-            raise ValueError("prefill needs at least one token")
-        if self.length + len(ids) > self.capacity:
-            raise ValueError(f"{self.length + len(ids)} positions do not fit in {self.capacity}")
+        check_room(self, ids)
         last = (len(ids) - 1) // self._chunk * self._chunk
         for start in range(0, last, self._chunk):
             self._decode(ids[start : start + self._chunk], output=False)
         return self._forward(ids[last:])
 
     def step(self, token_id: int) -> Taps:
-        if self.length >= self.capacity:
-            raise ValueError(f"the cache is full at {self.capacity} positions")
+        check_room(self, (token_id,))
         return self._forward((token_id,))
 
     def rewind(self, length: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.artifact import Artifact
-from edge.backends.base import Array, Taps
+from edge.backends.base import Array, Taps, check_room
 from edge.device import usable_cores
 from edge.errors import UserError
 
@@ -83,10 +83,7 @@ class OnnxBackend:
         self._outputs.setdefault(name)
 
     def prefill(self, ids: Sequence[int]) -> Taps:
-        if not ids:
-            raise ValueError("prefill needs at least one token")
-        if self.length + len(ids) > self.capacity:
-            raise ValueError(f"{self.length + len(ids)} positions do not fit in {self.capacity}")
+        check_room(self, ids)
         start = 0
         while True:
             # A chunk of one would run the kernels of decoding, which round quantised activations in another way.
@@ -97,8 +94,7 @@ class OnnxBackend:
                 return taps
 
     def step(self, token_id: int) -> Taps:
-        if self.length >= self.capacity:
-            raise ValueError(f"the cache is full at {self.capacity} positions")
+        check_room(self, (token_id,))
         return self._forward((token_id,))
 
     def rewind(self, length: int) -> None:
