@@ -58,9 +58,6 @@ def open_gguf(path: Path) -> Artifact:
         spec = dataclasses.replace(spec, stop_ids=spec.stop_ids or named_ends(header))
         if not spec.stop_ids:
             raise UserError(f"{path} names no token that ends an answer (tokenizer.ggml.eos_token_id): download it again")
-        types: dict[str, int] = {}
-        for entry in header.tensors():
-            types[entry.type] = types.get(entry.type, 0) + 1
         template = header.value("tokenizer.chat_template")
         manifest = Manifest(
             model_id=model_name(header.value("general.name")) or path.stem,
@@ -70,7 +67,7 @@ def open_gguf(path: Path) -> Artifact:
             model=spec,
             files={path.name: record_file(path)} | tokenizer,
             checkpoint_sha256="",  # what it was made from is not known
-            tensor_types=types,
+            tensor_types=header.tensor_types(),
             special_tokens=vocabulary.special_tokens(),
             tokenizer=describe_tokenizer(header),
         )

@@ -69,11 +69,8 @@ def write_files(
             quantise(source, target, to, lambda done: on_bytes(written + done))
         finally:
             source.unlink(missing_ok=True)
-    types: dict[str, int] = {}
     with Header(target) as header:
-        for entry in header.tensors():
-            types[entry.type] = types.get(entry.type, 0) + 1
-    return Written(types, vocabulary.describe())
+        return Written(header.tensor_types(), vocabulary.describe())
 
 
 def provable(

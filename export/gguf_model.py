@@ -92,7 +92,7 @@ def write(
         writer.add_name(name)
         add_shape(writer, checkpoint, config)
         writer.add_file_type(file_type)
-        add_vocabulary(writer, gguf, vocabulary, config.vocabulary)
+        add_vocabulary(writer, vocabulary)
         names = gguf.get_tensor_name_map(architecture, config.layers)
         done = Progress(on_bytes)
         for weight in weights_of(checkpoint, config) if weights else ():
@@ -166,7 +166,8 @@ def add_shape(writer: Any, checkpoint: Checkpoint, config: DecoderConfig) -> Non
             writer.add_array(f"{writer.arch}.attention.sliding_window_pattern", local)
 
 
-def add_vocabulary(writer: Any, gguf: Any, vocabulary: Vocabulary, size: int) -> None:
+def add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
+    """The tokenizer.* keys; without a tokenizer the special ids and the template alone."""
     writer.add_tokenizer_model(vocabulary.model)
     for role, token_id in (vocabulary.special_ids or {}).items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", token_id)

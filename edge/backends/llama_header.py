@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -91,6 +92,10 @@ class Header:
                 self._at("gguf_get_tensor_offset", ctypes.c_size_t, i),
                 self._at("gguf_get_tensor_size", ctypes.c_size_t, i),
             )
+
+    def tensor_types(self) -> dict[str, int]:
+        """How many tensors have each type."""
+        return dict(Counter(entry.type for entry in self.tensors()))
 
     def keys(self) -> list[str]:
         count = self._at("gguf_get_n_kv", INDEX)
