@@ -12,6 +12,7 @@ from typing import Any
 from edge import __version__, device
 from edge.artifact import Artifact, Manifest, record_file
 from edge.backends.base import Runtime
+from edge.backends.llama_callback import compiled_callback
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import INSTALL, NEWEST, OLDEST, library, version
 from edge.backends.llama_vocabulary import Vocabulary
@@ -29,7 +30,8 @@ class LlamaCpp:
     """`installed` is the binding's version, "" for none; `tested` the oldest and newest version that taps are tested with.
 
     `taps` says for each architecture why attention and hidden states cannot be read, "" where they can. `features` is
-    llama.cpp's own account of the processor features it was built for, `gpu` whether it can put layers on one.
+    llama.cpp's own account of the processor features it was built for, `gpu` whether it can put layers on one,
+    `callback` why taps are read by Python and not by compiled code, which takes a little longer, "" where they are not.
     """
 
     installed: str
@@ -38,6 +40,7 @@ class LlamaCpp:
     taps: dict[str, str]
     features: str = ""
     gpu: bool = False
+    callback: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def examine_llama_cpp() -> LlamaCpp:
         taps={name: taps_problem(PROBES / f"probe-{name}.gguf", architecture) for architecture, name in ARCHITECTURES.items()},
         features=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
         gpu=bool(lib.llama_supports_gpu_offload()),
+        callback=compiled_callback().problem,
     )
 
 

@@ -24,7 +24,7 @@ from edge.columns import (
 from edge.decode import CONTEXT, Step
 from edge.prompt import Prompt, Prompter
 from edge.signals import scalars
-from edge.streaming import AnswerStatistics, MeanVector, SeriesSummary
+from edge.streaming import AnswerStatistics, SeriesSummary
 
 
 class ForcedValues(NamedTuple):
@@ -65,7 +65,6 @@ class AnswerRecord:
         self._is_forced = forced
         self._cache_bytes_each = cache_bytes_each
         self._vectors: list[dict[str, Array | None]] = []
-        self._means = {name: MeanVector() for name in VECTORS}
 
     def add(self, step: Step, forced: ForcedValues | None = None) -> None:
         numbers = scalars(step.signals, step.surprisal, self.spec, step.position)
@@ -74,11 +73,12 @@ class AnswerRecord:
             numbers += [forced.kl, forced.reference_surprisal]
         self.steps.append(step)
         self.statistics.add(numbers)
-        rows = vectors(step)
-        self._vectors.append(rows)
-        for name, value in rows.items():
-            if value is not None:
-                self._means[name].add(value)
+        self._vectors.append(vectors(step))
+
+    def _mean_vector(self, name: str) -> np.ndarray[Any, Any] | None:
+        """Mean of a list column over the rows that have it."""
+        there = [value for row in self._vectors if (value := row[name]) is not None]
+        return np.asarray(np.mean(there, axis=0, dtype=np.float64)) if there else None
 
     @property
     def tokens(self) -> list[int]:
@@ -142,7 +142,7 @@ class AnswerRecord:
         }
         for name, summary in self.statistics.summaries().items():
             row |= {f"{name}_{part}": value for part, value in zip(SeriesSummary._fields, summary, strict=True)}
-        row |= {mean_column(name): mean.mean for name, mean in self._means.items()}
+        row |= {mean_column(name): self._mean_vector(name) for name in VECTORS}
         if self._is_forced:
             row["same_top1_share"] = sum(values.same_top1 for values in self.forced) / n if n else math.nan
         return {name: [value] for name, value in row.items()}

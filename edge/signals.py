@@ -140,35 +140,48 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
         np.add.reduce(block, axis=1, out=mean_row[start : start + some])
     np.negative(entropy, out=entropy)
     np.maximum(entropy, 0.0, out=entropy)
-    mean_row /= np.float32(heads)
-    mixed = -np.einsum("lk,lk->l", mean_row, np.log(np.maximum(mean_row, TINY)))
-    by_layer = entropy.mean(axis=1)
+    mean_row *= np.float32(1.0 / heads)
+    logs = scratch.take("logs", mean_row.size).reshape(mean_row.shape)
+    np.add(mean_row, TINY, out=logs)
+    np.log(logs, out=logs)
+    # The reductions themselves: the methods mean() and std() go through Python, which is cold after a pass over the weights.
+    by_layer = np.add.reduce(entropy, axis=1)
+    by_layer *= np.float32(1.0 / heads)
+    centred = entropy - by_layer[:, None]
+    spread = np.vecdot(centred, centred)
+    spread *= np.float32(1.0 / heads)
+    divergence = np.vecdot(mean_row, logs)
+    divergence += by_layer
+    np.negative(divergence, out=divergence)
     return AttentionSignals(
         attention_entropy=entropy,
         sink_mass=rows[:, :, 0].copy(),
         attention_entropy_layer=by_layer,
-        head_dispersion=entropy.std(axis=1),
-        head_divergence=np.maximum(mixed - by_layer, 0.0),
+        head_dispersion=np.sqrt(spread, out=spread),
+        head_divergence=np.maximum(divergence, 0.0, out=divergence),
     )
 
 
 def normalised_attention_entropy(entropy: Array, visible: npt.ArrayLike) -> Array:
-    """attention_entropy [L, H] / ln K of each layer [L]; 0 where K = 1."""
-    ceiling = np.log(np.asarray(visible, np.float32))[:, None]
+    """attention_entropy [L, ...] / ln K of each layer [L]; 0 where K = 1."""
+    ceiling = np.log(np.asarray(visible, np.float32)).reshape(-1, *[1] * (entropy.ndim - 1))
     return np.divide(entropy, ceiling, out=np.zeros_like(entropy), where=ceiling > 0)
 
 
 def norms(x: Array) -> Array:
     """L2 norm over the last axis."""
-    length: Array = np.sqrt(np.einsum("...d,...d->...", x, x))
-    return length
+    length: Array = np.vecdot(x, x)
+    return np.sqrt(length, out=length)
 
 
 def cosines(a: Array, b: Array, norms_a: Array, norms_b: Array) -> Array:
-    """Cosine over the last axis; 0 where a vector is zero, clipped to [-1, 1]."""
+    """Cosine over the last axis; 0 where a vector is zero, within [-1, 1]."""
     product = norms_a * norms_b
-    cosine: Array = np.divide(np.einsum("...d,...d->...", a, b), product, out=np.zeros_like(product), where=product > 0)
-    return cosine.clip(-1.0, 1.0)
+    cosine: Array = np.vecdot(a, b)
+    # A zero vector's dot product is zero too.
+    np.divide(cosine, product, out=cosine, where=product > 0)
+    np.minimum(cosine, 1.0, out=cosine)
+    return np.maximum(cosine, -1.0, out=cosine)
 
 
 def hidden_signals(hidden: Array, previous: Array | None, scratch: Scratch) -> HiddenSignals:
@@ -279,12 +292,16 @@ def scalars(signals: Signals, token_surprisal: float, spec: ModelSpec, position:
     if attention is None:
         values += [math.nan] * 5
     else:
-        normalised = normalised_attention_entropy(attention.attention_entropy, spec.visible_keys(position))
-        arrays = (attention.attention_entropy, normalised, attention.sink_mass, attention.head_dispersion,
-                  attention.head_divergence)  # fmt: skip
-        values += [float(array.mean()) for array in arrays]
+        by_layer = attention.attention_entropy_layer
+        normalised = normalised_attention_entropy(by_layer, spec.visible_keys(position))  # every layer has as many heads
+        values += map(mean, (by_layer, normalised, attention.sink_mass, attention.head_dispersion, attention.head_divergence))
     if hidden is None:
         values += [math.nan] * 5
     else:
-        values += [math.nan if array is None else float(array.mean()) for array in hidden]
+        values += [math.nan if array is None else mean(array) for array in hidden]
     return values
+
+
+def mean(array: Array) -> float:
+    """Of all numbers in an array."""
+    return float(np.add.reduce(array, axis=None)) / array.size

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edge.backends.base import Array
-
 Float64 = npt.NDArray[np.float64]
 
 
@@ -51,21 +49,6 @@ class Moments:
         """Change for each step, NaN with fewer than two values."""
         n = self.count
         return self._products / (n * (n * n - 1) / 12) if n > 1 else np.full_like(self.mean, np.nan)
-
-
-class MeanVector:
-    """Running mean of arrays of one shape."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Float64 | None = None
-
-    def add(self, values: Array) -> None:
-        self.count += 1
-        if self.mean is None:
-            self.mean = values.astype(np.float64)
-        else:
-            self.mean += (values - self.mean) / self.count
 
 
 class SeriesSummary(NamedTuple):
@@ -130,11 +113,14 @@ class AnswerStatistics:
         self._rest: Moments = Moments(len(names))
 
     def add(self, values: npt.ArrayLike) -> None:
-        row = np.asarray(values, np.float64)
-        self._first.add(row)
-        if self._rows:
-            self._rest.add(row)
-        self._rows.append(row)
+        """Takes one row; it is only reduced when somebody asks, since a decoding step has no time to lose."""
+        self._rows.append(np.asarray(values, np.float64))
+
+    def _catch_up(self) -> None:
+        for i in range(self._first.count, len(self._rows)):
+            self._first.add(self._rows[i])
+            if i:
+                self._rest.add(self._rows[i])
 
     @property
     def rows(self) -> int:
@@ -142,6 +128,7 @@ class AnswerStatistics:
 
     def live(self, name: str) -> tuple[float, float]:
         """Mean and slope per token so far."""
+        self._catch_up()
         column = self.names.index(name)
         return float(self._first.mean[column]), float(self._first.slope[column])
 
@@ -149,6 +136,7 @@ class AnswerStatistics:
         """By metric name; every field NaN for an answer without rows."""
         if not self._rows:
             return {name: SeriesSummary(*[math.nan] * len(SeriesSummary._fields)) for name in self.names}
+        self._catch_up()
         table = np.stack(self._rows)
         return {name: self._summary(table[:, i], i) for i, name in enumerate(self.names)}
 

@@ -185,5 +185,7 @@ def doctor(found: Findings) -> Group:
         for architecture, problem in llama.taps.items():
             style, text = ("yellow", f"logits alone: {problem}") if problem else ("", "attention and hidden states are traced")
             said.append(Text(f"{architecture}: {text}", style=style))
+        if llama.callback:
+            said.append(Text(f"taps are read in Python, about 1% slower: {llama.callback}", style="dim"))
         said.append(Text(llama.features, style="dim"))
     return Group(heading("This machine"), here, heading("Libraries"), libraries, *said)

@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "backends.llama_library": {"errors"},
     "backends.llama_header": LLAMA,
     "backends.llama_vocabulary": LLAMA,
-    "backends.llama_taps": TYPES,
+    "backends.llama_callback": set(),
+    "backends.llama_taps": TYPES | {"backends.llama_callback"},
     "backends.llamacpp": TYPES | LLAMA | {"device", "backends.llama_taps"},
     "tokenizer": {"errors", "artifact", "backends.llama_vocabulary"},
     "gguf_file": LLAMA | {"artifact", "tokenizer", "backends.llama_header", "backends.llama_vocabulary"},
@@ -43,7 +44,15 @@ ALLOWED: dict[str, set[str]] = {
     "trace": {"errors", "artifact", "columns"},
     "doctor": TYPES
     | LLAMA
-    | {"edge", "device", "gguf_file", "backends.llama_header", "backends.llama_vocabulary", "backends.llamacpp"},
+    | {
+        "edge",
+        "device",
+        "gguf_file",
+        "backends.llama_callback",
+        "backends.llama_header",
+        "backends.llama_vocabulary",
+        "backends.llamacpp",
+    },
     "run": TRACING,
     "force": JOBS,
     "live": JOBS,

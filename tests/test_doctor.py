@@ -9,6 +9,7 @@ import pytest
 
 import edge.cli
 from edge.backends import llama_taps, llamacpp
+from edge.backends.llama_callback import compiled_callback
 from tests.test_cli_errors import call
 
 
@@ -48,6 +49,21 @@ def test_a_name_that_one_architecture_alone_lacks_is_its_problem_alone(tmp_path,
     problems = {architecture: problem for architecture, problem in said["llama_cpp"]["taps"].items() if problem}
     assert list(problems) == ["gemma3_text"]
     assert "2 of 2 attention patterns and 2 of 3 residual streams" in problems["gemma3_text"]
+
+
+def test_a_callback_that_cannot_be_compiled_is_told_with_the_reason(tmp_path, capsys, monkeypatch):
+    said, shown = doctor(tmp_path, capsys)
+    assert said["llama_cpp"]["callback"] == ""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    compiled_callback.cache_clear()
+    try:
+        said, shown = doctor(tmp_path, capsys)
+    finally:
+        compiled_callback.cache_clear()
+    assert said["llama_cpp"]["callback"] == "no C compiler is installed"
+    assert shown.count("attention and hidden states are traced") == 4
+    assert "read in Python, about 1% slower: no C compiler" in shown
 
 
 def test_without_the_binding_it_says_how_to_install_it(tmp_path, capsys, monkeypatch):

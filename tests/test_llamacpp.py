@@ -13,6 +13,7 @@ import edge.backends.llamacpp
 import edge.cli
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
+from edge.backends.llama_callback import Compiled
 from edge.backends.llama_taps import TapError, TapReader
 from edge.backends.llamacpp import CHUNK, LlamaBackend
 from edge.columns import VECTORS
@@ -33,6 +34,11 @@ IDS = np.random.default_rng(3).integers(4, 290, 200).tolist()
 @pytest.fixture(scope="module")
 def artifact(artifacts):
     return Artifact.open(artifacts("odd", "gguf-f32"))
+
+
+def in_python(monkeypatch):
+    """Backends opened from now on have no compiled callback."""
+    monkeypatch.setattr(edge.backends.llama_taps, "compiled_callback", lambda: Compiled(0, "switched off by the test"))
 
 
 @pytest.fixture
@@ -136,19 +142,64 @@ def test_a_graph_at_other_addresses_is_looked_at_again(artifact, opened):
     backend.prefill(IDS[:20])
     backend.step(IDS[20])
     plan = backend._reader._plans[1]
-    moved = {address + 8 * 336: node for address, node in plan.wanted.items()}
-    backend._reader._plans[1] = plan._replace(wanted=moved)
+    plan.wanted = {address + 8 * 336: node for address, node in plan.wanted.items()}
+    for stop in plan.stops or ():
+        stop.tensor += 8 * 336
     other.prefill(IDS[:21])
     ours, theirs = kept(backend.step(IDS[21])), kept(other.step(IDS[21]))
     assert_same([ours], [theirs], exact=False)
     assert backend.taps_lost == ""
+    assert backend._reader._plans[1] is not plan
+
+
+# The compiled callback
+
+
+@pytest.mark.parametrize("precision", ["gguf-f32", "gguf-q4_0"])
+@pytest.mark.parametrize("shape", ["odd", "qwen2", "qwen3", "gemma3"])
+def test_the_compiled_callback_gives_the_bits_of_pythons(shape, precision, artifacts, opened, monkeypatch):
+    gguf = Artifact.open(artifacts(shape, precision))
+    fast, entered, call = opened(gguf, capacity=520), [], TapReader._call
+    with monkeypatch.context() as patch:
+        in_python(patch)
+        slow = opened(gguf, capacity=520)
+    assert slow._reader._compiled is None
+    answer(fast, 70, 2)  # learns
+    with monkeypatch.context() as patch:
+        patch.setattr(TapReader, "_call", lambda self, *arguments: entered.append(1) or call(self, *arguments))
+        ours = answer(fast, 70, 10)
+    assert_same(ours, answer(slow, 70, 10))
+    assert not entered  # two micro-batches and ten steps without Python
+    ids = [IDS[i % 200] for i in range(262)]
+    for backend in (slow, fast):
+        backend.rewind(0)
+        backend.prefill(ids[:250])
+    for token in ids[250:]:  # over the padding of the cache, where the graph is built anew
+        assert_same([kept(fast.step(token))], [kept(slow.step(token))])
+
+
+@pytest.mark.parametrize("what", ["name", "stream_name", "heads", "capacity"])
+def test_a_node_that_is_not_as_it_was_learned_is_looked_at_again(what, artifact, opened):
+    backend, other = opened(artifact), opened(artifact)
+    for each in (backend, other):
+        each.prefill(IDS[:20])
+        each.step(IDS[20])
+    reader, plan = backend._reader, backend._reader._plans[1]
+    if what in ("name", "stream_name"):
+        setattr(plan.stops[1], what, b"elsewhere")
+    else:
+        setattr(reader._compiled._pass, what, 3)
+    assert_same([kept(backend.step(IDS[21]))], [kept(other.step(IDS[21]))])
+    assert backend.taps_lost == ""
+    assert reader._plans[1] is not plan
 
 
 # Callbacks that fail
 
 
 def failing(monkeypatch, how, after):
-    """From the `after`-th time data come on, reading them fails in one of several ways."""
+    """From the `after`-th time data come on, reading them fails in one of several ways; in C it cannot."""
+    in_python(monkeypatch)
     count = 0
 
     def due():
@@ -204,6 +255,7 @@ def test_with_taps_rows_a_callback_that_fails_is_an_error(how, after, artifact, 
 
 
 def test_an_interruption_inside_the_callback_ends_the_step_not_the_taps(artifact, opened, monkeypatch):
+    in_python(monkeypatch)
     backend = opened(artifact, AUTO)
     backend.prefill(IDS[:20])
     read, hits = TapReader._read, []

@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.streaming import AnswerStatistics, MeanVector, Moments, SeriesSummary, pearson, spearman
+from edge.streaming import AnswerStatistics, Moments, SeriesSummary, pearson, spearman
 from tests import reference
 
 values = st.floats(-1e4, 1e4).filter(lambda x: x == 0 or abs(x) > 1e-6)
@@ -131,13 +131,3 @@ def test_rank_correlation_with_ties_equals_scipy(xs, random):
         assert spearman(np.asarray(xs), np.asarray(ys)) == pytest.approx(expected, abs=1e-12)
     else:
         assert math.isnan(spearman(np.asarray(xs), np.asarray(ys)))
-
-
-def test_mean_vector_equals_the_mean_and_keeps_what_it_was_given():
-    rows = np.random.default_rng(1).normal(size=(7, 3)).astype(np.float32)
-    kept, mean = rows.copy(), MeanVector()
-    assert mean.mean is None
-    for row in rows:
-        mean.add(row)
-    np.testing.assert_allclose(mean.mean, kept.astype(float).mean(axis=0), rtol=1e-12)
-    np.testing.assert_array_equal(rows, kept)

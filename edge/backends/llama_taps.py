@@ -13,12 +13,13 @@ everything is caught and kept for `finish`, which also tells a pass whose callba
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from edge.artifact import ModelSpec
 from edge.backends.base import HUGE, Array
+from edge.backends.llama_callback import CompiledPass, Stop, compiled_callback, stops
 
 TENSOR_BYTES = 336  # sizeof(ggml_tensor); with its object header of 32 bytes, ggml_tensor_overhead()
 OVERHEAD_BYTES = 368
@@ -71,11 +72,24 @@ class Node:
         self.sizes = (ctypes.c_int64 * 4).from_address(address + Tensor.ne.offset)
 
 
-class Plan(NamedTuple):
-    """Where one kind of pass has its nodes of interest: those wanted, by address, and the residual streams 0..L-1 by number."""
+class Plan:
+    """Where one kind of pass has its nodes of interest: those wanted, by address and in the graph's order, and the residual
+    streams 0..L-1 by number. `stops` is the same for the compiled callback, None where a node is not on the host."""
 
-    wanted: dict[int, Node]
-    streams: dict[int, Node]
+    def __init__(self) -> None:
+        self.wanted: dict[int, Node] = {}
+        self.streams: dict[int, Node] = {}
+        self.stops: ctypes.Array[Stop] | None = None
+
+    def compile(self) -> None:
+        """Once every node is known."""
+        pairs = [(node, self.streams[node.number] if node.kind == ATTENTION else node) for node in self.wanted.values()]
+        if all(node.host and stream.host for node, stream in pairs):
+            layers = [node.number if node.kind == ATTENTION else -1 for node, _ in pairs]
+            self.stops = stops([
+                (node.address, node.name, layer, stream.address, stream.name, stream.number)
+                for (node, stream), layer in zip(pairs, layers, strict=True)
+            ])  # fmt: skip
 
 
 def wanted_names(spec: ModelSpec) -> dict[bytes, tuple[str, int]]:
@@ -92,12 +106,12 @@ class TapReader:
     """Collects the last position's rows of one pass at a time.
 
     `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every node's name; later ones
-    know the nodes by address and check the names of those alone. `every` wants each node by itself, for the check;
-    `fetch_all` reads everything through the backend, as if nothing were on the host.
+    know the nodes by address and check the names of those alone, in C where `compiled` allows and a compiler is there. `every`
+    wants each node by itself, for the check; `fetch_all` reads everything through the backend, as if nothing were on the host.
     Arrays: `rows` [L, H, K] and `hidden` [L+1, D], views that the next pass overwrites.
     """
 
-    def __init__(self, library: Any, spec: ModelSpec, capacity: int) -> None:
+    def __init__(self, library: Any, spec: ModelSpec, capacity: int, *, compiled: bool = True) -> None:
         ggml = library._lib
         self._get = ggml.ggml_backend_tensor_get
         self._get.argtypes, self._get.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t], None
@@ -116,10 +130,22 @@ class TapReader:
         self._new = self._width = self._attention_seen = self._streams_seen = 0
         self._learning = False
         self._plans: dict[int, Plan] = {}
-        self._plan = Plan({}, {})
+        self._plan = Plan()
         self._wanted: dict[int, Node] | None = {}  # what this pass stops at; None: look at the names
         self._error: BaseException | None = None
-        self.callback = library.ggml_backend_sched_eval_callback(self._call)
+        # What llama.cpp is to call, and with what.
+        self.callback = self._python = library.ggml_backend_sched_eval_callback(self._call)
+        self.user_data: int | None = None
+        self._compiled: CompiledPass | None = None
+        if compiled and (address := compiled_callback().address):
+            self.callback = library.ggml_backend_sched_eval_callback(address)
+            self._compiled = CompiledPass(
+                ctypes.cast(self._python, ctypes.c_void_p).value or 0, heads=spec.heads, stream_bytes=self._stream_bytes,
+                attention=self._attention_address, capacity=self._attention.size, hidden=self._hidden_address,
+                name_at=NAME, data_at=Tensor.data.offset, sizes_at=Tensor.ne.offset,
+            )  # fmt: skip
+            self.user_data = self._compiled.address
+        self._in_c = False
 
     def begin(self, new: int) -> None:
         """Expects one pass over `new` tokens."""
@@ -127,14 +153,23 @@ class TapReader:
         self._width = self._attention_seen = self._streams_seen = 0
         plan = None if self.every else self._plans.get(min(new, 2))
         self._learning = plan is None
-        self._plan = plan or Plan({}, {})
+        self._plan = plan or Plan()
         self._wanted = None if plan is None else plan.wanted
+        self._in_c = False
+        if self._compiled is not None:
+            if self._plan.stops is None:
+                self._compiled.learn()
+            else:
+                self._compiled.begin(self._plan.stops, new)
+                self._in_c = True
 
     def finish(self, keys: int) -> tuple[Array, Array]:
         """Rows over the `keys` first positions and residual streams of the pass; raises TapError when anything is amiss.
 
         A callback that was cut off shows here too: what it was called for has then not been read.
         """
+        if self._in_c:
+            self._take_over()
         self.stop()
         spec = self.spec
         if self._error is not None:
@@ -149,13 +184,26 @@ class TapReader:
                 f"{spec.layers + 1} residual streams under the names known"
             )
         if self._learning and not self.every:
+            self._plan.compile()
             self._plans[min(self._new, 2)] = self._plan
         size = spec.layers * spec.heads * self._width
         return self._attention[:size].reshape(spec.layers, spec.heads, self._width)[:, :, :keys], self._hidden
 
+    def _take_over(self) -> None:
+        """What the compiled callback has seen of the pass."""
+        compiled, nodes = self._compiled, list(self._plan.wanted.values())
+        assert compiled is not None
+        seen = nodes[: compiled.passed]
+        self._attention_seen = sum(node.kind == ATTENTION for node in seen)
+        self._streams_seen, self._width = len(seen), compiled.width
+        if compiled.failed is not None:
+            self._error = moved(nodes[compiled.failed])
+
     def stop(self) -> None:
         """Ends a pass whose taps do not matter any more."""
         self._wanted = {}
+        if self._compiled:
+            self._compiled.rest()
 
     @property
     def learned(self) -> bool:
@@ -243,7 +291,7 @@ class TapReader:
 
 def moved(node: Node) -> TapError:
     there = node.name_there.value.decode(errors="replace")
-    return TapError(f"llama.cpp's graph has {there} where {node.name.decode()} was")
+    return TapError(f"llama.cpp's graph has {there} of sizes {tuple(node.sizes)} where {node.name.decode()} was learned")
 
 
 def check_layout(library: Any) -> None:

@@ -53,7 +53,7 @@ class LlamaBackend:
         self._context: Any = None
         self._batch: Any = None
         self._reader: TapReader | None = None
-        self._callback: Any = None
+        self._called: TapReader | None = None
         self._logits_address, self._logits = 0, np.empty(0, np.float32)
         path = artifact.weights
         self._model = load_model(path, runtime)
@@ -100,7 +100,10 @@ class LlamaBackend:
         params.no_perf = True
         params.flash_attn_type = FLASH_ON if flash_attention and self._reader is None else FLASH_OFF
         if self._reader is not None:
-            self._callback = params.cb_eval = self._reader.callback  # kept although the reader may be lost: llama.cpp calls it
+            params.cb_eval, params.cb_eval_user_data = self._reader.callback, self._reader.user_data
+            self._called = self._reader  # kept although the taps may be lost: llama.cpp calls it
+            params.cb_eval_user_data = self._reader.user_data
+            self._keep = self._reader
         with listening() as log:
             self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
@@ -212,11 +215,12 @@ class LlamaBackend:
         self.taps_lost = str(error)
 
     def _check_taps(self) -> None:
-        """Loses the taps unless those of a short prompt and a step make sense, and equal those with every node by itself."""
+        """Loses the taps unless those of a short prompt and a step make sense, and equal those with every node by itself:
+        when the nodes are learned, and when they are known."""
         ids = [i % self.spec.vocabulary for i in range(1, min(PROBE, self.capacity) + 1)]
         try:
-            apart, together = (self._probe(ids, every) for every in (True, False))
-            if not all(np.array_equal(a, b) for a, b in zip(apart, together, strict=True)):
+            apart, learning, known = (self._probe(ids, every) for every in (True, False, False))
+            if not all(np.array_equal(a, b) and np.array_equal(a, c) for a, b, c in zip(apart, learning, known, strict=True)):
                 raise TapError("llama.cpp's graph does not keep a layer's input until its attention is computed")
         except TapError as error:
             self._lose(error)

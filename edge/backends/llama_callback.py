@@ -1,0 +1,176 @@
+"""The tap callback in C, compiled on the machine it runs on; where there is no compiler, Python's own does the same.
+
+llama.cpp asks its callback about some six hundred nodes a token. Where the wanted ones are known by address, llama_taps.c answers
+and copies without entering Python. llama-cpp-python is built from source, so that where it is there mostly is a compiler too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCE = Path(__file__).with_name("llama_taps.c")
+FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC")
+COMPILERS = ("cc", "gcc", "clang")
+SECONDS = 120.0  # a compiler on a slow card
+
+
+class Stop(ctypes.Structure):
+    """`struct stop` of llama_taps.c: a node to stop at, and the residual stream to read there."""
+
+    _fields_ = (
+        ("tensor", ctypes.c_void_p),
+        ("stream", ctypes.c_void_p),
+        ("layer", ctypes.c_int64),
+        ("stream_number", ctypes.c_int64),
+        ("name", ctypes.c_char * 64),
+        ("stream_name", ctypes.c_char * 64),
+    )
+
+
+class Pass(ctypes.Structure):
+    """`struct pass` of llama_taps.c: one pass over known nodes, or `python` for one that learns them."""
+
+    _fields_ = (
+        ("python", ctypes.c_void_p),
+        ("stops", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("next", ctypes.c_int64),
+        ("failed", ctypes.c_int64),
+        ("new_tokens", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("stream_bytes", ctypes.c_int64),
+        ("capacity", ctypes.c_int64),
+        ("attention", ctypes.c_void_p),
+        ("hidden", ctypes.c_void_p),
+        ("name_at", ctypes.c_int64),
+        ("data_at", ctypes.c_int64),
+        ("sizes_at", ctypes.c_int64),
+    )
+
+
+class Compiled(NamedTuple):
+    """Address of the compiled callback, or 0 and the reason why there is none."""
+
+    address: int
+    problem: str
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept: $XDG_CACHE_HOME/edgetrace, by default below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrace"
+
+
+@functools.cache
+def compiled_callback() -> Compiled:
+    """Compiles the callback, unless an earlier process of this user has, and loads it."""
+    source = SOURCE.read_bytes()
+    key = hashlib.sha256(source + repr((FLAGS, sysconfig.get_config_var("SOABI"))).encode()).hexdigest()[:16]
+    try:
+        path = cache_folder() / f"taps-{key}.so"
+        if is_ours(path):
+            with contextlib.suppress(OSError):  # damaged: compiled anew
+                return Compiled(load(path), "")
+        compile_to(path)
+        return Compiled(load(path), "")
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        return Compiled(0, " ".join(detail.split())[:200])
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is there that this user alone can have written."""
+    try:
+        found, folder = path.stat(), path.parent.stat()
+    except FileNotFoundError:
+        return False
+    return all(entry.st_uid == os.geteuid() and not entry.st_mode & 0o022 for entry in (found, folder))
+
+
+def compile_to(path: Path) -> None:
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise RuntimeError("no C compiler is installed")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder, path.name)
+        subprocess.run(  # noqa: S603 - our own source, a compiler from PATH
+            [compiler, *FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True, text=True, timeout=SECONDS
+        )
+        made.chmod(0o700)
+        load(made)  # what cannot be loaded is not kept
+        made.replace(path)
+
+
+def load(path: Path) -> int:
+    return ctypes.cast(ctypes.CDLL(str(path)).edgetrace_tap, ctypes.c_void_p).value or 0
+
+
+class CompiledPass:
+    """The state that the compiled callback works on, one pass at a time.
+
+    `python` is the address of the callback for passes that learn. The offsets are those of name, data and sizes in a tensor;
+    attention and hidden are the addresses of the buffers to fill, `capacity` the numbers in the first.
+    """
+
+    def __init__(
+        self, python: int, *, heads: int, stream_bytes: int, attention: int, capacity: int, hidden: int,
+        name_at: int, data_at: int, sizes_at: int,
+    ) -> None:  # fmt: skip
+        self._python = python
+        self._stops: ctypes.Array[Stop] | None = None
+        self._pass = Pass(
+            python=python, heads=heads, stream_bytes=stream_bytes, attention=attention, capacity=capacity, hidden=hidden,
+            name_at=name_at, data_at=data_at, sizes_at=sizes_at,
+        )  # fmt: skip
+        self.address = ctypes.addressof(self._pass)
+
+    def learn(self) -> None:
+        """Python's callback hears everything."""
+        self._pass.python = self._python
+
+    def rest(self) -> None:
+        """Nothing is wanted."""
+        self._pass.python, self._pass.count = None, 0
+
+    def begin(self, stops: ctypes.Array[Stop], new: int) -> None:
+        """Expects a pass over `new` tokens that comes by these stops in their order."""
+        self._stops = stops  # kept: the callback points there
+        one = self._pass
+        one.python, one.stops, one.count, one.next = None, ctypes.addressof(stops), len(stops), 0
+        one.failed, one.new_tokens, one.width = 0, new, 0
+
+    @property
+    def passed(self) -> int:
+        """Stops at which everything was as it had been learned."""
+        return int(self._pass.next)
+
+    @property
+    def failed(self) -> int | None:
+        """The stop at which something was not."""
+        return int(self._pass.failed) - 1 if self._pass.failed else None
+
+    @property
+    def width(self) -> int:
+        """Numbers in each attention row of the pass."""
+        return int(self._pass.width)
+
+
+def stops(nodes: Sequence[tuple[int, bytes, int, int, bytes, int]]) -> ctypes.Array[Stop]:
+    """From (address, name, layer or -1, address of the stream, its name, its number) of each stop, in the graph's order."""
+    made = (Stop * len(nodes))()
+    for stop, (address, name, layer, stream, stream_name, number) in zip(made, nodes, strict=True):
+        stop.tensor, stop.name, stop.layer = address, name, layer
+        stop.stream, stop.stream_name, stop.stream_number = stream, stream_name, number
+    return made
