@@ -133,6 +133,9 @@ def force(
     artifact: ArtifactPath,
     like: Annotated[Path, typer.Option(help="Run whose tokens are read; made with --reference it gives KL too.")],
     out: Annotated[Path, typer.Option(help="Run directory to make or to continue.")],
+    exact: Annotated[
+        Path | None, typer.Option(help="Artifact that made the run, stepped beside: whole KL, hidden states.")
+    ] = None,
     threads: Threads = None,
     taps: Taps = "auto",
     kv_cache: KvCache = None,
@@ -142,9 +145,11 @@ def force(
 ) -> None:
     """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by position."""
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
-    opened = open_artifact(artifact)
+    opened, full = open_artifact(artifact), open_artifact(exact) if exact else None
     manifest = with_progress(
-        lambda on_progress: force_job(opened, like, out, runtime=runtime, on_progress=on_progress, on_note=say_note),
+        lambda on_progress: force_job(
+            opened, like, out, exact=full, runtime=runtime, on_progress=on_progress, on_note=say_note
+        ),
         f"{opened.label} forced", quiet,
     )  # fmt: skip
     say_finished(manifest, out)

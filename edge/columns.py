@@ -40,6 +40,7 @@ REFERENCE = [
     pa.field("reference_rest", FLOAT),  # mass of all other tokens
 ]
 FORCED = [pa.field("kl", FLOAT), pa.field("reference_surprisal", FLOAT), pa.field("same_top1", pa.bool_())]
+EXACT = ("hidden_error", "hidden_similarity")  # [L+1], forced with both models at hand
 
 ANSWERS = pa.schema(
     [
@@ -64,9 +65,10 @@ def mean_column(vector: str) -> str:
     return f"{vector}_mean_vector"
 
 
-def steps_schema(*, reference: bool, forced: bool) -> pa.Schema:
-    """Columns of `steps`: those of every run, and those of a reference or a forced one."""
-    return pa.schema([*STEPS, *(REFERENCE if reference else []), *(FORCED if forced else [])])
+def steps_schema(*, reference: bool, forced: bool, exact: bool = False) -> pa.Schema:
+    """Columns of `steps`: those of every run, and those of a reference, a forced or an exactly forced one."""
+    vectors = [pa.field(name, FLOATS) for name in EXACT] if exact else []
+    return pa.schema([*STEPS, *(REFERENCE if reference else []), *(FORCED if forced else []), *vectors])
 
 
 def scalar_names(*, forced: bool) -> tuple[str, ...]:
@@ -74,9 +76,9 @@ def scalar_names(*, forced: bool) -> tuple[str, ...]:
     return (*SCALARS, *(FORCED_SCALARS if forced else ()))
 
 
-def answers_schema(*, forced: bool) -> pa.Schema:
+def answers_schema(*, forced: bool, exact: bool = False) -> pa.Schema:
     """Columns of `answers`: METRIC_STATISTIC for each summary, METRIC_mean_vector for each vector."""
     summaries = [(f"{name}_{part}", FLOAT) for name in scalar_names(forced=forced) for part in SeriesSummary._fields]
-    means = [(mean_column(name), FLOATS) for name in VECTORS]
+    means = [(mean_column(name), FLOATS) for name in (*VECTORS, *(EXACT if exact else ()))]
     share = [("same_top1_share", FLOAT)] if forced else []
     return pa.schema([*ANSWERS, *(pa.field(*column) for column in [*summaries, *means, *share])])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.backends.base import Array, Backend
+from edge.backends.base import Array, Backend, Taps
 from edge.errors import UserError
 from edge.signals import SignalReader, Signals, TopK, surprisal, top_k
 
@@ -117,10 +117,10 @@ def generate(
 
 
 class ForcedStep(NamedTuple):
-    """One step of teacher forcing: the Step of the given token, and this model's own logits at it (a view)."""
+    """One step of teacher forcing: the Step of the given token, and what this model's pass left (views)."""
 
     step: Step
-    logits: Array
+    taps: Taps
 
 
 def force(
@@ -140,4 +140,4 @@ def force(
         elapsed = (time.perf_counter() - started) * 1e3
         reason = stop_reason if t == len(tokens) - 1 else None
         step = Step(t, taps.position, token, token_surprisal, signals, None, reason, elapsed)
-        yield ForcedStep(step, taps.logits)
+        yield ForcedStep(step, taps)

@@ -13,14 +13,15 @@ import pyarrow.compute as pc
 
 from edge import device
 from edge.artifact import Artifact, file_sha256
-from edge.backends.base import Runtime
+from edge.backends.base import Runtime, Taps
 from edge.decode import force as force_steps
 from edge.errors import UserError
+from edge.exact import FullModel, check_full
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
 from edge.run import Progress, Recorder, describe_artifact, ignore, now, stop_on_signal
 from edge.runtime import RUNTIME_SETTINGS, check_runtime, deciding, open_backend, versions
-from edge.signals import SignalReader, TopK, kl_to_reference
+from edge.signals import SignalReader, Signals, TopK, kl_to_reference
 from edge.trace import RUN_NAME, Run, RunManifest, RunWriter
 
 
@@ -69,19 +70,41 @@ def distributions(steps: pa.Table) -> list[TopK]:
     ]
 
 
+class Listener:
+    """What the reference answer says of this model's passes over its tokens, by its kept distributions or by the full model."""
+
+    def __init__(self, answer: ReferenceAnswer, full: FullModel | None) -> None:
+        self._answer, self._full = answer, full
+        self._passes = iter(full.steps(answer.prompt.ids, answer.tokens)) if full else None
+
+    def values(self, step: int, taps: Taps, signals: Signals) -> ForcedValues:
+        """Of the pass before the reference's token number `step`; to be asked in order."""
+        answer, token = self._answer, self._answer.tokens[step]
+        if self._full and self._passes:
+            return self._full.values(next(self._passes), token, taps, signals)
+        kept = answer.distributions[step] if answer.distributions else None
+        kl = math.nan if kept is None else kl_to_reference(kept, taps.logits, signals.output.log_normaliser)
+        # Without a kept distribution a greedy run's own token is its most likely one.
+        top1 = token if kept is None else int(kept.ids[0])
+        return ForcedValues(kl, answer.surprisals[step], signals.output.top1 == top1)
+
+
 def force(
-    artifact: Artifact, like: Path, out: Path, *, runtime: Runtime | None = None,
+    artifact: Artifact, like: Path, out: Path, *, exact: Artifact | None = None, runtime: Runtime | None = None,
     on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
 ) -> RunManifest:  # fmt: skip
     """Traces `artifact` on the prompts and tokens of the run `like` into the run directory `out`.
 
     Adds KL(reference || this) (null where `like` was made without --reference), the reference's surprisal and whether
-    the most likely token is the same. Raises UserError when tokenizers or vocabularies differ.
+    the most likely token is the same. With `exact`, the artifact that made `like`, both are stepped together: KL is over the
+    whole vocabulary, and the distance of the residual streams is added. Raises UserError when tokenizers or vocabularies differ.
     """
     runtime = runtime or Runtime()
     check_runtime(artifact, runtime)
     reference = Run.open(like)
-    check_comparable(artifact, reference)
+    check_comparable(artifact, reference, sampled=exact is not None)
+    if exact:
+        check_full(exact, reference)
     if reference.manifest.kind != "run":
         raise UserError(f"{like} is itself a forced run: give the free-running one with --like")
     prompter = Prompter(artifact, "raw")
@@ -94,7 +117,8 @@ def force(
         settings={name: value for name, value in reference.manifest.settings.items() if name not in RUNTIME_SETTINGS}
         | deciding(artifact, runtime),
         questions={**reference.manifest.questions, "selected": len(lengths)},
-        like={"run_sha256": file_sha256(like / RUN_NAME), "artifact": reference.manifest.artifact},
+        like={"run_sha256": file_sha256(like / RUN_NAME), "artifact": reference.manifest.artifact}
+        | ({"exact": True} if exact else {}),
         device=device.describe().to_dict(),
         versions=versions(artifact),
         created=now(),
@@ -109,10 +133,12 @@ def force(
     with RunWriter(out, manifest) as writer:
         if writer.complete(lengths):
             return writer.manifest
+        longest = max(lengths.values(), default=1) or 1
         with writer.or_nothing():
-            backend = open_backend(artifact, runtime, max(lengths.values(), default=1) or 1)
+            backend = open_backend(artifact, runtime, longest)
+            full = FullModel(exact, reference, runtime, longest) if exact else None
         reader = SignalReader(backend.spec)
-        recorder = Recorder(writer, PartBuffer(forced=True), backend, on_note)
+        recorder = Recorder(writer, PartBuffer(forced=True, exact=exact is not None), backend, on_note)
         on_progress(Progress(len(writer.done), total, None))
         with stop_on_signal() as check:
             try:
@@ -123,19 +149,17 @@ def force(
                         backend.spec, prompter, answer.prompt, answer.question_index, answer.question_id, answer.question,
                         answer.category, forced=True, cache_bytes_each=backend.cache_bytes_each,
                     )  # fmt: skip
-                    for step, logits in force_steps(backend, reader, answer.prompt.ids, answer.tokens, answer.stop_reason):
-                        output = step.signals.output
-                        kept = answer.distributions[step.step] if answer.distributions else None
-                        kl = math.nan if kept is None else kl_to_reference(kept, logits, output.log_normaliser)
-                        # Without a kept distribution a greedy run's own token is its most likely one.
-                        top1 = answer.tokens[step.step] if kept is None else int(kept.ids[0])
-                        record.add(step, ForcedValues(kl, answer.surprisals[step.step], output.top1 == top1))
+                    listener = Listener(answer, full)
+                    for step, taps in force_steps(backend, reader, answer.prompt.ids, answer.tokens, answer.stop_reason):
+                        record.add(step, listener.values(step.step, taps, step.signals))
                         check()
                     recorder.add(record)
                     on_progress(Progress(len(writer.done) + len(recorder.buffer), total, record))
             finally:
                 recorder.flush()
                 backend.close()
+                if full:
+                    full.close()
         writer.finish()
         return writer.manifest
 
@@ -148,8 +172,9 @@ def cached_positions(reference: Run) -> dict[int, int]:
     return {index: prompt + tokens - 1 if tokens else 0 for index, prompt, tokens in zip(*columns, strict=True)}
 
 
-def check_comparable(artifact: Artifact, reference: Run) -> None:
-    """Raises UserError unless the artifact reads and writes the same tokens as the reference run's model."""
+def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> None:
+    """Raises UserError unless the artifact reads and writes the same tokens as the reference run's model. `sampled`: a sampled
+    run will do although it kept no distributions."""
     theirs, ours = reference.manifest.artifact, describe_artifact(artifact)
     if theirs["tokenizer_sha256"] != ours["tokenizer_sha256"]:
         raise UserError(
@@ -161,5 +186,9 @@ def check_comparable(artifact: Artifact, reference: Run) -> None:
             f"{reference.folder} has a vocabulary of {reference.manifest.model.vocabulary}, {artifact.label} one of "
             f"{artifact.manifest.model.vocabulary}: force an artifact of the same model"
         )
-    if float(reference.manifest.settings["temperature"]) > 0 and not reference.manifest.settings.get("reference_k"):
+    if (
+        not sampled
+        and float(reference.manifest.settings["temperature"]) > 0
+        and not reference.manifest.settings.get("reference_k")
+    ):
         raise UserError(f"{reference.folder} was sampled without --reference: its most likely tokens are unknown, trace it again")

@@ -14,6 +14,7 @@ from edge.backends.base import Array
 from edge.columns import (
     ATTENTION_BY_HEAD,
     ATTENTION_BY_LAYER,
+    EXACT,
     HIDDEN,
     VECTORS,
     answers_schema,
@@ -23,22 +24,28 @@ from edge.columns import (
 )
 from edge.decode import CONTEXT, Step
 from edge.prompt import Prompt, Prompter
-from edge.signals import scalars
+from edge.signals import HiddenDistance, scalars
 from edge.streaming import AnswerStatistics, SeriesSummary
 
 
 class ForcedValues(NamedTuple):
-    """What teacher forcing adds to a step; `kl` is NaN where the reference kept no distribution."""
+    """What teacher forcing adds to a step; `kl` is NaN where the reference kept no distribution. `hidden` is only known with
+    both models at hand, and where both have taps."""
 
     kl: float
     reference_surprisal: float
     same_top1: bool
+    hidden: HiddenDistance | None = None
 
 
-def vectors(step: Step) -> dict[str, Array | None]:
+FORCED_COLUMNS = ForcedValues._fields[:3]
+
+
+def vectors(step: Step, forced: ForcedValues | None) -> dict[str, Array | None]:
     """Every list column of one step, flat; None where it is undefined."""
     attention, hidden = step.signals.attention, step.signals.hidden
-    values: dict[str, Array | None] = {}
+    distance = forced and forced.hidden
+    values: dict[str, Array | None] = {name: distance and getattr(distance, name) for name in EXACT}
     for name in (*ATTENTION_BY_HEAD, *ATTENTION_BY_LAYER):
         values[name] = None if attention is None else getattr(attention, name).ravel()
     for name in HIDDEN:
@@ -73,7 +80,7 @@ class AnswerRecord:
             numbers += [forced.kl, forced.reference_surprisal]
         self.steps.append(step)
         self.statistics.add(numbers)
-        self._vectors.append(vectors(step))
+        self._vectors.append(vectors(step, forced))
 
     def _mean_vector(self, name: str) -> np.ndarray[Any, Any] | None:
         """Mean of a list column over the rows that have it."""
@@ -111,7 +118,7 @@ class AnswerRecord:
             "surprisal": [step.surprisal for step in steps],
             "step_ms": [step.step_ms for step in steps],
         }
-        for name in VECTORS:
+        for name in (*VECTORS, *EXACT):
             columns[name] = [row[name] for row in self._vectors]
         if reference:
             kept = [step.reference for step in steps]
@@ -119,7 +126,7 @@ class AnswerRecord:
             columns["reference_logprobs"] = [None if k is None else k.logprobs for k in kept]
             columns["reference_rest"] = [math.nan if k is None else k.rest for k in kept]
         if self._is_forced:
-            for name in ForcedValues._fields:
+            for name in FORCED_COLUMNS:
                 columns[name] = [getattr(values, name) for values in self.forced]
         return columns
 
@@ -142,7 +149,7 @@ class AnswerRecord:
         }
         for name, summary in self.statistics.summaries().items():
             row |= {f"{name}_{part}": value for part, value in zip(SeriesSummary._fields, summary, strict=True)}
-        row |= {mean_column(name): self._mean_vector(name) for name in VECTORS}
+        row |= {mean_column(name): self._mean_vector(name) for name in (*VECTORS, *EXACT)}
         if self._is_forced:
             row["same_top1_share"] = sum(values.same_top1 for values in self.forced) / n if n else math.nan
         return {name: [value] for name, value in row.items()}
@@ -151,10 +158,10 @@ class AnswerRecord:
 class PartBuffer:
     """Finished answers that wait to be written as one part."""
 
-    def __init__(self, *, reference: bool = False, forced: bool = False) -> None:
+    def __init__(self, *, reference: bool = False, forced: bool = False, exact: bool = False) -> None:
         self._reference = reference
-        self._steps_schema = steps_schema(reference=reference, forced=forced)
-        self._answers_schema = answers_schema(forced=forced)
+        self._steps_schema = steps_schema(reference=reference, forced=forced, exact=exact)
+        self._answers_schema = answers_schema(forced=forced, exact=exact)
         self._records: list[AnswerRecord] = []
         self.rows = 0
 

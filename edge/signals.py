@@ -60,6 +60,14 @@ class TopK(NamedTuple):
     rest: float
 
 
+class HiddenDistance(NamedTuple):
+    """How far one model's residual stream is from another's at the same position, each [L+1]: relative L2 error
+    |h - h_full| / |h_full| (0 where both are zero) and cosine."""
+
+    hidden_error: Array
+    hidden_similarity: Array
+
+
 class Signals(NamedTuple):
     """All signals of one step; attention and hidden are None where the artifact has no taps."""
 
@@ -231,6 +239,25 @@ def kl_to_reference(reference: TopK, logits: Array, log_normaliser: float) -> fl
         rest = max(tail_mass(logits, log_normaliser, reference.ids), float(TINY))
         divergence += reference.rest * math.log(reference.rest / rest)
     return max(0.0, divergence)
+
+
+def kl_exact(full: Array, full_normaliser: float, logits: Array, log_normaliser: float) -> float:
+    """KL(full || this) over the whole vocabulary, from both models' logits [V] in float64: exactly 0 for equal logits,
+    infinite where this model rules out what the full one does not."""
+    log_p = full.astype(np.float64) - full_normaliser
+    possible = np.isfinite(log_p)  # 0 ln 0 = 0
+    if not possible.all():
+        log_p, logits = log_p[possible], logits[possible]
+    difference = log_p - (logits.astype(np.float64) - log_normaliser)
+    return max(0.0, float(np.dot(np.exp(log_p), difference)))
+
+
+def hidden_distance(full: Array, hidden: Array) -> HiddenDistance:
+    """From both models' residual streams [L+1, D] at one position."""
+    length, own = norms(full), norms(hidden)
+    error = norms(hidden - full)
+    error = np.divide(error, length, out=np.where(error > 0, np.float32(np.inf), error), where=length > 0)
+    return HiddenDistance(error, cosines(full, hidden, length, own))
 
 
 class SignalReader:

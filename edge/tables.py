@@ -15,6 +15,7 @@ from rich.text import Text
 
 from edge.analysis.divergence import Divergence, ForcedPart, FreePart
 from edge.analysis.intervals import Interval
+from edge.analysis.perplexity import PROBABILITY
 from edge.artifact import MANIFEST_NAME, Artifact
 from edge.doctor import Findings
 from edge.errors import UserError
@@ -72,24 +73,26 @@ def comparison(d: Divergence) -> Group:
     return Group(*parts)
 
 
-def forced(part: ForcedPart) -> Table:
-    made = table(f"On the same {part.tokens} tokens", "statistic", "value")
-    kl = part.kl
-    if kl is None:
-        made.add_row("KL(full || quantised)", "not kept: trace the full run with --reference")
-    else:
-        made.add_row(f"mean KL, {part.reference_k} tokens and the rest", f"{kl.mean:.5f} ± {number(kl.error)}")
-        for label, value in (("max", kl.max), ("99.9%", kl.p99_9), ("99%", kl.p99), ("95%", kl.p95), ("90%", kl.p90),
-                             ("median", kl.median), ("10%", kl.p10), ("5%", kl.p5), ("1%", kl.p1), ("0.1%", kl.p0_1),
-                             ("min", kl.min)):  # fmt: skip
-            made.add_row(f"{label} KL", number(value))
-    probability, perplexity = part.probability_change, part.perplexity
-    made.add_row("same top token", interval(part.same_top1))
-    made.add_row("mean change of the token's probability", f"{probability.mean:+.5f} ± {number(probability.error)}")
-    made.add_row("RMS change of the token's probability", number(probability.rms))
-    made.add_row("perplexity full, quantised", f"{perplexity.full:.4f}, {perplexity.quantised:.4f}")
-    made.add_row("ln(PPL quantised / PPL full)", interval(perplexity.log_ratio, signed=True))
-    return made
+def forced(part: ForcedPart) -> Group:
+    """llama-perplexity's list under its names, the error over questions beside its own over tokens; hidden states by layer."""
+    known = "whole vocabulary" if part.exact else f"{part.reference_k} most likely tokens and the rest: a lower bound"
+    note = f"KL(full || quantised), {known}" if part.kl else "KL: not kept, trace the full run with --reference"
+    made = table(f"On the same {part.tokens} tokens. {note}", "statistic", "value", "± by question", "± by token")
+    section = part.statistics[0].section
+    for found in part.statistics:
+        if found.section != section:
+            made.add_section()
+            section = found.section
+        scale, unit = (100.0, "%") if found.section == PROBABILITY or found.name.startswith("Cor") else (1.0, "")
+        errors = ("" if math.isnan(error) else f"{scale * error:.2g}{unit}" for error in (found.error, found.token_error))
+        made.add_row(found.name, f"{scale * found.value:.6g}{unit}", *errors)
+    parts: list[RenderableType] = [made]
+    if part.hidden_error and part.hidden_similarity:
+        hidden = table("Residual stream against the full model's, mean over questions", "layer", "relative error", "cosine")
+        for layer, (error, cosine) in enumerate(zip(part.hidden_error.mean, part.hidden_similarity.mean, strict=True)):
+            hidden.add_row(str(layer), number(float(error)), f"{cosine:.6f}")
+        parts.append(hidden)
+    return Group(*parts)
 
 
 def free(part: FreePart | None) -> Table:

@@ -36,6 +36,7 @@ def manifest(precision: str = "onnx-fp32", **changes: object) -> RunManifest:
 def make_run(
     folder: Path, entropies: list[np.ndarray], made: RunManifest, *, tokens: list[list[int]] | None = None,
     layer_shift: np.ndarray | None = None, head_shift: np.ndarray | None = None, kl: list[np.ndarray] | None = None,
+    reference: list[np.ndarray] | None = None,
 ) -> Run:  # fmt: skip
     """A run directory whose output entropy (and surprisal) is `entropies`, with constant vectors plus the given shifts."""
     forced = made.kind == "force"
@@ -56,7 +57,8 @@ def make_run(
                 "step_ms": 1.0, **cells,
             }  # fmt: skip
             if forced:
-                known |= {"kl": kl[index][t] if kl else None, "reference_surprisal": 0.0, "same_top1": t % 2 == 0}
+                known |= {"kl": kl[index][t] if kl else None, "same_top1": t % 2 == 0}
+                known["reference_surprisal"] = reference[index][t] if reference else 0.0
             for name, column in rows.items():
                 column.append(known[name])
             statistics.add([value] * len(SCALARS))
@@ -173,7 +175,7 @@ def test_forced_statistics_are_those_of_the_planted_numbers(tmp_path: Path) -> N
     kl = [rng.exponential(0.05, line.size) for line in lines]
     full = make_run(tmp_path / "full", lines, manifest())
     like = {"run_sha256": "r", "artifact": full.manifest.artifact}
-    forced = make_run(tmp_path / "forced", noisy, manifest("onnx-int4", kind="force", like=like), kl=kl)
+    forced = make_run(tmp_path / "forced", noisy, manifest("onnx-int4", kind="force", like=like), kl=kl, reference=lines)
     part = compare(full, forced).forced
     assert part is not None and part.kl is not None
     one, other, values = (np.concatenate(x).astype(np.float32).astype(np.float64) for x in (lines, noisy, kl))

@@ -54,7 +54,8 @@ ALLOWED: dict[str, set[str]] = {
         "backends.llamacpp",
     },
     "run": TRACING,
-    "force": JOBS,
+    "exact": JOBS,
+    "force": JOBS | {"exact"},
     "live": JOBS,
     "cli_common": {"errors", "trace"},
 }

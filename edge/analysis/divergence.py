@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from edge.analysis.dynamics import DELTA, DynamicsClass, classify, matrix, mean_vectors, numbers, width_of
 from edge.analysis.intervals import Distribution, Float64, Interval, bootstrap, bootstrap_columns, distribution, mean_rows
-from edge.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, HIDDEN
+from edge.analysis.perplexity import Statistic, statistics
+from edge.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, EXACT, HIDDEN, mean_column
 from edge.errors import UserError
 from edge.signals import SCALARS
 from edge.streaming import pearson, spearman
@@ -77,17 +78,25 @@ class Perplexity(NamedTuple):
 
 @dataclass(frozen=True)
 class ForcedPart:
-    """Position by position on the same tokens. `kl` is KL(full || quantised) with all but the reference's K tokens as
-    one bucket (a lower bound), None where the reference kept no distributions."""
+    """Position by position on the same tokens. `kl` is KL(full || quantised): over the whole vocabulary where `exact`, else
+    with all but the reference's K tokens as one bucket (a lower bound), None where the reference kept no distributions.
+
+    `statistics` is llama-perplexity's list. `hidden_error` and `hidden_similarity`: relative L2 error and cosine of the residual
+    stream before layer 1 and after each, None unless exact and tapped.
+    """
 
     tokens: int
+    exact: bool
     reference_k: int
+    statistics: tuple[Statistic, ...]
     kl: Distribution | None
     kl_by_question: Interval | None
     same_top1: Interval
     probability_change: Distribution
     perplexity: Perplexity
     changes: tuple[TokenChange, ...]
+    hidden_error: LayerChange | None
+    hidden_similarity: LayerChange | None
 
 
 class FirstDivergence(NamedTuple):
@@ -157,7 +166,7 @@ def compare(full: Run, quantised: Run, delta: float = DELTA) -> Divergence:
         raise UserError(f"{full.folder} and {quantised.folder} hold different questions: trace the same ones")
     if a.column("prompt_ids") != b.column("prompt_ids"):
         raise UserError(f"{full.folder} and {quantised.folder} have different prompts: use the same --prompt and --date")
-    forced = forced_part(full, quantised) if quantised.manifest.kind == "force" else None
+    forced = forced_part(full, quantised, b) if quantised.manifest.kind == "force" else None
     token_layers = layer_token_changes(full, quantised) if forced else {}
     tapped = "none" not in (full.manifest.artifact["taps"], quantised.manifest.artifact["taps"])
     return Divergence(
@@ -226,12 +235,13 @@ def paired_steps(full: Run, quantised: Run, columns: list[str], extra: list[str]
     return a, b
 
 
-def forced_part(full: Run, quantised: Run) -> ForcedPart:
-    a, b = paired_steps(full, quantised, list(STEP_SCALARS), ["kl", "same_top1"])
+def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
+    a, b = paired_steps(full, quantised, list(STEP_SCALARS), ["kl", "reference_surprisal", "same_top1"])
     if a.num_rows == 0:
         raise UserError(f"{full.folder} has no traced tokens: no question fitted the context")
     questions = a.column("question_index").to_numpy()
-    one, other = numbers(a, "surprisal"), numbers(b, "surprisal")
+    # Of the full model as it was asked here: with both at hand that is this machine's, else the run's.
+    one, other = numbers(b, "reference_surprisal"), numbers(b, "surprisal")
     kl = numbers(b, "kl")
     known = not np.isnan(kl).any()
     same = numbers(b, "same_top1")
@@ -241,9 +251,13 @@ def forced_part(full: Run, quantised: Run) -> ForcedPart:
         changes.append(
             TokenChange(metric, float((y - x).mean()), float(np.sqrt(np.mean((y - x) ** 2))), pearson(x, y), spearman(x, y))
         )
+    exact = bool(quantised.manifest.like and quantised.manifest.like.get("exact"))
+    error, similarity = (hidden_change(name, answers, quantised) if exact else None for name in EXACT)
     return ForcedPart(
         tokens=a.num_rows,
-        reference_k=int(full.manifest.settings["reference_k"]),
+        exact=exact,
+        reference_k=quantised.manifest.model.vocabulary if exact else int(full.manifest.settings["reference_k"]),
+        statistics=statistics(one, other, kl if known else None, same, questions),
         kl=distribution(kl, questions) if known else None,
         kl_by_question=bootstrap(by_question(kl, questions)[0]) if known else None,
         same_top1=weighted(same, questions),
@@ -252,7 +266,17 @@ def forced_part(full: Run, quantised: Run) -> ForcedPart:
             float(np.exp(one.mean())), float(np.exp(other.mean())), weighted(other - one, questions), pearson(one, other)
         ),
         changes=tuple(changes),
+        hidden_error=error,
+        hidden_similarity=similarity,
     )
+
+
+def hidden_change(name: str, answers: pa.Table, run: Run) -> LayerChange | None:
+    """Distance of the residual streams by layer, mean over questions; None where one of the models had no taps."""
+    if answers.column(mean_column(name)).null_count == answers.num_rows:
+        return None
+    mean, low, high = bootstrap_columns(mean_vectors(answers, name, run.manifest.model.layers + 1))
+    return LayerChange(name, mean, low, high, None, None)
 
 
 def by_question(values: Float64, questions: Float64) -> tuple[Float64, Float64]:
