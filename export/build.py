@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ from edge.trace import differences
 from export.checkpoint import Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig
-from export.precision import Precision, precision
+from export.precision import MIXED, WIDE_BITS, Precision, group, mixed, precision
 from export.source import Source, ignore, pinned, resolve
 from export.tokenizer import TokenizerFiles, read_tokenizer
 
@@ -58,12 +58,13 @@ class Built(NamedTuple):
 
 def build(
     source: str, precisions: list[str], out: Path, *, taps: str = "rows", context: int = DEFAULT_CONTEXT,
-    force: bool = False, revision: str | None = None, on_start: Callable[[str], None] = ignore,
+    force: bool = False, revision: str | None = None, wide: Sequence[str] = (), on_start: Callable[[str], None] = ignore,
     on_file: Callable[[str, int], None] = ignore, on_note: Callable[[str], None] = ignore,
     on_bytes: Callable[[int, int], None] = ignore,
 ) -> list[Built]:  # fmt: skip
     """Builds out/PRECISION/ for each precision; raises UserError before anything is written when the input is bad.
 
+    `wide` are the groups of matrices that onnx-int4-mixed keeps in 8 bits (export/mix.py finds them).
     `revision` chooses a commit of a hub model (default: the one that `out` was built from before, else the head of main).
     `on_start` hears each precision, `on_file` each download, `on_note` what differs from the registry's facts,
     `on_bytes` how many bytes of weights of how many are written, those that only stand there for a while among them.
@@ -73,6 +74,10 @@ def build(
         raise UserError(f"unknown taps {taps!r}: choose from {', '.join(TAPS)}")
     if taps == "raw" and any(to.backend == LLAMA_CPP for to in wanted):
         raise UserError("--taps raw is for ONNX graphs, llama.cpp gives rows: leave it out, or build onnx-* alone")
+    if bool(wide) != any(to.name == MIXED for to in wanted):
+        raise UserError(
+            f"{MIXED} and a recipe go together: give --recipe FILE with it, from 'edge-export mix', and with it alone"
+        )
     if context < 1:
         raise UserError(f"--context is {context}: a positive number of positions is needed")
     origin = resolve(source, revision=revision or pinned(source, out), on_file=on_file)
@@ -86,6 +91,8 @@ def build(
         tokenizer = read_tokenizer(checkpoint)
         digest = checkpoint.sha256()
         for to in wanted:
+            if to.name == MIXED:
+                to = mixed(wide, groups_of(checkpoint, config))
             on_start(to.name)
             started = time.perf_counter()
             manifest = manifest_of(origin, config, tokenizer, to, taps, digest)
@@ -139,7 +146,15 @@ def quantization(to: Precision) -> dict[str, int]:
         return {}
     if to.backend == LLAMA_CPP:
         return {"file_type": to.file_type}
-    return {"bits": to.bits, "block_size": to.block_size, "accuracy_level": to.accuracy_level}
+    chosen = dict.fromkeys(to.wide, WIDE_BITS)
+    return {"bits": to.bits, "block_size": to.block_size, "accuracy_level": to.accuracy_level} | chosen
+
+
+def groups_of(checkpoint: Checkpoint, config: DecoderConfig) -> list[str]:
+    """Groups of matrices that a mixed precision chooses among, in the order of the graph."""
+    found = {group(name) for name in checkpoint.names()} - {"", *(["lm_head"] if config.tied else [])}
+    layers = sorted((name for name in found if "." in name), key=lambda name: (int(name.split(".")[1]), name))
+    return [*(["embedding"] if "embedding" in found else []), *layers, *(["lm_head"] if "lm_head" in found else [])]
 
 
 def check_llama(config: DecoderConfig) -> None:
@@ -166,8 +181,7 @@ def tell(on_bytes: Callable[[int, int], None], total: int, done: int) -> None:
 
 def weight_bytes(checkpoint: Checkpoint, to: Precision) -> int:
     """Bytes that the weights take (estimated for GGUF mixtures)."""
-    shapes = [checkpoint.shape(name) for name in checkpoint.names()]
-    return int(sum(to.bytes_of(shape) for shape in shapes))
+    return int(sum(to.bytes_of(name, checkpoint.shape(name)) for name in checkpoint.names()))
 
 
 def check_room(out: Path, needed: int, memory: int) -> None:

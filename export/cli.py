@@ -12,8 +12,12 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColu
 from rich.progress import Progress as Bar
 
 from edge.cli_common import check_json, console, errors, run_app, write_json
+from edge.questions import EMBEDDED, read_questions
 from export.build import DEFAULT_CONTEXT
 from export.build import build as build_artifacts
+from export.mix import find as find_mix
+from export.mix import read_recipe
+from export.mix import table as mix_table
 from export.precision import PRECISIONS
 from export.reference import reference as make_reference
 from export.synth import synth as synthesise
@@ -44,6 +48,7 @@ def build(
     taps: Annotated[str, typer.Option(help="none: logits; rows: what tracing needs; raw: every position.")] = "rows",
     context: Annotated[int, typer.Option(help="Largest number of positions to build for.")] = DEFAULT_CONTEXT,
     revision: Annotated[str, typer.Option(help="Commit, branch or tag of a hub model (default: as before, or main).")] = "",
+    recipe: Annotated[Path | None, typer.Option(help="What `edge-export mix` found, for onnx-int4-mixed.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is already there.")] = False,
 ) -> None:
     """Build artifacts of one model in one or more precisions."""
@@ -58,6 +63,7 @@ def build(
     try:
         results = build_artifacts(
             source, to, out, taps=taps, context=context, force=force, revision=revision or None,
+            wide=read_recipe(recipe) if recipe else (),
             on_start=lambda name: bar.update(task, description=name),
             on_file=functools.partial(say_fetching, console),
             on_note=lambda text: console.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True),
@@ -70,6 +76,37 @@ def build(
         size = sum(record.size for record in result.artifact.manifest.files.values()) / 1e6
         how = "already built" if result.reused else f"built in {result.seconds:.1f} s"
         console.print(f"{result.artifact.path}: {how}, {size:.1f} MB", markup=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: edge-export mix nano-llama --out models/nano-llama --budget 1.15")
+def mix(
+    source: Annotated[str, typer.Argument(help="A known model (see `edge models`) or a checkpoint folder.")],
+    out: Annotated[Path, typer.Option(help="Folder in which onnx-int4-mixed/ and the search's log are made.")],
+    questions: Annotated[Path, typer.Option(help="CSV of questions to calibrate on: not those you will judge by.")] = EMBEDDED,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 64,
+    budget: Annotated[float, typer.Option(help="Size allowed, as a multiple of onnx-int4's.")] = 1.15,
+    context: Annotated[int, typer.Option(help="Largest number of positions to build for.")] = DEFAULT_CONTEXT,
+    revision: Annotated[str, typer.Option(help="Commit, branch or tag of a hub model (default: main).")] = "",
+    threads: Annotated[int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is already there.")] = False,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write the log as JSON too (- for standard output).")] = None,
+) -> None:
+    """Find what int4 should keep in int8: measures the KL that each group of matrices costs, and builds onnx-int4-mixed."""
+    check_json(json_file)
+    found = find_mix(
+        source, out, read_questions(questions), limit=limit, max_new_tokens=max_new_tokens, budget=budget, context=context,
+        revision=revision or None, threads=threads, force=force,
+        on_trial=lambda name, trial: errors.print(
+            f"{name}: KL {trial.kl.value:.5f}, {trial.bytes / 1e6:.2f} MB", style="dim", markup=False
+        ),
+        on_file=functools.partial(say_fetching, errors),
+    )  # fmt: skip
+    if json_file is not None:
+        write_json(json_file, found.to_json())
+    if json_file != "-":
+        console.print(mix_table(found))
+        console.print(f"{found.artifact}: built from {found.recipe}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: edge-export synth llama-3.2-1b-instruct --out runs/llama-1b-shape")

@@ -259,13 +259,13 @@ def test_a_verified_artifact_is_reused_by_the_next_build(tmp_path):
 
 
 def test_a_folder_of_precisions_gives_a_verdict_for_each(tmp_path, capsys):
-    build("nano-llama", list(PRECISIONS), tmp_path / "out")
+    build("nano-llama", list(PRECISIONS), tmp_path / "out", wide=["embedding", "layers.1.mlp"])
     assert run("verify", tmp_path / "out", "--json", tmp_path / "verdict.json") == 0
     said = json.loads((tmp_path / "verdict.json").read_text())
     assert [entry["label"] for entry in said] == [f"nano-llama {name}" for name in WEIGHTS]  # GGUF files are left alone
     assert all(entry["passed"] for entry in said)
     shown = capsys.readouterr().out
-    assert shown.count("verified") == 3
+    assert shown.count("verified") == 4
     assert "KL(full || this)" in shown
 
 

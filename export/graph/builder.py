@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class GraphBuilder:
         weight = "+".join(names)
         if self.precision.quantized:
             packed, scales = self._quantized(weight, names, sizes, width)
-            self._matmul_nbits(x, packed, scales, rows, width, out)
+            self._matmul_nbits(x, packed, scales, (rows, width), self.precision.bits_of(weight), out)
         else:
             self._count("float32")
             matrix = np.concatenate(list(self._rows(names, sizes, width))).T  # MatMul wants [width, rows]
@@ -153,7 +154,7 @@ class GraphBuilder:
         gathered = out if padded == width else f"{out}.padded"
         self.node(
             "GatherBlockQuantized", [flat, ids, scales], [gathered], domain=MICROSOFT,
-            bits=self.precision.bits, block_size=self.precision.block_size, gather_axis=0, quantize_axis=1,
+            bits=self.precision.bits_of(name), block_size=self.precision.block_size, gather_axis=0, quantize_axis=1,
         )  # fmt: skip
         if padded != width:
             self._keep_columns(gathered, width, out)
@@ -166,7 +167,7 @@ class GraphBuilder:
         self.node("Reshape", [x, shape], [f"{out}.row"])
         if self.precision.quantized:
             packed, scales = self._quantized(name, [name], [vocabulary], width)
-            self._matmul_nbits(f"{out}.row", packed, scales, vocabulary, width, out)
+            self._matmul_nbits(f"{out}.row", packed, scales, (vocabulary, width), self.precision.bits_of(name), out)
         else:
             # Gemm with transB reads [V, D] as it is, so that a tied embedding is stored once.
             self.node("Gemm", [f"{out}.row", self._float_matrix(name)], [out], transB=1)
@@ -183,26 +184,27 @@ class GraphBuilder:
         return -(-width // self.precision.block_size)
 
     def _quantized(self, weight: str, names: Sequence[str], sizes: Sequence[int], width: int) -> tuple[str, str]:
-        packed_name, scales_name = f"{weight}.q{self.precision.bits}", f"{weight}.scales"
+        to = replace(self.precision, bits=self.precision.bits_of(weight))
+        packed_name, scales_name = f"{weight}.q{to.bits}", f"{weight}.scales"
         if packed_name not in self.initializers:
             rows, blocks = sum(sizes), self._blocks(width)
             scales: list[Array] = []
 
             def packed() -> Iterator[npt.NDArray[np.uint8]]:
-                for block in quantize_rows(self._rows(names, sizes, width), self.precision):
+                for block in quantize_rows(self._rows(names, sizes, width), to):
                     scales.append(block.scales)
                     yield block.packed
 
-            shape = (rows, blocks, self.precision.block_size * self.precision.bits // 8)
-            self._count(f"int{self.precision.bits}")
+            shape = (rows, blocks, to.block_size * to.bits // 8)
+            self._count(f"int{to.bits}")
             self.initializers[packed_name] = self.data.add(packed_name, TensorProto.UINT8, shape, packed())
             self.initializers[scales_name] = self.data.add(scales_name, TensorProto.FLOAT, (rows, blocks), iter(scales))
         return packed_name, scales_name
 
-    def _matmul_nbits(self, x: str, packed: str, scales: str, rows: int, width: int, out: str) -> None:
+    def _matmul_nbits(self, x: str, packed: str, scales: str, shape: tuple[int, int], bits: int, out: str) -> None:
         self.node(
-            "MatMulNBits", [x, packed, scales], [out], domain=MICROSOFT, N=rows, K=width,
-            bits=self.precision.bits, block_size=self.precision.block_size, accuracy_level=self.precision.accuracy_level,
+            "MatMulNBits", [x, packed, scales], [out], domain=MICROSOFT, N=shape[0], K=shape[1],
+            bits=bits, block_size=self.precision.block_size, accuracy_level=self.precision.accuracy_level,
         )  # fmt: skip
 
     def _keep_columns(self, x: str, width: int, out: str) -> None:

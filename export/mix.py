@@ -1,0 +1,204 @@
+"""The search for onnx-int4-mixed: which groups of matrices int4 should keep in 8 bits.
+
+Each group alone in 8 bits says what its 4 bits cost in KL against full precision, on the full-precision model's answers to
+calibration questions. Groups are then taken in order of gain for each added byte, and every step of that order is measured as
+a whole, since gains do not add up; the best one within the budget is built. The log says everything that was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from edge.analysis.divergence import compare, plain
+from edge.analysis.intervals import Interval
+from edge.artifact import Artifact
+from edge.backends.base import Runtime
+from edge.decode import DecodeSettings
+from edge.errors import UserError
+from edge.force import force as force_job
+from edge.questions import Question, questions_sha256, select
+from edge.run import run as run_job
+from edge.trace import Run, write_whole
+from export.build import DEFAULT_CONTEXT, build, groups_of
+from export.checkpoint import Checkpoint
+from export.graph import read_config
+from export.precision import MIXED, WIDE_BITS
+from export.source import ignore, resolve
+
+BASE, FULL = "onnx-int4", "onnx-fp32"
+REFERENCE_K = 1024
+SEARCH_NAME = f"{MIXED}.search.json"
+
+
+class Trial(NamedTuple):
+    """One artifact measured: its groups in 8 bits, bytes of its files, and mean KL(full || this) over questions, in nats."""
+
+    wide: tuple[str, ...]
+    bytes: int
+    kl: Interval
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What the search found and measured. `alone` has each group by itself, `path` the groups in order of gain for a byte, one
+    more at a time (within the budget), `chosen` those of the best. `artifact` and `recipe` (this log) are paths."""
+
+    artifact: str
+    recipe: str
+    model_id: str
+    checkpoint_sha256: str
+    questions_sha256: str
+    questions: int
+    max_new_tokens: int
+    budget: float
+    base: Trial
+    eight: Trial
+    alone: dict[str, Trial]
+    path: tuple[Trial, ...]
+    chosen: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the chosen groups as `wide`: what --recipe reads."""
+        value: dict[str, Any] = plain(asdict(self))
+        return value | {"wide": list(self.chosen)}
+
+
+def find(
+    source: str, out: Path, questions: Sequence[Question], *, limit: int | None = None, max_new_tokens: int = 64,
+    budget: float = 1.15, context: int = DEFAULT_CONTEXT, revision: str | None = None, threads: int | None = None,
+    force: bool = False, on_trial: Callable[[str, Trial], None] = ignore, on_file: Callable[[str, int], None] = ignore,
+) -> Mix:  # fmt: skip
+    """Searches, builds out/onnx-int4-mixed/ and writes the log beside it.
+
+    Raises UserError when the input is bad, or when no group in 8 bits helps within the budget.
+    """
+    if budget <= 1.0:
+        raise UserError(f"--budget is {budget}: a multiple of onnx-int4's size above 1 is needed, such as 1.15")
+    chosen = select(questions, limit, "1/1")
+    origin = resolve(source, revision=revision, on_file=on_file)
+    with Checkpoint(origin.folder) as checkpoint:
+        groups, digest = groups_of(checkpoint, read_config(checkpoint.config, context)), checkpoint.sha256()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mix-", dir=out) as work:
+        bench = Bench(source, Path(work), revision, context, Runtime(threads), chosen, max_new_tokens)
+        base, eight = bench.trial(BASE), bench.trial("onnx-int8")
+        on_trial(BASE, base)
+        on_trial("onnx-int8", eight)
+        room = budget * base.bytes
+        alone = {}
+        for name in groups:
+            alone[name] = bench.trial(MIXED, (name,))
+            on_trial(f"{name} in {WIDE_BITS} bits", alone[name])
+        path = []
+        for wide in prefixes(base, alone):
+            trial = bench.trial(MIXED, wide)
+            if trial.bytes <= room:
+                path.append(trial)
+                on_trial(f"{len(wide)} groups", trial)
+    best = min(path, key=lambda trial: trial.kl.value, default=base)
+    if best.kl.value >= base.kl.value:
+        raise UserError(
+            f"no group in {WIDE_BITS} bits lowers the KL of {BASE} within {budget} times its size: give a larger --budget"
+        )
+    (built,) = build(source, [MIXED], out, wide=best.wide, context=context, revision=revision, force=force)
+    found = Mix(
+        str(built.artifact.path), str(out / SEARCH_NAME), origin.model_id, digest, questions_sha256(questions), len(chosen),
+        max_new_tokens, budget, base, eight, alone, tuple(path), best.wide,
+    )  # fmt: skip
+    text = json.dumps(found.to_json(), indent=1) + "\n"
+    write_whole(out / SEARCH_NAME, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return found
+
+
+def prefixes(base: Trial, alone: dict[str, Trial]) -> list[tuple[str, ...]]:
+    """The groups that help, in order of KL saved for each byte added: the first, the first two, and so on."""
+
+    def worth(name: str) -> float:
+        trial = alone[name]
+        return (base.kl.value - trial.kl.value) / max(1, trial.bytes - base.bytes)
+
+    helping = sorted((name for name in alone if worth(name) > 0), key=worth, reverse=True)
+    return [tuple(helping[: n + 1]) for n in range(len(helping))]
+
+
+class Bench:
+    """Builds artifacts in a folder for a while and measures each on the full-precision model's own answers."""
+
+    def __init__(
+        self, source: str, work: Path, revision: str | None, context: int, runtime: Runtime, questions: Sequence[Question],
+        max_new_tokens: int,
+    ) -> None:  # fmt: skip
+        self._source, self._work, self._revision, self._context, self._runtime = source, work, revision, context, runtime
+        self._number = 0
+        full = self._build(FULL, ())
+        run_job(
+            full, questions, work / "full", DecodeSettings(max_new_tokens, reference_k=REFERENCE_K), runtime=runtime
+        )  # fmt: skip
+        self._full = Run.open(work / "full")
+
+    def _build(self, precision: str, wide: tuple[str, ...]) -> Artifact:
+        self._number += 1
+        folder = self._work / str(self._number)
+        return build(self._source, [precision], folder, wide=wide, context=self._context, revision=self._revision)[0].artifact
+
+    def trial(self, precision: str, wide: tuple[str, ...] = ()) -> Trial:
+        artifact = self._build(precision, wide)
+        size = sum(record.size for record in artifact.manifest.files.values())
+        out = self._work / f"run-{self._number}"
+        force_job(artifact, self._full.folder, out, runtime=self._runtime)
+        forced = compare(self._full, Run.open(out)).forced
+        for folder in (artifact.path, out):
+            remove(folder)
+        if forced is None or forced.kl_by_question is None:
+            raise UserError("the full-precision model answered none of the questions: give others with --questions")
+        return Trial(wide, size, forced.kl_by_question)
+
+
+def remove(folder: Path) -> None:
+    """A trial's artifact or run: at true size a dozen of them would fill the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def read_recipe(path: Path) -> tuple[str, ...]:
+    """Groups in 8 bits, from a search's log or any JSON object with `wide`; raises UserError when it holds none."""
+    try:
+        wide = json.loads(path.read_text(encoding="utf-8"))["wide"]
+        if not isinstance(wide, list) or not wide or not all(isinstance(name, str) for name in wide):
+            raise ValueError("'wide' is no list of groups")
+        return tuple(wide)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no recipe ({error}): make one with 'edge-export mix'") from error
+
+
+def table(found: Mix) -> Table:
+    """What was measured: each group alone, and the groups together."""
+    title = f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], budget {found.budget:g}"
+    made = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("in 8 bits", "MB", "KL"):
+        made.add_column(column, justify="left" if column == "in 8 bits" else "right")
+
+    def row(name: str, trial: Trial, chosen: bool = False) -> None:
+        kl = trial.kl
+        text = f"{kl.value:.5f} [{kl.low:.5f}, {kl.high:.5f}]"
+        made.add_row(escape(name), f"{trial.bytes / 1e6:.2f}", text, style="bold" if chosen else "")
+
+    row(f"nothing ({BASE})", found.base)
+    for name, trial in found.alone.items():
+        row(name, trial)
+    made.add_section()
+    for trial in found.path:
+        row(" + ".join(trial.wide), trial, trial.wide == found.chosen)
+    made.add_section()
+    row("everything (onnx-int8)", found.eight)
+    return made
