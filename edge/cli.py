@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -88,7 +89,10 @@ def with_progress(job: Any, title: str, quiet: bool) -> RunManifest:
             if bar.live.is_started:
                 bar.stop()
     except Interrupted as error:
-        errors.print("interrupted: finished answers are kept, run the same command again to go on", style="yellow")
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        errors.print(
+            f"interrupted: finished answers are kept, go on with: {command}", style="yellow", markup=False, soft_wrap=True
+        )
         raise typer.Exit(error.code) from None
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from edge.errors import UserError
-from edge.trace import write_whole
+from edge.parts import write_whole
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

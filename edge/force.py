@@ -19,7 +19,7 @@ from edge.errors import UserError
 from edge.exact import FullModel, check_full
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
-from edge.run import Progress, Recorder, describe_artifact, ignore, now, stop_on_signal
+from edge.run import Progress, Recorder, describe_artifact, ignore, now, stop_on_signal, tell_damaged
 from edge.runtime import RUNTIME_SETTINGS, check_runtime, deciding, open_backend, versions
 from edge.signals import SignalReader, Signals, TopK, kl_to_reference
 from edge.trace import RUN_NAME, Run, RunManifest, RunWriter
@@ -131,6 +131,7 @@ def force(
                 "build it with a larger --context"
             )
     with RunWriter(out, manifest) as writer:
+        tell_damaged(writer, on_note)
         if writer.complete(lengths):
             return writer.manifest
         longest = max(lengths.values(), default=1) or 1

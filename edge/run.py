@@ -97,6 +97,12 @@ def dated(out: Path, date: str | None) -> str | None:
     return date
 
 
+def tell_damaged(writer: RunWriter, on_note: Callable[[str], None]) -> None:
+    """Says what of a run that is continued did not hold what its checksum says."""
+    for name in writer.damaged:
+        on_note(f"{writer.folder / name} was damaged: removed, its questions are traced again")
+
+
 class Recorder:
     """Puts finished answers and telemetry into a run directory, in parts that are due by time or by size.
 
@@ -168,6 +174,7 @@ def run(
         created=now(),
     )
     with RunWriter(out, manifest) as writer:
+        tell_damaged(writer, on_note)
         if writer.complete(question.index for question in chosen):
             return writer.manifest
         with writer.or_nothing():

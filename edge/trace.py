@@ -1,17 +1,17 @@
 """The run directory: how traces are written, resumed and read.
 
 Promise: a part file is whole or absent; the answers part commits its questions, so killing the process at any moment
-loses at most the questions that were in flight, and running the same command again finishes the rest.
+loses at most the questions that were in flight, and running the same command again finishes the rest. What was damaged
+afterwards is found by its checksum and traced again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from edge.artifact import ModelSpec, check_types
 from edge.errors import UserError
+from edge.parts import is_damaged, part_stem, read_part, remove_temporary, write_part, write_table, write_whole
 
 SCHEMA_VERSION = 1
 RUN_NAME = "run.json"
@@ -34,7 +34,6 @@ NEEDED = {
     "settings": ("shard", "prompt", "reference_k", "temperature"),
     "questions": ("sha256", "count", "selected"),
 }
-PART = re.compile(r"part-(\d+)of(\d+)-(\d+)-(\d+)\.parquet")
 
 
 @dataclass(frozen=True)
@@ -122,40 +121,6 @@ def read_manifest(folder: Path) -> RunManifest:
 # Writing
 
 
-def write_whole(path: Path, write: Any) -> None:
-    """Calls write(temporary path), then makes the file appear under its name in one step, on disk.
-
-    A link keeps pointing where it points. Raises UserError where it cannot be written, and for what is there and is no
-    plain file: a rename would put one in the place of a device or pipe (/dev/null, when run as root).
-    """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no plain file: give another place")
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.rename(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {path} ({error.strerror or error}): free space there or give another place") from error
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
-
-
 class RunWriter:
     """Owns a run directory while a job writes into it. A context manager: it holds the directory's lock.
 
@@ -165,6 +130,7 @@ class RunWriter:
     def __init__(self, folder: Path, manifest: RunManifest) -> None:
         self.folder = folder
         self.done: set[int] = set()
+        self.damaged: list[str] = []  # files that were found damaged and removed, so that their questions run again
         self._lock: Any = None
         self._open(manifest)
 
@@ -178,9 +144,11 @@ class RunWriter:
         except OSError as error:
             raise UserError(f"cannot write to {self.folder} ({error.strerror}): give another --out") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process ends, however
+        except OSError as error:
             self._lock.close()
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(f"{self.folder} cannot be locked ({error.strerror}): give an --out on a local disk") from None
             raise UserError(f"{self.folder} is being written by another process: wait for it or give another --out") from None
         try:
             existing = self._existing(manifest)  # again: another process may have come and gone before the lock was ours
@@ -212,19 +180,29 @@ class RunWriter:
         return existing
 
     def _recover(self) -> None:
-        """Removes what an interrupted run left half-done; learns which questions are committed.
+        """Removes what an interrupted run left half-done and what is damaged; learns which questions are committed.
 
-        A part counts when both its halves are there: so deleting either of a damaged part makes its questions run again.
+        A part counts when both its halves are there and whole: so deleting either makes its questions run again.
         """
-        for path in [*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp")]:
-            path.unlink()
-        halves = [{path.name for path in (self.folder / kind).glob("part-*.parquet")} for kind in ("steps", "answers")]
-        for kind, orphans in (("steps", halves[0] - halves[1]), ("answers", halves[1] - halves[0])):
-            for name in orphans:
-                (self.folder / kind / name).unlink()
-        for name in sorted(halves[0] & halves[1]):
-            table = read_part(self.folder / "answers" / name, ["question_index"])
-            self.done.update(table.column("question_index").to_pylist())
+        remove_temporary(self.folder)
+        halves: list[dict[str, Path]] = []
+        for kind in ("steps", "answers"):
+            found: dict[str, Path] = {}
+            for path in sorted((self.folder / kind).glob("part-*.parquet")):
+                stem = part_stem(path.name) or path.name
+                if is_damaged(path):
+                    path.unlink()
+                    self.damaged.append(f"{kind}/{path.name}")
+                elif stem in found:
+                    raise UserError(f"{self.folder} holds {stem} more than once: keep the parts of one set of shards")
+                else:
+                    found[stem] = path
+            halves.append(found)
+        steps, answers = halves
+        for stem in steps.keys() ^ answers.keys():
+            (steps.get(stem) or answers[stem]).unlink()
+        for stem in sorted(steps.keys() & answers.keys()):
+            self.done.update(read_part(answers[stem], ["question_index"]).column("question_index").to_pylist())
 
     @contextlib.contextmanager
     def or_nothing(self) -> Iterator[None]:
@@ -247,16 +225,19 @@ class RunWriter:
         """Commits whole questions: steps first, answers last."""
         indices = answers.column("question_index").to_pylist()
         shard, shards = str(self.manifest.settings["shard"]).split("/")
-        name = f"part-{shard}of{shards}-{indices[0]:06d}-{indices[-1]:06d}.parquet"
-        write_table(self.folder / "steps" / name, steps)
-        write_table(self.folder / "answers" / name, answers)
+        stem = f"part-{shard}of{shards}-{indices[0]:06d}-{indices[-1]:06d}"
+        write_part(self.folder / "steps", stem, steps)
+        write_part(self.folder / "answers", stem, answers)
         self.done.update(indices)
 
     def write_device(self, table: pa.Table) -> None:
-        """Appends telemetry rows; the file is replaced as a whole."""
+        """Appends telemetry rows; the file is replaced as a whole. One that cannot be read is begun anew: it decides nothing."""
         path = self.folder / "device.parquet"
         if path.exists():
-            table = pa.concat_tables([read_part(path), table])
+            try:
+                table = pa.concat_tables([read_part(path), table], promote_options="default")
+            except (UserError, pa.ArrowInvalid):
+                self.damaged.append(path.name)
         write_table(path, table)
 
     def complete(self, indices: Iterable[int]) -> bool:
@@ -293,15 +274,6 @@ def differences(a: Any, b: Any, name: str = "") -> list[str]:
 # Reading
 
 
-def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file; raises UserError when it is damaged."""
-    try:
-        return pq.ParquetFile(path, memory_map=True).read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read ({detail}): delete it and run the same command again") from error
-
-
 @dataclass(frozen=True)
 class Run:
     """A run directory opened for reading; tables are read when asked for, sorted by question and step."""
@@ -320,8 +292,8 @@ class Run:
         return run
 
     def parts(self) -> list[str]:
-        """Names of committed parts, in question order within each shard."""
-        return sorted(path.name for path in (self.folder / "answers").glob("part-*.parquet") if PART.fullmatch(path.name))
+        """Stems of committed parts' names, in question order within each shard."""
+        return sorted(stem for path in (self.folder / "answers").glob("part-*.parquet") if (stem := part_stem(path.name)))
 
     def answers(self, columns: list[str] | None = None) -> pa.Table:
         """One row for each question, by question_index."""
@@ -352,7 +324,8 @@ class Run:
                 yield index, table.slice(rows[0] if rows.size else 0, rows.size)
 
     def _part(self, kind: str, name: str, columns: list[str] | None) -> pa.Table:
-        path = self.folder / kind / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing: run the same command again to make its questions anew")
-        return read_part(path, columns)
+        found = [path for path in (self.folder / kind).glob(f"{name}.*") if part_stem(path.name) == name]
+        if len(found) != 1:
+            what = "missing" if not found else "there more than once"
+            raise UserError(f"{self.folder / kind / name} is {what}: run the same command again to make its questions anew")
+        return read_part(found[0], columns)

@@ -25,9 +25,10 @@ from edge.backends.base import Runtime
 from edge.decode import DecodeSettings
 from edge.errors import UserError
 from edge.force import force as force_job
+from edge.parts import write_whole
 from edge.questions import Question, questions_sha256, select
 from edge.run import run as run_job
-from edge.trace import Run, write_whole
+from edge.trace import Run
 from export.build import DEFAULT_CONTEXT, build, groups_of
 from export.checkpoint import Checkpoint
 from export.graph import read_config

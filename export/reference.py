@@ -30,7 +30,7 @@ from edge.artifact import FileRecord, check_file, record_file
 from edge.backends.onnx import open_session
 from edge.device import usable_cores
 from edge.errors import UserError
-from edge.trace import sync_folder
+from edge.parts import sync_folder
 from export.checkpoint import Array, Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig

@@ -30,10 +30,10 @@ from edge.artifact import MANIFEST_NAME, Artifact, Manifest, ModelSpec
 from edge.backends.onnx import CHUNK, GRAPH_NAME, OnnxBackend
 from edge.device import usable_cores
 from edge.errors import UserError
+from edge.parts import write_whole
 from edge.prompt import Prompter
 from edge.registry import read_registry
 from edge.signals import Scratch, attention_signals
-from edge.trace import write_whole
 from export.checkpoint import Array, Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig

@@ -18,8 +18,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 import edge.cli
+import edge.parts
 import edge.run
-import edge.trace
 
 edge.run.FLUSH_SECONDS = 0.0  # a part for each question
 
@@ -84,7 +84,7 @@ def install(last: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         left[0] -= 1
 
-    write_table, rename, sync_folder = pq.write_table, Path.rename, edge.trace.sync_folder
+    write_table, rename, sync_folder = pq.write_table, Path.rename, edge.parts.sync_folder
 
     def writing(table, path, **options):
         step()
@@ -100,7 +100,7 @@ def install(last: int) -> None:
         step()
         sync_folder(folder)
 
-    pq.write_table, Path.rename, edge.trace.sync_folder = writing, renaming, syncing
+    pq.write_table, Path.rename, edge.parts.sync_folder = writing, renaming, syncing
 
 
 if __name__ == "__main__":

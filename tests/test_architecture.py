@@ -14,9 +14,9 @@ LLAMA = {"errors", "backends.llama_library"}
 TYPES = {"errors", "artifact", "backends.base"}
 METRICS = TYPES | {"signals", "streaming"}
 DECODING = METRICS | {"decode", "prompt", "questions"}
-TRACING = DECODING | {"columns", "record", "trace", "device", "edge", "runtime"}
+TRACING = DECODING | {"columns", "record", "parts", "trace", "device", "edge", "runtime"}
 JOBS = TRACING | {"run"}
-READING = METRICS | {"columns", "trace", "registry", "questions"}
+READING = METRICS | {"columns", "parts", "trace", "registry", "questions"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "artifact": {"errors"},
@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "decode": METRICS,
     "columns": METRICS,
     "record": DECODING | {"columns"},
-    "trace": {"errors", "artifact", "columns"},
+    "parts": {"errors"},
+    "trace": {"errors", "artifact", "columns", "parts"},
     "doctor": TYPES
     | LLAMA
     | {
@@ -57,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "exact": JOBS,
     "force": JOBS | {"exact"},
     "live": JOBS,
-    "cli_common": {"errors", "trace"},
+    "cli_common": {"errors", "parts"},
 }
 # Packages whose modules may import one another, and what they may import beside.
 PACKAGES = {"analysis": READING, "report": READING | {"analysis", "edge"}}

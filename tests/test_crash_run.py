@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from edge.artifact import Artifact
 from edge.decode import DecodeSettings
+from edge.parts import is_damaged, part_stem
 from edge.questions import read_questions
 from edge.run import run
 from edge.trace import Run, RunWriter
@@ -69,7 +71,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(t
         run(Artifact.open(artifact), read_questions(many), out, settings, date="2026-01-01", runtime=ONE_THREAD)
     assert_same_rows(killed, whole)
     assert list(killed.rglob(".*.tmp")) == []
-    assert {p.name for p in (killed / "steps").iterdir()} == {p.name for p in (killed / "answers").iterdir()}
+    halves = [{part_stem(p.name) for p in (killed / kind).iterdir()} for kind in ("steps", "answers")]
+    assert halves[0] == halves[1]
+    assert not any(is_damaged(path) for path in killed.glob("*/part-*"))
 
 
 def test_a_run_killed_at_every_step_of_writing_ends_with_the_rows_of_one_that_was_not(artifacts, questions_file, tmp_path):
@@ -100,7 +104,8 @@ def test_an_interruption_keeps_finished_answers_says_so_and_can_be_taken_up(numb
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == code
-    assert errors.strip().splitlines() == ["interrupted: finished answers are kept, run the same command again to go on"]
+    resume = shlex.join(["edge", *command[1:]])
+    assert errors.strip().splitlines() == [f"interrupted: finished answers are kept, go on with: {resume}"]
     interrupted = Run.open(out, unfinished=True)
     assert interrupted.manifest.state == "running"
     before = interrupted.answers().column("question_index").to_pylist()

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from edge.analysis.dynamics import DELTA
 from edge.errors import UserError
+from edge.parts import write_whole
 from edge.report.html import plotly_js, render
 from edge.report.model import build_groups
-from edge.trace import Run, write_whole
+from edge.trace import Run
 
 __all__ = ["ReportSummary", "write_report"]
 
