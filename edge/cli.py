@@ -48,6 +48,7 @@ Taps = Annotated[str, typer.Option(help="rows: attention and hidden states or an
 KvCache = Annotated[str | None, typer.Option(help="GGUF: f16 or f32 (default: f32 for gguf-f32, else f16).")]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="GGUF: no second, faster copy of the weights.")]
 GpuLayers = Annotated[int, typer.Option(help="GGUF: so many layers on a GPU that llama.cpp was built for.")]
+PauseAbove = Annotated[float | None, typer.Option(help="Wait while the machine is hotter than so many degrees Celsius.")]
 JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")]
 
 
@@ -114,6 +115,7 @@ def run(
     kv_cache: KvCache = None,
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
+    pause_above: PauseAbove = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
@@ -125,7 +127,7 @@ def run(
     def job(on_progress: Any) -> RunManifest:
         return run_job(
             opened, asked, out, settings, prompt=prompt, date=date, limit=limit, shard=shard, runtime=runtime,
-            on_progress=on_progress, on_note=say_note,
+            pause_above=pause_above, on_progress=on_progress, on_note=say_note,
         )  # fmt: skip
 
     manifest = with_progress(job, opened.label, quiet)
@@ -145,6 +147,7 @@ def force(
     kv_cache: KvCache = None,
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
+    pause_above: PauseAbove = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by position."""
@@ -152,7 +155,7 @@ def force(
     opened, full = open_artifact(artifact), open_artifact(exact) if exact else None
     manifest = with_progress(
         lambda on_progress: force_job(
-            opened, like, out, exact=full, runtime=runtime, on_progress=on_progress, on_note=say_note
+            opened, like, out, exact=full, runtime=runtime, pause_above=pause_above, on_progress=on_progress, on_note=say_note
         ),
         f"{opened.label} forced", quiet,
     )  # fmt: skip

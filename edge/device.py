@@ -1,15 +1,13 @@
-"""What machine this is, and how it feels: memory, temperature, clock. What cannot be read is None, never an error."""
+"""What machine this is: board, processor, memory. What cannot be read is None, never an error."""
 
 from __future__ import annotations
 
 import os
 import platform
-import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import Any
 
 SYSTEM = Path("/")
 
@@ -32,7 +30,10 @@ def read_integer(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Device:
-    """Board or machine name, processor, cores this process may use, memory in bytes, operating system."""
+    """Board or machine name, processor, cores this process may use, memory and swap in bytes, operating system.
+
+    `simd` are the instruction sets of FEATURES that the processor says it has, `core_kinds` how many cores of which part.
+    """
 
     board: str | None
     processor: str | None
@@ -40,20 +41,37 @@ class Device:
     cores: int
     memory_bytes: int | None
     system: str
+    swap_bytes: int | None = None
+    simd: tuple[str, ...] = ()
+    core_kinds: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+# What speeds quantised arithmetic up, as /proc/cpuinfo names it: on ARM (asimd is NEON, asimddp the dot product, i8mm the matrix
+# product of bytes, asimdhp half precision) and on x86.
+FEATURES = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+            "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")  # fmt: skip
+# CPU part of ARM's cores in /proc/cpuinfo.
+PARTS = {"0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
+         "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd41": "Cortex-A78", "0xd42": "Cortex-A78AE",
+         "0xd44": "Cortex-X1"}  # fmt: skip
+
+
 def describe(root: Path = SYSTEM) -> Device:
     """Reads /proc and /sys below `root`."""
+    cpuinfo, memory = read_text(root / "proc/cpuinfo") or "", read_text(root / "proc/meminfo") or ""
     return Device(
         board=read_text(root / "proc/device-tree/model") or read_text(root / "sys/class/dmi/id/product_name"),
-        processor=processor(read_text(root / "proc/cpuinfo") or ""),
+        processor=processor(cpuinfo),
         machine=platform.machine(),
         cores=usable_cores(),
-        memory_bytes=meminfo(read_text(root / "proc/meminfo") or "", "MemTotal"),
+        memory_bytes=meminfo(memory, "MemTotal"),
         system=f"{platform.system()} {platform.release()}",
+        swap_bytes=meminfo(memory, "SwapTotal"),
+        simd=simd(cpuinfo),
+        core_kinds=core_kinds(cpuinfo),
     )
 
 
@@ -70,6 +88,24 @@ def processor(cpuinfo: str) -> str | None:
     return None
 
 
+def entries(cpuinfo: str, *names: str) -> list[str]:
+    """Values of the lines with one of these names, in order."""
+    pairs = (line.partition(":") for line in cpuinfo.splitlines())
+    return [value.strip() for name, _, value in pairs if name.strip() in names]
+
+
+def simd(cpuinfo: str) -> tuple[str, ...]:
+    """Those of FEATURES that the first processor lists."""
+    listed = {word for line in entries(cpuinfo, "flags", "Features")[:1] for word in line.split()}
+    return tuple(name for name in FEATURES if name in listed)
+
+
+def core_kinds(cpuinfo: str) -> str:
+    """Such as "4 Cortex-A76", from ARM's part numbers; "" where there are none."""
+    counts = Counter(PARTS.get(part.lower(), part) for part in entries(cpuinfo, "CPU part"))
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
 def meminfo(text: str, key: str) -> int | None:
     """A /proc/meminfo entry in bytes."""
     for line in text.splitlines():
@@ -80,50 +116,6 @@ def meminfo(text: str, key: str) -> int | None:
     return None
 
 
-class Sample(NamedTuple):
-    """One telemetry row: seconds since 1970, the question just finished, bytes, degrees Celsius, MHz."""
-
-    unix_time: float
-    question_index: int
-    rss_bytes: int | None
-    memory_available_bytes: int | None
-    temperature_c: float | None
-    frequency_mhz: float | None
-
-
-TELEMETRY = pa.schema(
-    [
-        ("unix_time", pa.float64()),
-        ("question_index", pa.int32()),
-        ("rss_bytes", pa.int64()),
-        ("memory_available_bytes", pa.int64()),
-        ("temperature_c", pa.float32()),
-        ("frequency_mhz", pa.float32()),
-    ]
-)
-
-
 def available_memory(root: Path = SYSTEM) -> int | None:
     """Bytes of memory that programs can still take."""
     return meminfo(read_text(root / "proc/meminfo") or "", "MemAvailable")
-
-
-def sample(question_index: int, root: Path = SYSTEM) -> Sample:
-    """Telemetry now: the hottest thermal zone, the fastest core's clock, this process's resident memory."""
-    temperatures = [t for p in root.glob("sys/class/thermal/thermal_zone*/temp") if (t := read_integer(p)) is not None]
-    clocks = [
-        f for p in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq") if (f := read_integer(p)) is not None
-    ]
-    statm = (read_text(root / "proc/self/statm") or "").split()
-    return Sample(
-        unix_time=time.time(),
-        question_index=question_index,
-        rss_bytes=int(statm[1]) * os.sysconf("SC_PAGE_SIZE") if len(statm) > 1 else None,
-        memory_available_bytes=available_memory(root),
-        temperature_c=max(temperatures) / 1000 if temperatures else None,
-        frequency_mhz=max(clocks) / 1000 if clocks else None,
-    )
-
-
-def telemetry_table(samples: list[Sample]) -> pa.Table:
-    return pa.Table.from_pylist([sample._asdict() for sample in samples], schema=TELEMETRY)

@@ -19,6 +19,7 @@ from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.llamacpp import LlamaBackend
 from edge.errors import UserError
 from edge.gguf_file import ARCHITECTURES, read_spec
+from edge.telemetry import Sample, Sensors
 
 PROBES = Path(__file__).parent / "data"  # probe-ARCHITECTURE.gguf, made by export/probe.py
 LIBRARIES = ("onnxruntime", "llama-cpp-python", "numpy", "tokenizers", "pyarrow")
@@ -45,22 +46,25 @@ class LlamaCpp:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything `edge doctor` says. Bytes; a library that is not installed is "" among `versions`."""
+    """Everything `edge doctor` says; `now` is what the sensors give. Bytes; a library that is not installed is "" among
+    `versions`."""
 
     device: device.Device
+    now: Sample
     memory_available_bytes: int | None
     disk_free_bytes: int
     versions: dict[str, str]
     llama_cpp: LlamaCpp
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"now": self.now._asdict()}
 
 
 def examine(folder: Path) -> Findings:
     """Looks at this machine; disk space is that of `folder`."""
     return Findings(
         device=device.describe(),
+        now=Sensors().sample(0),
         memory_available_bytes=device.available_memory(),
         disk_free_bytes=shutil.disk_usage(folder).free,
         versions={"edgetrace": __version__, "python": platform.python_version()} | {name: installed(name) for name in LIBRARIES},

@@ -19,9 +19,10 @@ from edge.errors import UserError
 from edge.exact import FullModel, check_full
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
-from edge.run import Progress, Recorder, describe_artifact, ignore, now, stop_on_signal, tell_damaged
+from edge.run import Progress, Recorder, describe_artifact, ignore, now, sensors_for, stop_on_signal, tell_damaged
 from edge.runtime import RUNTIME_SETTINGS, check_runtime, deciding, open_backend, versions
 from edge.signals import SignalReader, Signals, TopK, kl_to_reference
+from edge.telemetry import Cooling
 from edge.trace import RUN_NAME, Run, RunManifest, RunWriter
 
 
@@ -91,7 +92,7 @@ class Listener:
 
 def force(
     artifact: Artifact, like: Path, out: Path, *, exact: Artifact | None = None, runtime: Runtime | None = None,
-    on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
+    pause_above: float | None = None, on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
 ) -> RunManifest:  # fmt: skip
     """Traces `artifact` on the prompts and tokens of the run `like` into the run directory `out`.
 
@@ -101,6 +102,7 @@ def force(
     """
     runtime = runtime or Runtime()
     check_runtime(artifact, runtime)
+    sensors = sensors_for(pause_above)
     reference = Run.open(like)
     check_comparable(artifact, reference, sampled=exact is not None)
     if exact:
@@ -139,9 +141,10 @@ def force(
             backend = open_backend(artifact, runtime, longest)
             full = FullModel(exact, reference, runtime, longest) if exact else None
         reader = SignalReader(backend.spec)
-        recorder = Recorder(writer, PartBuffer(forced=True, exact=exact is not None), backend, on_note)
+        recorder = Recorder(writer, PartBuffer(forced=True, exact=exact is not None), backend, sensors, on_note)
         on_progress(Progress(len(writer.done), total, None))
         with stop_on_signal() as check:
+            cooling = Cooling(sensors, pause_above, check, on_note)
             try:
                 for answer in read_reference(reference):
                     if answer.question_index in writer.done:
@@ -154,7 +157,8 @@ def force(
                     for step, taps in force_steps(backend, reader, answer.prompt.ids, answer.tokens, answer.stop_reason):
                         record.add(step, listener.values(step.step, taps, step.signals))
                         check()
-                    recorder.add(record)
+                        cooling.wait()
+                    recorder.add(record, cooling.taken())
                     on_progress(Progress(len(writer.done) + len(recorder.buffer), total, record))
             finally:
                 recorder.flush()

@@ -13,10 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from edge import device
+from edge import device, telemetry
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.decode import DecodeSettings, generate
+from edge.errors import UserError
 from edge.prompt import Prompt, Prompter
 from edge.questions import Question, questions_sha256, select
 from edge.record import AnswerRecord, PartBuffer
@@ -97,6 +98,14 @@ def dated(out: Path, date: str | None) -> str | None:
     return date
 
 
+def sensors_for(pause_above: float | None) -> telemetry.Sensors:
+    """This machine's; raises UserError when it is to be cooled by a temperature that it does not tell."""
+    sensors = telemetry.Sensors()
+    if pause_above is not None and sensors.temperature() is None:
+        raise UserError("--pause-above needs a temperature sensor and this machine shows none: leave it out")
+    return sensors
+
+
 def tell_damaged(writer: RunWriter, on_note: Callable[[str], None]) -> None:
     """Says what of a run that is continued did not hold what its checksum says."""
     for name in writer.damaged:
@@ -109,10 +118,13 @@ class Recorder:
     Where the backend has lost its taps, run.json says so before the rows without them are written, and `on_note` hears it.
     """
 
-    def __init__(self, writer: RunWriter, buffer: PartBuffer, backend: Backend, on_note: Callable[[str], None]) -> None:
+    def __init__(
+        self, writer: RunWriter, buffer: PartBuffer, backend: Backend, sensors: telemetry.Sensors, on_note: Callable[[str], None]
+    ) -> None:
         self.writer, self.buffer, self.backend, self._on_note = writer, buffer, backend, on_note
         self.note_lost_taps()
-        self._samples: list[device.Sample] = []
+        self._samples: list[telemetry.Sample] = []
+        self._sensors = sensors
         self._flushed = time.monotonic()
 
     def note_lost_taps(self) -> None:
@@ -120,17 +132,17 @@ class Recorder:
             self.writer.note_lost_taps(self.backend.taps_lost)
             self._on_note(f"attention and hidden states are not traced: {self.backend.taps_lost}")
 
-    def add(self, record: AnswerRecord) -> None:
+    def add(self, record: AnswerRecord, paused_s: float) -> None:
         self.note_lost_taps()
         self.buffer.add(record)
-        self._samples.append(device.sample(record.index))
+        self._samples.append(self._sensors.sample(record.index, paused_s))
         if self.buffer.rows >= FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         if len(self.buffer):
             self.writer.write_part(*self.buffer.tables())
-            self.writer.write_device(device.telemetry_table(self._samples))
+            self.writer.write_device(telemetry.telemetry_table(self._samples))
             self.buffer.clear()
             self._samples.clear()
         self._flushed = time.monotonic()
@@ -145,16 +157,19 @@ def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: i
 def run(
     artifact: Artifact, questions: Sequence[Question], out: Path, settings: DecodeSettings, *,
     prompt: str | None = None, date: str | None = None, limit: int | None = None, shard: str = "1/1",
-    runtime: Runtime | None = None, on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
+    runtime: Runtime | None = None, pause_above: float | None = None,
+    on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
 ) -> RunManifest:  # fmt: skip
     """Traces the answers to `questions`, or to those that `limit` and `shard` select, into the run directory `out`.
 
-    Continues an unfinished run of the same settings, does nothing for a finished one. `on_note` hears what the user should
+    Continues an unfinished run of the same settings, does nothing for a finished one. Waits while the machine is hotter than
+    `pause_above` degrees Celsius. `on_note` hears what the user should
     know although the run goes on. Raises UserError for bad input and Interrupted on SIGINT or SIGTERM, after writing what is
     finished.
     """
     runtime = runtime or Runtime()
     check_runtime(artifact, runtime)
+    sensors = sensors_for(pause_above)
     chosen = select(questions, limit, shard)
     prompter = Prompter(artifact, prompt, dated(out, date))
     # All at once, so that a template or a question that cannot work is refused before anything is written.
@@ -182,9 +197,10 @@ def run(
                 artifact, runtime, capacity_for(list(prompts.values()), settings, artifact.manifest.model.context)
             )
         reader = SignalReader(backend.spec)
-        recorder = Recorder(writer, PartBuffer(reference=settings.reference_k > 0), backend, on_note)
+        recorder = Recorder(writer, PartBuffer(reference=settings.reference_k > 0), backend, sensors, on_note)
         on_progress(Progress(len(writer.done), len(chosen), None))
         with stop_on_signal() as check:
+            cooling = telemetry.Cooling(sensors, pause_above, check, on_note)
             try:
                 for question in chosen:
                     if question.index in writer.done:
@@ -197,7 +213,8 @@ def run(
                     for step in generate(backend, reader, made.ids, settings, question.index):
                         record.add(step)
                         check()
-                    recorder.add(record)
+                        cooling.wait()
+                    recorder.add(record, cooling.taken())
                     on_progress(Progress(len(writer.done) + len(recorder.buffer), len(chosen), record))
             finally:
                 recorder.flush()

@@ -20,6 +20,7 @@ from edge.artifact import MANIFEST_NAME, Artifact
 from edge.doctor import Findings
 from edge.errors import UserError
 from edge.registry import RegistryEntry
+from edge.telemetry import Sample
 
 SHOWN_METRICS = ("output_entropy", "varentropy", "top1_probability", "surprisal", "attention_entropy",
                  "attention_entropy_normalised", "sink_mass", "head_dispersion", "head_divergence", "hidden_norm",
@@ -154,6 +155,21 @@ def models(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> Group:
     return Group(known, built if found else Text("No artifacts here: build one with 'edge-export build nano-llama ...'"))
 
 
+def state(now: Sample) -> str:
+    """Temperature, clock and throttling in a line."""
+    said = []
+    if now.temperature_c is not None:
+        said.append(f"{now.temperature_c:.1f} °C")
+    if now.frequency_mhz is not None:
+        limit = f" of {now.frequency_limit_mhz:.0f}" if now.frequency_limit_mhz else ""
+        said.append(f"{now.frequency_mhz:.0f}{limit} MHz")
+    if now.power_w is not None:
+        said.append(f"{now.power_w:.1f} W")
+    if now.throttled is not None:
+        said.append("slowed down" if now.throttled else "slowed down since boot" if now.throttled_before else "not slowed down")
+    return ", ".join(said) or "no sensor can be read"
+
+
 def doctor(found: Findings) -> Group:
     """What `edge doctor` prints: the machine, the libraries, and for llama.cpp whether taps work."""
 
@@ -169,7 +185,11 @@ def doctor(found: Findings) -> Group:
     for name, value in (
         ("board", machine.board or "unknown"),
         ("processor", f"{machine.processor or 'unknown'} ({machine.machine}), {machine.cores} usable"),
+        *([("cores", machine.core_kinds)] if machine.core_kinds else []),
+        ("SIMD", " ".join(machine.simd) or "none known"),
         ("memory", f"{gigabytes(machine.memory_bytes)}, {gigabytes(found.memory_available_bytes)} available"),
+        ("swap", gigabytes(machine.swap_bytes)),
+        ("now", state(found.now)),
         ("disk here", f"{gigabytes(found.disk_free_bytes)} free"),
         ("system", machine.system),
     ):

@@ -14,7 +14,7 @@ LLAMA = {"errors", "backends.llama_library"}
 TYPES = {"errors", "artifact", "backends.base"}
 METRICS = TYPES | {"signals", "streaming"}
 DECODING = METRICS | {"decode", "prompt", "questions"}
-TRACING = DECODING | {"columns", "record", "parts", "trace", "device", "edge", "runtime"}
+TRACING = DECODING | {"columns", "record", "parts", "trace", "device", "telemetry", "edge", "runtime"}
 JOBS = TRACING | {"run"}
 READING = METRICS | {"columns", "parts", "trace", "registry", "questions"}
 ALLOWED: dict[str, set[str]] = {
@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"errors"},
     "questions": {"errors"},
     "device": set(),
+    "telemetry": {"device"},
     "backends": set(),
     "backends.base": {"errors", "artifact"},
     "backends.onnx": TYPES | {"device"},
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "edge",
         "device",
+        "telemetry",
         "gguf_file",
         "backends.llama_callback",
         "backends.llama_header",

@@ -9,11 +9,7 @@ import pytest
 from edge import device
 from edge.errors import UserError
 from edge.registry import read_registry
-
-
-def put(root: Path, name: str, text: str) -> None:
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(text)
+from tests.boards import BOARDS, make_board, put
 
 
 @pytest.fixture
@@ -38,24 +34,21 @@ def test_a_board_is_described(board):
     assert found.cores >= 1
 
 
-def test_a_sample_takes_the_hottest_zone_and_the_fastest_clock(board):
-    found = device.sample(7, board)
-    assert (found.question_index, found.temperature_c, found.frequency_mhz) == (7, 51.0, 2400.0)
-    assert found.memory_available_bytes == 4000000 * 1024
-    assert found.rss_bytes % 300 == 0
-
-
 def test_what_cannot_be_read_is_none_and_null(tmp_path):
-    put(tmp_path, "sys/class/thermal/thermal_zone0/temp", "broken")
-    found, described = device.sample(0, tmp_path), device.describe(tmp_path)
-    assert (found.temperature_c, found.frequency_mhz, found.rss_bytes, found.memory_available_bytes) == (None,) * 4
-    assert (described.board, described.processor, described.memory_bytes) == (None,) * 3
-    assert device.telemetry_table([found]).column("temperature_c").null_count == 1
+    described = device.describe(tmp_path)
+    assert (described.board, described.processor, described.memory_bytes, described.swap_bytes) == (None,) * 4
+    assert (described.simd, described.core_kinds) == ((), "")
 
 
-def test_this_machine_can_be_described_and_sampled():
+def test_this_machine_can_be_described():
     assert device.describe().memory_bytes > 1e8
-    assert device.sample(0).rss_bytes > 1e6
+    assert device.describe().simd  # of every processor that the wheels run on
+
+
+@pytest.mark.parametrize("name", ["pi4", "pi5", "jetson"])
+def test_recorded_boards_are_described(name, tmp_path):
+    found, expected = device.describe(make_board(tmp_path, name)), BOARDS[name].described
+    assert {key: getattr(found, key) for key in expected} == expected
 
 
 def test_the_registry_lists_the_papers_models_and_the_embedded_one():

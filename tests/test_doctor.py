@@ -10,6 +10,9 @@ import pytest
 import edge.cli
 from edge.backends import llama_taps, llamacpp
 from edge.backends.llama_callback import compiled_callback
+from edge.tables import state
+from edge.telemetry import Sensors
+from tests.boards import make_board
 from tests.test_cli_errors import call
 
 
@@ -26,6 +29,8 @@ def test_taps_are_tried_on_every_architecture(tmp_path, capsys):
     assert said["versions"]["llama-cpp-python"] == said["llama_cpp"]["installed"]
     assert said["device"]["cores"] >= 1
     assert said["disk_free_bytes"] > 0
+    assert said["now"]["rss_bytes"] > 1e6
+    assert said["device"]["simd"] and " ".join(said["device"]["simd"][:2]) in shown
     assert f"onnxruntime {said['versions']['onnxruntime']}" in shown
 
 
@@ -49,6 +54,20 @@ def test_a_name_that_one_architecture_alone_lacks_is_its_problem_alone(tmp_path,
     problems = {architecture: problem for architecture, problem in said["llama_cpp"]["taps"].items() if problem}
     assert list(problems) == ["gemma3_text"]
     assert "2 of 2 attention patterns and 2 of 3 residual streams" in problems["gemma3_text"]
+
+
+@pytest.mark.parametrize(
+    ("board", "words"),
+    [
+        ("pi4", "82.3 °C, 1000 of 1800 MHz, slowed down"),
+        ("pi5", "51.2 °C, 2400 of 2400 MHz, 1.7 W, not slowed down"),
+        ("jetson", "50.4 °C, 1510 of 1510 MHz, 6.1 W, not slowed down"),
+    ],
+)
+def test_the_sensors_of_a_board_are_said_in_a_line(board, words, tmp_path):
+    root = make_board(tmp_path, board)
+    assert state(Sensors(root, str(root / "bin")).sample(0)) == words
+    assert state(Sensors(tmp_path / "nothing", "").sample(0)) == "no sensor can be read"
 
 
 def test_a_callback_that_cannot_be_compiled_is_told_with_the_reason(tmp_path, capsys, monkeypatch):
