@@ -14,7 +14,7 @@ comma := ,
 PRECISIONS ?= onnx-fp32 onnx-int8 onnx-int4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo export test check lint pytest bench-taps clean
+.PHONY: help setup demo export test test-arm check lint pytest bench-taps clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,10 @@ test: ## set-up with the dev extra, lint, types and every test (4 min; the first
 	@$(call install,dev)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
+
+test-arm: ## every traced column of the embedded models on emulated ARM processors beside this machine's (3 min, the first time 0.4 GB to fetch); Debian
+	@$(call install,export)
+	$(BIN)/python -m tests.arm
 
 check: ## lint, types and the fast tests (1 min)
 	@$(call install,dev)

@@ -17,7 +17,8 @@ from edge.run import run
 from edge.trace import Run
 from tests import oracle
 from tests.conftest import ONE_THREAD
-from tests.parity import ACTIVATION_NOISE, NANO, OUTPUT, SHAPES, errors, expected, forward_of, rms, trace_of
+from tests.noise import ACTIVATION_NOISE
+from tests.parity import NANO, OUTPUT, SHAPES, errors, expected, forward_of, rms, trace_of
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

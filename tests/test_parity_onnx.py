@@ -16,7 +16,8 @@ from edge.columns import VECTORS
 from export.graph.config import ConfigReader
 from tests import models, oracle
 from tests.conftest import assert_positions_are_bounded
-from tests.parity import ACTIVATION_NOISE, CONTEXT, NANO, OUTPUT, SHAPES, errors, expected, forward_of, rms, trace_of
+from tests.noise import ACTIVATION_NOISE
+from tests.parity import CONTEXT, NANO, OUTPUT, SHAPES, errors, expected, forward_of, rms, trace_of
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
