@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -12,9 +13,11 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from edge.device import usable_cores
 from edge.errors import UserError
 from edge.trace import Run
 from tests.arm.bounds import FULL, beyond, bound
@@ -24,7 +27,7 @@ from tests.arm.emulator import ROOT, Emulator
 MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
 PRECISIONS = ("onnx-fp32", "onnx-int8", "onnx-int4")
 CPUS = ("cortex-a72", "cortex-a76", "max")  # Raspberry Pi 4, Raspberry Pi 5, all that the emulator has (i8mm among it)
-ANSWERS = ["--limit", "3", "--max-new-tokens", "24", "--date", "2026-01-01", "--reference"]
+ANSWERS = ["--limit", "2", "--max-new-tokens", "16", "--date", "2026-01-01", "--reference"]
 COMMON = ["--threads", "1", "--quiet"]
 
 
@@ -67,7 +70,7 @@ def compared(cpu: str, host: Path, out: Path, model: str) -> list[Found]:
     ]
 
 
-def table(found: list[Found]) -> str:
+def table(found: list[Found], tables: Iterable[str] = ("steps", "answers")) -> str:
     """Markdown: by column and precision the largest and RMS difference over models, each processor beside the others."""
     cpus = list(dict.fromkeys(each.cpu for each in found))
     cells: dict[tuple[str, str, str, str], dict[str, list[Difference]]] = defaultdict(lambda: defaultdict(list))
@@ -80,7 +83,7 @@ def table(found: list[Found]) -> str:
         f"|---|---|---|{'---|' * len(cpus)}---|",
     ]
     for (precision, way, name, column), by_cpu in cells.items():
-        if not any(d.largest for each in by_cpu.values() for d in each):
+        if name not in tables or not any(d.largest for each in by_cpu.values() for d in each):
             continue
         kind, limit = bound(precision, column)
         numbers = [f"{max(d.largest for d in by_cpu[c]):.1e} / {max(d.rms for d in by_cpu[c]):.1e}" for c in cpus]
@@ -105,15 +108,17 @@ def trace_and_compare(emulator: Emulator, work: Path, cpus: list[str], models: l
     for model in models:
         build(model, artifacts)
         edge(commands(artifacts, host, host, model, free=PRECISIONS))
-    found = []
     script = str(ROOT / "tests/arm/inside.py")
-    for cpu in cpus:
+
+    def one(pair: tuple[str, str]) -> list[Found]:
+        cpu, model = pair
         started = time.perf_counter()
-        for model in models:
-            emulator.run([script, json.dumps(commands(artifacts, host, work / cpu, model, free=[FULL]))], cpu)
-            found += compared(cpu, host, work / cpu, model)
-        print(f"{cpu}: {len(models)} models traced in {time.perf_counter() - started:.0f} s", flush=True)
-    return found
+        emulator.run([script, json.dumps(commands(artifacts, host, work / cpu, model, free=[FULL]))], cpu)
+        print(f"{cpu}: {model} traced in {time.perf_counter() - started:.0f} s", flush=True)
+        return compared(cpu, host, work / cpu, model)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return [each for found in pool.map(one, itertools.product(cpus, models)) for each in found]
 
 
 def main() -> int:
@@ -133,7 +138,10 @@ def main() -> int:
     print(f"aarch64 packages {'fetched' if fetched else 'there'} ({time.perf_counter() - started:.0f} s)", flush=True)
     os.environ["PYTHONPATH"] = str(ROOT)
     found = trace_and_compare(emulator, options.work.resolve(), options.cpu, options.models)
-    print(table(found))
+    print(f"all traced after {time.perf_counter() - started:.0f} s")
+    (options.work / "table.md").write_text(table(found) + "\n")
+    print(table(found, ("steps",)))
+    print(f"every column, those of answers too: {options.work / 'table.md'}")
     failed = failures(found)
     for line in failed:
         print(f"FAILED {line}", file=sys.stderr)
