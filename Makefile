@@ -50,7 +50,7 @@ test: ## set-up with the dev extra, lint, types and every test (4 min; the first
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
-test-arm: ## every traced column of the embedded models on emulated ARM processors beside this machine's (5 min, 0.4 GB fetched the first time; Debian)
+test-arm: ## every traced column of the embedded models on emulated ARM processors beside this machine's (5 min; the first time 0.2 GB to fetch, 0.8 GB of disk; Debian)
 	@$(call install,export)
 	$(BIN)/python -m tests.arm
 

@@ -123,7 +123,7 @@ def trace_and_compare(emulator: Emulator, work: Path, cpus: list[str], models: l
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.arm", description=__doc__)
-    parser.add_argument("--cache", type=Path, default=ROOT / ".arm", help="what is fetched once (0.4 GB)")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".arm", help="what is fetched once (0.8 GB)")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "arm", help="artifacts and runs, made anew")
     parser.add_argument("--cpu", nargs="+", default=list(CPUS), help="processors, as the emulator names them")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
