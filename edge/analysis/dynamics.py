@@ -102,9 +102,16 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
 
 
 def numbers(table: pa.Table, column: str) -> Float64:
-    """A numeric column as float64, null as NaN."""
-    values: Float64 = table.column(column).to_numpy(zero_copy_only=False).astype(np.float64)
+    """A numeric column as float64, null as NaN. Raises UserError where the table has no such column."""
+    values: Float64 = column_of(table, column).to_numpy(zero_copy_only=False).astype(np.float64)
     return values
+
+
+def column_of(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """Raises UserError where the table has no such column: a run of another version, or one that was edited."""
+    if column not in table.column_names:
+        raise UserError(f"the run's table lacks the column {column}: trace it again with this version of Edgetrace")
+    return table.column(column)
 
 
 def pooled_sd(means: Float64, sds: Float64, counts: Float64) -> float:
@@ -120,7 +127,7 @@ def pooled_sd(means: Float64, sds: Float64, counts: Float64) -> float:
 
 def mean_vectors(answers: pa.Table, vector: str, width: int) -> Float64:
     """Means over each answer's rows: [questions, width], NaN rows for answers that have none."""
-    cells = answers.column(mean_column(vector)).to_pylist()
+    cells = column_of(answers, mean_column(vector)).to_pylist()
     return np.array([[np.nan] * width if cell is None else cell for cell in cells], np.float64).reshape(-1, width)
 
 
