@@ -14,7 +14,7 @@ from edge.analysis.intervals import Interval
 from edge.analysis.published import published
 from edge.analysis.study import Study, changes_of
 from edge.analysis.tokens import MeanCourse
-from edge.analysis.truth import AurocChange, Prediction
+from edge.analysis.truth import AurocChange, Prediction, Shown
 from edge.errors import UserError
 from edge.trace import write_table, write_whole
 
@@ -86,23 +86,27 @@ def predictions(study: Study) -> Iterator[Line]:
         yield record_line(p)
 
 
+def named(shown: Shown) -> Line:
+    return dict(zip(("metric", "summary"), shown.score, strict=True))
+
+
 def risk_coverage(study: Study) -> Iterator[Line]:
     for shown in study.truth.shown if study.truth else ():
         for coverage, risk, best in zip(*shown.risk, strict=True):
-            yield {"score": shown.name, "coverage": float(coverage), "risk": float(risk), "best": float(best)}
+            yield {**named(shown), "coverage": float(coverage), "risk": float(risk), "best": float(best)}
 
 
 def reliability(study: Study) -> Iterator[Line]:
     for shown in study.truth.shown if study.truth else ():
         for held in shown.reliability:
-            yield {"score": shown.name, **held._asdict()}
+            yield {**named(shown), **held._asdict()}
 
 
 def entropy_by_outcome(study: Study) -> Iterator[Line]:
     if study.truth is None:
         return
-    named = {"true": study.truth.true_course, "untrue": study.truth.untrue_course, "untrue - true": study.truth.course_difference}
-    for outcome, course in named.items():
+    kinds = {"true": study.truth.true_course, "untrue": study.truth.untrue_course, "untrue - true": study.truth.course_difference}
+    for outcome, course in kinds.items():
         if course is not None:
             yield from course_lines(course, outcome=outcome)
 

@@ -74,9 +74,9 @@ class Prediction(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """Curves of one score, for figures."""
+    """Curves of one score (metric, summary), for figures."""
 
-    name: str
+    score: tuple[str, str]
     risk: RiskCoverage
     reliability: list[ReliabilityBin]
 
@@ -247,7 +247,7 @@ def shown(predictions: tuple[Prediction, ...], scores: Scores, known: list[int],
         kept = ~np.isnan(values)
         x, y = values[kept], untrue[kept]
         if enough(y):
-            made.append(Shown(f"{metric} {summary}".strip(), risk_coverage(x, y), reliability(cross_fit(x, y).probability, y)))
+            made.append(Shown((metric, summary), risk_coverage(x, y), reliability(cross_fit(x, y).probability, y)))
     return tuple(made)
 
 
