@@ -24,6 +24,8 @@ from edge.report.tables import Table
 from edge.report.truth import change_table, course_text, outcome_table, prediction_table
 from edge.trace import Run
 
+LONG, NARROW = 40, 14  # cells that may fold; the narrowest first column
+
 
 def paper(
     runs: Annotated[list[Path], typer.Argument(help="Run directories over the same questions.")],
@@ -60,7 +62,7 @@ def show(found: Study, correlations: bool) -> None:
     console.print(Text(f"{found.name}: {found.paper.questions} questions, {found.paper.tokens} tokens", style="bold"))
     if found.paper.notice:
         console.print(Text(found.paper.notice, style="dim"))
-    for table in paper_tables(found.paper):
+    for table in paper_tables(found.paper, brief=True):
         show_table(table)
     if found.paper.diffusion:
         console.print(Text(diffusion_text(found.paper.diffusion)), "", sep="\n")
@@ -70,7 +72,7 @@ def show(found: Study, correlations: bool) -> None:
         console.print(Text("No outcomes: judge the answers with 'edge label' to see whether a metric predicts untrue ones."), "")
         return
     show_table(outcome_table(found.truth))
-    show_table(prediction_table(found.truth))
+    show_table(prediction_table(found.truth, brief=True))
     console.print(Text(f"{found.truth.verdict}.", style="bold"))
     console.print(Text(course_text(found.truth)), "", sep="\n")
 
@@ -79,6 +81,9 @@ def show_table(made: Table | None) -> None:
     if made is None:
         return
     table = tables.table(made.caption, *made.columns)
+    table.padding, table.columns[0].min_width = (0, 1, 0, 0), NARROW
+    for column in table.columns[1:]:
+        column.no_wrap = all(len(row[-1]) < LONG for row in made.rows)  # numbers stay whole, the words beside them fold
     for row in made.rows:
         table.add_row(*(escape(cell) for cell in row))
     console.print(table)

@@ -43,10 +43,9 @@ class ReliabilityBin(NamedTuple):
 def folds(untrue: Bool, count: int = FOLDS) -> Float64:
     """Fold of each question [n], seeded; each fold has its share of untrue and of true answers."""
     rng = np.random.default_rng(SEED)
+    members = np.concatenate([rng.permutation(np.flatnonzero(untrue == kind)) for kind in (True, False)])
     fold = np.empty(untrue.size)
-    for kind in (True, False):
-        members = rng.permutation(np.flatnonzero(untrue == kind))
-        fold[members] = np.arange(members.size) % count
+    fold[members] = np.arange(untrue.size) % count
     return fold
 
 

@@ -22,10 +22,11 @@ from edge.errors import UserError
 from edge.streaming import window
 from edge.trace import Run
 
+BEYOND = 8
 TITLES = {
     1: "Summary", 2: "Output entropy", 3: "Step-level attention entropy", 4: "Attention entropy by layer",
     5: "Early to late shift", 6: "Layers of lowest and highest attention entropy", 7: "Hidden states",
-    8: "Beyond the paper: drift from token to token, attention entropy / ln K",
+    BEYOND: "Beyond the paper: drift from token to token, attention entropy / ln K",
 }  # fmt: skip
 SHOWN_LAYERS = 5  # lowest and highest of Table 6
 
@@ -253,16 +254,16 @@ def beyond(answers: Answers, tokens: TokenPass, tapped: bool) -> Iterator[Row]:
     def aligned(values: Float64) -> Float64:
         return np.array([math.nan if i is None else values[i] for i in order])
 
-    yield answers.row(8, "entropy_step_mean", aligned(tokens.entropy_step))
-    yield answers.row(8, "entropy_lag1_correlation", aligned(tokens.entropy_memory))
+    yield answers.row(BEYOND, "entropy_step_mean", aligned(tokens.entropy_step))
+    yield answers.row(BEYOND, "entropy_lag1_correlation", aligned(tokens.entropy_memory))
     if not tapped:
         return
     pairs = np.maximum(answers.tokens - 1, 0)  # row 0 has no previous token
     for name in ("token_delta", "token_cosine"):
-        yield answers.mean(8, f"{name}_mean", f"{name}_mean", pairs)
-        yield answers.row(8, f"{name}_slope", answers.values(f"{name}_slope"))
-        yield answers.row(8, f"{name}_shift", answers.values(f"{name}_shift"))
-    yield answers.mean(8, "attention_normalised_mean", "attention_entropy_normalised_mean")
+        yield answers.mean(BEYOND, f"{name}_mean", f"{name}_mean", pairs)
+        yield answers.row(BEYOND, f"{name}_slope", answers.values(f"{name}_slope"))
+        yield answers.row(BEYOND, f"{name}_shift", answers.values(f"{name}_shift"))
+    yield answers.mean(BEYOND, "attention_normalised_mean", "attention_entropy_normalised_mean")
 
 
 def diffusion(answers: Answers) -> Diffusion:

@@ -17,7 +17,7 @@ TABLES = {
 }  # fmt: skip
 LAYER_TABLE = "table6_llama_layers"  # of one model
 LAYERS_MODEL = "llama-3.2-1b-instruct"
-SHORT_NAMES = ("Llama 1B", "Gemma 1B", "DeepSeek 1.5B", "Qwen 1.7B")
+SHORT_NAMES = ("Llama", "Gemma", "DeepSeek", "Qwen")
 MEBIBYTE = 2**20
 
 

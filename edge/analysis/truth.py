@@ -169,7 +169,7 @@ def analyse_truth(run: Run, labels: Labels, *, tokens: TokenPass | None = None) 
     if min(bad, good) < MINIMUM:
         problem = f"{bad} untrue and {good} true answers are too few to judge a metric by: at least {MINIMUM} of each are needed"
     predictions = () if problem else predict(scores.names, scores.values[known], untrue)
-    by_question = dict(zip([scores.asked[i] for i in known], untrue, strict=True))
+    by_question = dict(zip([scores.asked[i] for i in known], untrue.tolist(), strict=True))
     true_course, untrue_course, difference = split_courses(tokens, by_question)
     return Truth(
         label=run.manifest.label,

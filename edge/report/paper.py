@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from edge.analysis.intervals import Interval
-from edge.analysis.paper import TITLES, Diffusion, PaperRun, Row, direction
+from edge.analysis.paper import BEYOND, TITLES, Diffusion, PaperRun, Row, direction
 from edge.analysis.published import LAYERS_MODEL, SHORT_NAMES, published
 from edge.report.tables import ABSENT, Table, interval, metric_name, number
 
@@ -56,43 +56,64 @@ def paper_columns(model_id: str, table: int) -> list[tuple[str, str]]:
     if model_id in known.models and (table != 6 or model_id == LAYERS_MODEL):
         return [("Paper", model_id)]
     if table == 6:
-        return [("Paper: Llama 1B", LAYERS_MODEL)]
-    return [(f"Paper: {name}", model) for name, model in zip(SHORT_NAMES, known.models, strict=True)]
+        return [("Llama", LAYERS_MODEL)]
+    return [(name, model) for name, model in zip(SHORT_NAMES, known.models, strict=True)]
 
 
 def plain_number(value: float, signed: bool = False) -> str:
-    """Whole numbers as such: counts and layers."""
-    if math.isfinite(value) and value == int(value) and not signed:
+    """Whole numbers as such (counts and layers), others to three decimals as in the paper, small ones to three digits."""
+    if not math.isfinite(value):
+        return ABSENT
+    if value == int(value) and not signed:
         return str(int(value))
-    return number(value, signed=signed)
+    if abs(value) < 0.01:
+        return number(value, signed=signed, digits=3)
+    return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
 
 
-def cells(row: Row, columns: list[tuple[str, str]], with_question: bool) -> list[str]:
+def shown(value: Interval, signed: bool) -> str:
+    """With its interval where it has one that is wider than nothing."""
+    return plain_number(value.value, signed) if no_width(value) else interval(value, signed=signed)
+
+
+def shown_briefly(value: Interval, signed: bool) -> str:
+    """To three decimals all through, so that a row fits 80 columns."""
+    text = plain_number(value.value, signed)
+    return text if no_width(value) else f"{text} [{plain_number(value.low, signed)}, {plain_number(value.high, signed)}]"
+
+
+def no_width(value: Interval) -> bool:
+    return math.isnan(value.low) or value.low == value.high
+
+
+def cells(row: Row, columns: list[tuple[str, str]], with_question: bool, brief: bool) -> list[str]:
     signed = row.measure.endswith(SIGNED)
-
-    def shown(value: Interval) -> str:
-        return plain_number(value.value, signed) if math.isnan(value.low) else interval(value, signed=signed)
-
-    made = [measure_name(row.measure), shown(row.questions), shown(row.tokens)]
+    made = [measure_name(row.measure), (shown_briefly if brief else shown)(row.questions, signed)]
+    made += [plain_number(row.tokens.value, signed) if brief else shown(row.tokens, signed)]
     made += [plain_number(row.question, signed)] if with_question else []
     return made + [plain_number(published().value(row.table, row.measure, model), signed) for _, model in columns]
 
 
-def paper_tables(run: PaperRun) -> list[Table]:
-    """Tables 1 to 7 and what the paper left for later, in its order; those without a measure (no taps) are left out."""
+def paper_tables(run: PaperRun, *, brief: bool = False) -> list[Table]:
+    """Tables 1 to 7 and what the paper left for later, in its order; those without a measure (no taps) are left out. `brief`
+    leaves the interval over tokens to the other forms, for a terminal of 80 columns."""
     made = []
     for table, title in TITLES.items():
         rows = [row for row in run.rows if row.table == table]
         if not rows:
             continue
-        columns = [] if table == 8 else paper_columns(run.model_id, table)
+        columns = [] if table == BEYOND else paper_columns(run.model_id, table)
         asked = [] if run.question is None else [f"Question {run.question}"]
-        caption = f"Table {table}. {title}" if table < 8 else title
-        made.append(Table(
-            f"{caption}: {run.label}",
-            ["Measure", "Over questions [95%]", "Over tokens", *asked, *(heading for heading, _ in columns)],
-            [cells(row, columns, bool(asked)) for row in rows],
-        ))  # fmt: skip
+        caption = f"Table {table}. {title}" if table < BEYOND else title
+        headings = [*asked, *(heading for heading, _ in columns)]
+        note = "" if not columns or columns[0][0] == "Paper" else "; Llama to Qwen: the paper’s models, of which this is none"
+        made.append(
+            Table(
+                f"{caption}: {run.label}{note}",
+                ["Measure", "Over questions [95%]", "Tokens" if brief else "Over tokens [95%]", *headings],
+                [cells(row, columns, bool(asked), brief) for row in rows],
+            )
+        )
     return [*made, class_table(run)]
 
 
@@ -107,7 +128,7 @@ def class_table(run: PaperRun) -> Table:
         ["Paper, section 4.1", verdicts.section if verdicts else ABSENT],
         ["Paper, sign of its own shift (Table 5)", verdicts.sign if verdicts else ABSENT],
     ]
-    return Table(f"Class: {run.label}", ["", "Verdict"], rows)
+    return Table(f"Class: {run.label}", ["By", "Verdict"], rows)
 
 
 def diffusion_text(found: Diffusion) -> str:

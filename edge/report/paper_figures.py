@@ -90,7 +90,7 @@ def heat_map(study: Study) -> Variant:
         "colorscale": DIVERGING, "xgap": 1, "ygap": 1, "colorbar": {"thickness": 10, "len": 1},
         "hovertemplate": "%{y} and %{x}: %{z:.2f}<extra></extra>",
     }  # fmt: skip
-    layout = {"xaxis": axis("", type="category", tickangle=-45, showgrid=False),
+    layout = {"height": 620, "xaxis": axis("", type="category", tickangle=-45, showgrid=False),
               "yaxis": axis("", type="category", autorange="reversed", showgrid=False)}  # fmt: skip
     return Variant(study.name, [Panel("", [trace], layout)])
 

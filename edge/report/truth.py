@@ -38,25 +38,32 @@ def outcome_table(truth: Truth) -> Table:
     return Table(f"Outcomes ({truth.source} labels): {truth.label}", ["Outcome", "Answers", "Share [95%]"], rows)
 
 
-def line(p: Prediction) -> list[str]:
-    return [
-        score_name(p.metric, p.summary), str(p.questions), interval(p.auroc), interval(p.prr, signed=True), interval(p.aurc),
-        interval(p.ece), interval(p.balanced_accuracy), p_text(p.p), p_text(p.holm), p_text(p.q),
-    ]  # fmt: skip
+HEADINGS = ("Score", "AUROC [95%]", "PRR", "AURC", "ECE", "Balanced accuracy", "p (Holm)")
 
 
-def prediction_table(truth: Truth) -> Table | None:
-    """The scores with the smallest p, whether they are findings or not; None where nothing was judged."""
+def prediction_table(truth: Truth, *, brief: bool = False) -> Table | None:
+    """The scores with the smallest p, whether they are findings or not; None where nothing was judged. `brief` has the
+    interval of AUROC alone, for a terminal of 80 columns."""
     judged = [p for p in truth.predictions if not math.isnan(p.p)]
     if not judged:
         return None
-    found = len(truth.found)
+    score, auroc, prr, aurc, ece, balanced, corrected = HEADINGS
+    columns = [score, auroc, prr, aurc, ece, "Bal. acc." if brief else balanced]
     return Table(
         f"Does it predict untrue answers? {truth.label}: the first {min(SHOWN, len(judged))} of {truth.tests} scores by p; "
-        f"{found} below {ALPHA:g} after Holm’s correction",
-        ["Score", "Answers", "AUROC", "PRR", "AURC", "ECE", "Balanced accuracy", "p", "p (Holm)", "q (BH)"],
-        [line(p) for p in judged[:SHOWN]],
+        f"{len(truth.found)} below {ALPHA:g} after Holm’s correction",
+        [*columns, *([] if brief else ["Answers", "p"]), corrected, *([] if brief else ["q (BH)"])],
+        [line(p, brief) for p in judged[:SHOWN]],
     )
+
+
+def line(p: Prediction, brief: bool) -> list[str]:
+    measures = (p.prr, p.aurc, p.ece, p.balanced_accuracy)
+    cells = [number(m.value, digits=3) if brief else interval(m) for m in measures]
+    return [
+        score_name(p.metric, p.summary), interval(p.auroc), *cells, *([] if brief else [str(p.questions), p_text(p.p)]),
+        p_text(p.holm), *([] if brief else [p_text(p.q)]),
+    ]  # fmt: skip
 
 
 def change_table(first: str, second: str, changes: Sequence[AurocChange]) -> Table | None:
