@@ -15,8 +15,9 @@ from edge.analysis.divergence import plain
 from edge.analysis.dynamics import DELTA
 from edge.analysis.export import tables as flat_tables
 from edge.analysis.export import write_tables
+from edge.analysis.paper import PaperRun
 from edge.analysis.published import published
-from edge.analysis.study import Study, changes_of, study_runs
+from edge.analysis.study import Change, Study, changes_of, study_runs
 from edge.cli_common import check_json, console, write_json
 from edge.device import usable_cores
 from edge.report.paper import correlation_table, diffusion_text, paper_tables
@@ -43,19 +44,20 @@ def paper(
     check_json(json_file)
     opened = [Run.open(folder) for folder in dict.fromkeys(folder.resolve() for folder in runs)]
     studies = study_runs(opened, question=question, delta=delta, jobs=jobs or usable_cores())
-    made = flat_tables(studies) if csv or parquet else {}
+    compared = changes_of(studies)
+    made = flat_tables(studies, compared) if csv or parquet else {}
     written = [
         path for folder, suffix in ((csv, "csv"), (parquet, "parquet")) if folder for path in write_tables(folder, made, suffix)
     ]
     if json_file != "-":
         for found in studies:
             show(found, correlations)
-        for first, second, changes in changes_of(studies):
+        for first, second, changes in compared:
             show_table(change_table(first, second, changes))
         for path in written:
             console.print(escape(f"written: {path}"), soft_wrap=True)
     if json_file:
-        write_json(json_file, as_json(studies))
+        write_json(json_file, as_json(studies, compared))
 
 
 def show(found: Study, correlations: bool) -> None:
@@ -89,11 +91,16 @@ def show_table(made: Table | None) -> None:
     console.print(table)
 
 
-def as_json(studies: list[Study]) -> dict[str, Any]:
+def as_values(paper: PaperRun) -> dict[str, Any]:
+    layers = paper.layers.to_pylist() if paper.layers is not None else []
+    return dataclasses.asdict(dataclasses.replace(paper, layers=None)) | {"layers": layers}
+
+
+def as_json(studies: list[Study], compared: list[Change]) -> dict[str, Any]:
     """Nested plain values; NaN becomes None."""
     runs = []
     for found in studies:
         truth = dataclasses.asdict(found.truth) | {"verdict": found.truth.verdict} if found.truth else None
-        runs.append(plain({"name": found.name, "paper": dataclasses.asdict(found.paper), "truth": truth}))
-    changes = [plain({"against": first, "run": name, "changes": list(found)}) for first, name, found in changes_of(studies)]
+        runs.append(plain({"name": found.name, "paper": as_values(found.paper), "truth": truth}))
+    changes = [plain({"against": first, "run": name, "changes": list(found)}) for first, name, found in compared]
     return {"source": published().source, "runs": runs, "auroc_changes": changes}

@@ -311,5 +311,5 @@ def test_an_untapped_run_has_the_tables_that_it_can(tmp_path: Path) -> None:
     (run.folder / "run.json").write_text(json.dumps(raw))
     found = study(Run.open(run.folder))
     assert {row.table for row in found.paper.rows} == {1, 2, 5, BEYOND}
-    assert found.paper.diffusion is None and found.layers is None
+    assert found.paper.diffusion is None and found.paper.layers is None
     assert list(found.relations) == [RELATIONS[0]]

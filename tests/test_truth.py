@@ -35,7 +35,7 @@ from edge.analysis.ranking import (
     risk_coverage,
 )
 from edge.analysis.tokens import read_tokens
-from edge.analysis.truth import ALPHA, METRICS, analyse_truth, compare_truth, judge_scores, scores_of
+from edge.analysis.truth import ALPHA, METRICS, Truth, analyse_truth, compare_truth, judge_scores, scores_of
 from edge.errors import UserError
 from edge.trace import Run
 from tests.planted import Planted, write_run
@@ -50,6 +50,11 @@ def sample(seed: int, n: int = 200, decimals: int = 1) -> tuple[np.ndarray, np.n
 
 def labels_of(untrue: np.ndarray) -> Labels:
     return Labels({i: "incorrect" if bad else "correct" for i, bad in enumerate(untrue)}, "hand", 0, 0)
+
+
+def judged(run: Run, labels: Labels) -> Truth:
+    tokens = read_tokens(run)
+    return analyse_truth(run, labels, tokens, scores_of(run, tokens))
 
 
 # Measures
@@ -217,7 +222,7 @@ def test_the_family_wise_error_rate_is_held(shared: float, lowest: float) -> Non
 
 def test_a_planted_effect_is_found_and_named(tmp_path: Path) -> None:
     run, untrue = write_run(tmp_path / "run", Planted(effect=0.4, between=0.3), 1, 200, 20)
-    found = analyse_truth(run, labels_of(untrue))
+    found = judged(run, labels_of(untrue))
     best = found.predictions[0]
     assert (best.metric, best.summary) == ("output_entropy", "mean")
     truth = scipy.stats.norm.cdf(0.4 / math.sqrt(2) / math.sqrt(0.3**2 + 0.3**2 / 20))
@@ -237,7 +242,7 @@ def test_runs_without_an_effect_yield_no_finding_as_often_as_stated(tmp_path: Pa
         p = judge_scores(scores_of(run, read_tokens(run)).values, untrue)[1]
         false += bool((p < ALPHA).any())
     assert scipy.stats.binomtest(false, trials, ALPHA, "greater").pvalue > 0.001, false
-    found = analyse_truth(run, labels_of(untrue))
+    found = judged(run, labels_of(untrue))
     assert found.found == ()
     assert found.verdict.startswith(
         "No metric predicts untrue answers better than chance after correction (60 answers, hand labels, "
@@ -246,7 +251,7 @@ def test_runs_without_an_effect_yield_no_finding_as_often_as_stated(tmp_path: Pa
 
 def test_scores_are_turned_by_what_the_metric_means_and_not_by_the_outcome(tmp_path: Path) -> None:
     run, untrue = write_run(tmp_path / "run", Planted(effect=-0.5), 2, 150, 10)
-    found = analyse_truth(run, labels_of(untrue))
+    found = judged(run, labels_of(untrue))
     assert found.predictions[0].auroc.value < 0.5
     assert "against the direction that was assumed" in found.verdict
     scores = scores_of(run, read_tokens(run))
@@ -261,11 +266,11 @@ def test_scores_are_turned_by_what_the_metric_means_and_not_by_the_outcome(tmp_p
 
 def test_too_few_answers_of_a_kind_are_not_judged(tmp_path: Path) -> None:
     run, _ = write_run(tmp_path / "run", Planted(), 3, 40, 5)
-    found = analyse_truth(run, labels_of(np.arange(40) < 9))
+    found = judged(run, labels_of(np.arange(40) < 9))
     assert found.predictions == ()
     assert found.verdict == "9 untrue and 31 true answers are too few to judge a metric by: at least 10 of each are needed"
     with pytest.raises(UserError, match="no outcome of a question"):
-        analyse_truth(run, Labels({99: "best"}, "hand", 0, 0))
+        judged(run, Labels({99: "best"}, "hand", 0, 0))
 
 
 def test_two_models_are_compared_on_the_same_draws(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow.csv
 
 from edge.analysis.intervals import Interval
 from edge.analysis.published import published
-from edge.analysis.study import Study, changes_of
+from edge.analysis.study import Change, Study
 from edge.analysis.tokens import MeanCourse
 from edge.analysis.truth import AurocChange, Prediction, Shown
 from edge.errors import UserError
@@ -62,8 +62,8 @@ def courses(study: Study) -> Iterator[Line]:
 
 
 def layers(study: Study) -> Iterator[Line]:
-    if study.layers is not None:
-        yield from study.layers.to_pylist()
+    if study.paper.layers is not None:
+        yield from study.paper.layers.to_pylist()
 
 
 def outcomes(study: Study) -> Iterator[Line]:
@@ -116,16 +116,14 @@ TABLES: tuple[Callable[[Study], Iterator[Line]], ...] = (
 )  # fmt: skip
 
 
-def tables(studies: Sequence[Study]) -> dict[str, pa.Table]:
+def tables(studies: Sequence[Study], compared: Sequence[Change]) -> dict[str, pa.Table]:
     """By name; a table without a row is left out. The first columns name the run."""
     made = {}
     for lines in TABLES:
         rows = [{"run": s.name, "model_id": s.paper.model_id, **line} for s in studies for line in lines(s)]
         if rows:
             made[lines.__name__] = flat(rows)
-    changes = [
-        {"run": name, "against": first, **record_line(change)} for first, name, found in changes_of(studies) for change in found
-    ]
+    changes = [{"run": name, "against": first, **record_line(change)} for first, name, found in compared for change in found]
     if changes:
         made["auroc_changes"] = flat(changes)
     return made

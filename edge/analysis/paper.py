@@ -55,7 +55,8 @@ class Diffusion(NamedTuple):
 @dataclass(frozen=True)
 class PaperRun:
     """What one run says in the paper's terms. `verdicts` are the paper's own on this model, None where it has none; `courses`
-    are by metric; `question` is the chosen question's index."""
+    are by metric; `question` is the chosen question's index; `layers` is long: metric, layer, mean, low, high (None without
+    taps)."""
 
     label: str
     model_id: str
@@ -69,6 +70,7 @@ class PaperRun:
     diffusion: Diffusion | None
     correlations: tuple[Correlation, ...]
     courses: dict[str, MeanCourse]
+    layers: pa.Table | None
 
     def row(self, table: int, measure: str) -> Row:
         return next(row for row in self.rows if (row.table, row.measure) == (table, measure))
@@ -135,6 +137,7 @@ def analyse_paper(run: Run, *, question: int | None = None, delta: float = DELTA
         diffusion=diffusion(answers) if tapped else None,
         correlations=correlate(tokens),
         courses={name: mean_course(found) for name, found in tokens.courses.items()},
+        layers=layer_table(answers) if tapped else None,
     )
 
 
@@ -282,9 +285,8 @@ def direction(slope: Interval) -> str:
     return "rises" if slope.low > 0 else "falls" if slope.high < 0 else "neither rises nor falls beyond chance"
 
 
-def layer_table(run: Run) -> pa.Table:
+def layer_table(answers: Answers) -> pa.Table:
     """By-layer means over questions with intervals, long form: metric, layer (0 is the embedding), mean, low, high."""
-    answers = Answers(run, None)
     columns: dict[str, list[object]] = {"metric": [], "layer": [], "mean": [], "low": [], "high": []}
     for metric in ("attention_entropy_layer", "head_dispersion", "hidden_norm", "layer_delta", "token_delta", "token_cosine"):
         mean, low, high = bootstrap_columns(answers.layers(metric))

@@ -53,28 +53,45 @@ def rank_draws(scores: Float64, untrue: Bool, draws: Float32) -> RankingDraws:
     the accuracy of the answers kept, rejection up to all of them (Malinin et al. 2017 as in lm-polygraph, Fadeeva et al.
     2023): 1 is perfect, 0 is rejecting at random. Equal scores count as if in random order.
     """
+    errors, counts = grouped(scores, untrue, draws)
+    wrong, covered = running_sum(errors), running_sum(counts)
+    area = risk_area(errors, counts, wrong, covered)
+    n, bad = covered[-1].astype(np.float64), wrong[-1].astype(np.float64)
+    h = harmonic(int(n.max())).astype(np.float64)
+    best = (bad - (n - bad) * (h[n.astype(np.int64)] - h[(n - bad).astype(np.int64)])) / n
+    room = bad / n - best
+    return RankingDraws(
+        roc_area(errors, counts, wrong, covered),
+        area,
+        np.divide(bad / n - area, room, out=np.full(n.size, np.nan), where=room > 1e-6),
+    )
+
+
+def auroc_draws(scores: Float64, untrue: Bool, draws: Float32) -> Float64:
+    """AUROC [B] alone, as `rank_draws` has it."""
+    errors, counts = grouped(scores, untrue, draws)
+    return roc_area(errors, counts, running_sum(errors), running_sum(counts))
+
+
+def grouped(scores: Float64, untrue: Bool, draws: Float32) -> tuple[Float32, Float32]:
+    """Untrue answers and answers in each group of equal scores [groups, B], the lowest score first."""
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], np.diff(scores[order]) != 0]))
     counts = draws[order]
     errors = counts * untrue[order, None].astype(np.float32)
     if starts.size < scores.size:
-        errors, counts = (np.add.reduceat(table, starts, axis=0) for table in (errors, counts))
-    wrong, covered = running_sum(errors), running_sum(counts)
+        return np.add.reduceat(errors, starts, axis=0), np.add.reduceat(counts, starts, axis=0)
+    return errors, counts
+
+
+def roc_area(errors: Float32, counts: Float32, wrong: Float32, covered: Float32) -> Float64:
+    """Wins of untrue over true answers (true ones in lower groups, and half of those in the same one) over all pairs."""
     n, bad = covered[-1], wrong[-1]
-    # Wins of untrue over true answers: true answers in lower groups, and half of those in the same one.
     below = covered - wrong - (counts - errors) / 2
     pairs = (bad * (n - bad)).astype(np.float64)
     wins = np.einsum("ij,ij->j", errors, below, dtype=np.float64)
-    area = risk_area(errors, counts, wrong, covered)
-    n, bad = n.astype(np.float64), bad.astype(np.float64)
-    h = harmonic(scores.size if draws.shape[1] == 1 else int(n.max())).astype(np.float64)
-    best = (bad - (n - bad) * (h[n.astype(np.int64)] - h[(n - bad).astype(np.int64)])) / n
-    room = bad / n - best
-    return RankingDraws(
-        np.divide(wins, pairs, out=np.full(pairs.size, np.nan), where=pairs > 0),
-        area,
-        np.divide(bad / n - area, room, out=np.full(pairs.size, np.nan), where=room > 1e-6),
-    )
+    area: Float64 = np.divide(wins, pairs, out=np.full(pairs.size, np.nan), where=pairs > 0)
+    return area
 
 
 def running_sum(rows: Float32) -> Float32:

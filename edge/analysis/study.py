@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
+from typing import NamedTuple
 
 from edge.analysis.dynamics import DELTA
 from edge.analysis.intervals import Float64
 from edge.analysis.labels import Labels, read_labels
-from edge.analysis.paper import PaperRun, analyse_paper, layer_table
+from edge.analysis.paper import PaperRun, analyse_paper
 from edge.analysis.tokens import points, read_tokens
 from edge.analysis.truth import AurocChange, Scores, Truth, analyse_truth, compare_truth, scores_of
 from edge.errors import UserError
@@ -32,7 +33,7 @@ RELATIONS = (
 @dataclass(frozen=True)
 class Study:
     """One run. `truth` and `labels` are None where nobody has judged its answers; `relations` holds some tokens [n, 2] of each
-    of RELATIONS that the run has; `layers` is long: metric, layer, mean, low, high (None without taps)."""
+    of RELATIONS that the run has."""
 
     name: str
     paper: PaperRun
@@ -40,7 +41,6 @@ class Study:
     labels: Labels | None
     scores: Scores | None
     relations: dict[tuple[str, str], Float64]
-    layers: pa.Table | None
 
 
 def study(run: Run, *, name: str = "", question: int | None = None, delta: float = DELTA) -> Study:
@@ -48,16 +48,18 @@ def study(run: Run, *, name: str = "", question: int | None = None, delta: float
     tokens, labels = read_tokens(run), read_labels(run)
     paper = analyse_paper(run, question=question, delta=delta, tokens=tokens)
     shown = name or paper.label
-    truth = None if labels is None else dataclasses.replace(analyse_truth(run, labels, tokens=tokens), label=shown)
+    scores = None if labels is None else scores_of(run, tokens)
+    truth = None
+    if labels is not None and scores is not None:
+        truth = dataclasses.replace(analyse_truth(run, labels, tokens, scores), label=shown)
     known = set(tokens.names)
     return Study(
         name=shown,
         paper=dataclasses.replace(paper, label=shown),
         truth=truth,
         labels=labels,
-        scores=None if labels is None else scores_of(run, tokens),
+        scores=scores,
         relations={pair: points(tokens, *pair) for pair in RELATIONS if known.issuperset(pair)},
-        layers=layer_table(run) if paper.diffusion else None,
     )
 
 
@@ -75,9 +77,23 @@ def study_runs(runs: Sequence[Run], *, question: int | None = None, delta: float
     work = [(run.folder, name, question, delta) for run, name in zip(runs, names_of(runs), strict=True)]
     if min(jobs, len(runs)) < 2:
         return [study_folder(*arguments) for arguments in work]
-    # A fresh interpreter each: a forked one would inherit threads of the BLAS in whatever state they are.
-    with ProcessPoolExecutor(min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn")) as pool:
+    # A fresh interpreter each: a forked one would inherit threads of the BLAS in whatever state they are. One thread in each:
+    # as many processes as cores share them better than threads that wait for one another.
+    with one_blas_thread(), ProcessPoolExecutor(min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(study_folder, *zip(*work, strict=True)))
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """For interpreters started inside: what the user has set stays."""
+    name = "OPENBLAS_NUM_THREADS"
+    given = os.environ.get(name)
+    os.environ.setdefault(name, "1")
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
@@ -86,11 +102,19 @@ def names_of(runs: Sequence[Run]) -> list[str]:
     return [f"{label} ({run.folder.name})" if labels.count(label) > 1 else label for label, run in zip(labels, runs, strict=True)]
 
 
-def changes_of(studies: Sequence[Study]) -> list[tuple[str, str, tuple[AurocChange, ...]]]:
-    """How each later run that was judged ranks against the first that was: names and changes."""
+class Change(NamedTuple):
+    """How a run's scores rank its answers against how the first judged run's do."""
+
+    against: str
+    run: str
+    changes: tuple[AurocChange, ...]
+
+
+def changes_of(studies: Sequence[Study]) -> list[Change]:
+    """Each later run that was judged against the first that was."""
     judged = [(s.name, s.scores, s.labels) for s in studies if s.scores is not None and s.labels is not None]
     made = []
     for name, scores, labels in judged[1:]:
         first, one, its = judged[0]
-        made.append((first, name, compare_truth((one, its), (scores, labels))))
+        made.append(Change(first, name, compare_truth((one, its), (scores, labels))))
     return made

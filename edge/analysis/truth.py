@@ -20,6 +20,7 @@ from edge.analysis.labels import OUTCOMES, UNTRUE, Labels
 from edge.analysis.ranking import (
     Bool,
     RiskCoverage,
+    auroc_draws,
     benjamini_hochberg,
     draws_of,
     holm,
@@ -28,7 +29,7 @@ from edge.analysis.ranking import (
     rank_draws,
     risk_coverage,
 )
-from edge.analysis.tokens import MeanCourse, TokenPass, mean_course, read_tokens
+from edge.analysis.tokens import MeanCourse, TokenPass, mean_course
 from edge.errors import UserError
 from edge.signals import SCALARS
 from edge.trace import Run
@@ -155,10 +156,8 @@ def scores_of(run: Run, tokens: TokenPass) -> Scores:
     return Scores(asked, list(kept), table)
 
 
-def analyse_truth(run: Run, labels: Labels, *, tokens: TokenPass | None = None) -> Truth:
+def analyse_truth(run: Run, labels: Labels, tokens: TokenPass, scores: Scores) -> Truth:
     """Raises UserError where no label belongs to a question of the run."""
-    tokens = read_tokens(run) if tokens is None else tokens
-    scores = scores_of(run, tokens)
     known = [i for i, question in enumerate(scores.asked) if question in labels.outcome]
     if not known:
         raise UserError(f"{run.folder} has no outcome of a question that it holds: label its answers with 'edge label'")
@@ -300,7 +299,7 @@ def compare_truth(one: tuple[Scores, Labels], other: tuple[Scores, Labels]) -> t
         if not (enough(first) and enough(second)):
             continue
         draws = draws_of(int(known.sum()))
-        a, b = rank_draws(x[known], first, draws).auroc, rank_draws(y[known], second, draws).auroc
+        a, b = auroc_draws(x[known], first, draws), auroc_draws(y[known], second, draws)
         error = float(np.nanstd((b - a)[1:]))
         p = math.erfc(abs(float(b[0] - a[0])) / error / math.sqrt(2)) if error > 0 else math.nan
         made.append((*name, int(known.sum()), float(a[0]), float(b[0]), percentile_interval(b - a), p))
