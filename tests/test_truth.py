@@ -101,6 +101,11 @@ def test_risk_coverage_and_prr_are_those_of_their_definitions() -> None:
     # The ratio as lm-polygraph has it: mean accuracy of what is kept, against random and against the best order.
     kept, best, random = 1 - curve.risk.mean(), 1 - curve.best.mean(), 1 - untrue.mean()
     assert float(found.prr[0]) == pytest.approx((kept - random) / (best - random), abs=1e-5)
+    # With errors counted over all answers (Malinin et al. 2017) it would be 2 AUROC - 1: docs/metrics.md says so.
+    untied = scores + np.random.default_rng(2).normal(0, 1e-6, 60)
+    left = np.concatenate([[0], np.cumsum(untrue[np.argsort(untied)])])
+    chance, oracle = untrue.sum() / 2, untrue.sum() ** 2 / 2 / 60
+    assert (chance - np.trapezoid(left) / 60) / (chance - oracle) == pytest.approx(2 * auroc(untied, untrue) - 1)
     perfect = rank_draws(untrue.astype(float), untrue, np.ones((60, 1), np.float32))
     assert float(perfect.prr[0]) == pytest.approx(1.0, abs=1e-5)
     constant = rank_draws(np.zeros(60), untrue, np.ones((60, 1), np.float32))
