@@ -23,6 +23,7 @@ from edge.analysis.tokens import POINTS, correlations, drift, points, read_token
 from edge.artifact import ModelSpec
 from edge.cli import app
 from edge.errors import UserError
+from edge.parts import write_part
 from edge.registry import read_registry
 from edge.report import write_report
 from edge.report.paper import diffusion_text, paper_tables
@@ -252,8 +253,10 @@ def damaged(tmp_path: Path, change: Change) -> Path:
 
 def drop(kind: str, column: str) -> Change:
     def change(folder: Path, raw: dict) -> None:
-        for part in (folder / kind).iterdir():
-            pq.write_table(pq.read_table(part).drop_columns([column]), part)
+        for part in list((folder / kind).iterdir()):
+            table = pq.read_table(part).drop_columns([column])
+            part.unlink()
+            write_part(folder / kind, part.name.split(".")[0], table)  # a part of another version, not a damaged one
 
     return change
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from edge.analysis.study import Change, Study
 from edge.analysis.tokens import MeanCourse
 from edge.analysis.truth import AurocChange, Prediction, Shown
 from edge.errors import UserError
-from edge.trace import write_table, write_whole
+from edge.parts import write_table, write_whole
 
 Line = dict[str, Any]
 
@@ -150,6 +151,6 @@ def write_tables(folder: Path, made: dict[str, pa.Table], suffix: str) -> list[P
         if suffix == "parquet":
             write_table(path, table)
         else:
-            write_whole(path, lambda temporary, table=table: pyarrow.csv.write_csv(table, temporary))
+            write_whole(path, functools.partial(pyarrow.csv.write_csv, table))
         paths.append(path)
     return paths

@@ -6,7 +6,8 @@ from collections import Counter
 from typing import NamedTuple
 
 from edge.errors import UserError
-from edge.trace import Run, read_part
+from edge.parts import read_part
+from edge.trace import Run
 
 OUTCOMES_NAME = "outcomes.parquet"
 OUTCOMES = ("best", "correct", "best_incorrect", "incorrect")

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -79,8 +80,14 @@ def study_runs(runs: Sequence[Run], *, question: int | None = None, delta: float
         return [study_folder(*arguments) for arguments in work]
     # A fresh interpreter each: a forked one would inherit threads of the BLAS in whatever state they are. One thread in each:
     # as many processes as cores share them better than threads that wait for one another.
-    with one_blas_thread(), ProcessPoolExecutor(min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(study_folder, *zip(*work, strict=True)))
+    try:
+        with (
+            one_blas_thread(),
+            ProcessPoolExecutor(min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn")) as pool,
+        ):
+            return list(pool.map(study_folder, *zip(*work, strict=True)))
+    except BrokenProcessPool:
+        raise UserError("a process of the analysis was ended from outside (out of memory?): run it with --jobs 1") from None
 
 
 @contextlib.contextmanager
