@@ -15,7 +15,7 @@ from edge.artifact import ModelSpec
 from edge.columns import VECTORS, answers_schema, mean_column, steps_schema
 from edge.record import to_array
 from edge.signals import SCALARS
-from edge.streaming import window
+from edge.streaming import SeriesSummary, window
 from edge.trace import Run, RunManifest, RunWriter
 
 PART_ROWS = 4096
@@ -51,6 +51,8 @@ class Planted:
 def summaries(series: np.ndarray) -> dict[str, np.ndarray]:
     """The fields of SeriesSummary of each row of [Q, N]."""
     n = series.shape[1]
+    if n == 0:
+        return {part: np.full(len(series), np.nan) for part in SeriesSummary._fields}
     t = np.arange(n) - (n - 1) / 2
     slope = series @ t / (t @ t) if n > 1 else np.full(len(series), np.nan)
     early, late = series[:, : window(n)].mean(axis=1), series[:, -window(n) :].mean(axis=1)
@@ -116,7 +118,7 @@ def tables(
             answers[f"{name}_{part}"] = values
     for name in VECTORS:
         values = vectors[name][:, 1:] if name.startswith("token_") else vectors[name]
-        answers[mean_column(name)] = list(values.mean(axis=1))
+        answers[mean_column(name)] = list(values.mean(axis=1)) if values.size else [None] * count
     answers_of = answers_schema(forced=False)
     return steps, pa.Table.from_arrays([to_array(list(answers[f.name]), f.type) for f in answers_of], schema=answers_of)
 

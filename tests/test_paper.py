@@ -316,3 +316,14 @@ def test_an_untapped_run_has_the_tables_that_it_can(tmp_path: Path) -> None:
     assert {row.table for row in found.paper.rows} == {1, 2, 5, BEYOND}
     assert found.paper.diffusion is None and found.paper.layers is None
     assert list(found.relations) == [RELATIONS[0]]
+
+
+def test_answers_of_one_token_have_what_one_token_has(tmp_path: Path) -> None:
+    run, untrue = write_run(tmp_path / "run", Planted(), 18, 30, 1)
+    label(run, [(i, "incorrect" if bad else "best", "hand") for i, bad in enumerate(untrue)])
+    found = study(run)
+    assert math.isnan(found.paper.row(5, "output_slope").questions.value)
+    assert found.paper.row(5, "output_shift").questions.value == 0.0
+    assert found.paper.model_class.label == "balanced"
+    assert all(math.isnan(c.within.value) for c in found.paper.correlations)
+    assert found.truth is not None and found.truth.tests > 0

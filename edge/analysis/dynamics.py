@@ -214,7 +214,8 @@ def rows_of(column: pa.ChunkedArray) -> Float64:
     if len(known) == len(column):
         return known if known.size else np.empty((0, 1))
     rows = np.full((len(column), known.shape[1] or 1), np.nan)
-    rows[column.is_valid().to_numpy()] = known
+    if known.size:
+        rows[column.is_valid().to_numpy()] = known
     return rows
 
 
