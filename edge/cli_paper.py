@@ -44,7 +44,7 @@ def paper(
     check_json(json_file)
     opened = [Run.open(folder) for folder in dict.fromkeys(folder.resolve() for folder in runs)]
     studies = study_runs(opened, question=question, delta=delta, jobs=jobs or usable_cores())
-    compared = changes_of(studies)
+    compared = changes_of(studies, jobs or usable_cores())
     made = flat_tables(studies, compared) if csv or parquet else {}
     written = [
         path for folder, suffix in ((csv, "csv"), (parquet, "parquet")) if folder for path in write_tables(folder, made, suffix)

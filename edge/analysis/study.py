@@ -7,7 +7,7 @@ import dataclasses
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,11 +117,12 @@ class Change(NamedTuple):
     changes: tuple[AurocChange, ...]
 
 
-def changes_of(studies: Sequence[Study]) -> list[Change]:
-    """Each later run that was judged against the first that was."""
-    judged = [(s.name, s.scores, s.labels) for s in studies if s.scores is not None and s.labels is not None]
-    made = []
-    for name, scores, labels in judged[1:]:
-        first, one, its = judged[0]
-        made.append(Change(first, name, compare_truth((one, its), (scores, labels))))
-    return made
+def changes_of(studies: Sequence[Study], jobs: int = 1) -> list[Change]:
+    """Each later run that was judged against the first that was; `jobs` pairs at a time (numpy lets threads run side by side)."""
+    judged = [(s.name, (s.scores, s.labels)) for s in studies if s.scores is not None and s.labels is not None]
+    if len(judged) < 2:
+        return []
+    (first, one), others = judged[0], judged[1:]
+    with ThreadPoolExecutor(jobs) as pool:
+        found = pool.map(lambda other: compare_truth(one, other[1]), others)
+        return [Change(first, name, changes) for (name, _), changes in zip(others, found, strict=True)]
