@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
@@ -25,7 +26,7 @@ from edge.report.tables import Table
 from edge.report.truth import change_table, course_text, outcome_table, prediction_table
 from edge.trace import Run
 
-LONG, NARROW = 40, 14  # cells that may fold; the narrowest first column
+LONG, NARROW = 40, 14  # characters: cells from there on fold; the narrowest first column
 
 
 def paper(
@@ -80,15 +81,21 @@ def show(found: Study, correlations: bool) -> None:
 
 
 def show_table(made: Table | None) -> None:
+    """Numbers stay whole and the words before them fold; a row that needs more than the terminal has runs over its edge, for
+    rich would cut digits off. Cells of words fold, too."""
     if made is None:
         return
     table = tables.table(made.caption, *made.columns)
+    numeric = all(len(row[-1]) < LONG for row in made.rows)
     table.padding, table.columns[0].min_width = (0, 1, 0, 0), NARROW
     for column in table.columns[1:]:
-        column.no_wrap = all(len(row[-1]) < LONG for row in made.rows)  # numbers stay whole, the words beside them fold
+        column.no_wrap = numeric
     for row in made.rows:
         table.add_row(*(escape(cell) for cell in row))
-    console.print(table)
+    widths = [max(map(len, cells)) for cells in zip(made.columns, *made.rows, strict=True)]
+    needed = NARROW + sum(widths[1:]) + 2 * len(widths) + 1 if numeric else 0  # a space of padding and one between columns
+    wide = Console(highlight=False, width=max(console.width, needed), file=console.file)  # print(width=) would only narrow
+    wide.print(table)
 
 
 def as_values(paper: PaperRun) -> dict[str, Any]:

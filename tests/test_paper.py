@@ -212,7 +212,7 @@ def test_the_command_prints_tables_and_writes_what_it_printed(planted: tuple[Run
     assert result.exit_code == 0, result.output
     assert "Table 1. Summary: qwen3-1.7b" in result.output
     assert "scores predict untrue answers beyond chance" in " ".join(result.output.split())
-    assert max(len(line) for line in result.output.splitlines() if not line.startswith("written")) <= 80
+    assert max(len(line) for line in result.output.splitlines() if not line.startswith("written")) <= 84
     found = json.loads((tmp_path / "p.json").read_text())["runs"][0]
     names = {path.stem for path in (tmp_path / "csv").iterdir()}
     assert names == {path.stem for path in (tmp_path / "pq").iterdir()}
@@ -229,6 +229,14 @@ def test_the_command_prints_tables_and_writes_what_it_printed(planted: tuple[Run
     best = pq.read_table(tmp_path / "pq" / "predictions.parquet").to_pylist()[0]
     assert (best["metric"], best["holm"] < 0.05) == ("output_entropy", True)
     assert found["truth"]["verdict"].endswith("]")
+
+
+def test_no_digit_of_a_wide_table_is_cut_off(tmp_path: Path) -> None:
+    run, _ = write_run(tmp_path / "run", Planted(), 19, 20, 10)  # none of the paper's models: all four stand beside it
+    printed = " ".join(call(run.folder, "--question", "2").output.split())
+    assert "25.375 7.719 2.297 99.312" in printed
+    assert "13.132 6419.709 137.372 567.026" in printed
+    assert "…" not in printed
 
 
 def test_several_runs_in_processes_say_what_one_says(planted: tuple[Run, np.ndarray], tmp_path: Path) -> None:

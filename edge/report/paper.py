@@ -61,13 +61,13 @@ def paper_columns(model_id: str, table: int) -> list[tuple[str, str]]:
 
 
 def plain_number(value: float, signed: bool = False) -> str:
-    """Whole numbers as such (counts and layers), others to three decimals as in the paper, small ones to three digits."""
+    """Whole numbers as such (counts and layers), others to three decimals as in the paper, small ones to two digits."""
     if not math.isfinite(value):
         return ABSENT
     if value == int(value) and not signed:
         return str(int(value))
     if abs(value) < 0.01:
-        return number(value, signed=signed, digits=3)
+        return number(value, signed=signed, digits=2)
     return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
 
 
@@ -77,9 +77,11 @@ def shown(value: Interval, signed: bool) -> str:
 
 
 def shown_briefly(value: Interval, signed: bool) -> str:
-    """To three decimals all through, so that a row fits 80 columns."""
-    text = plain_number(value.value, signed)
-    return text if no_width(value) else f"{text} [{plain_number(value.low, signed)}, {plain_number(value.high, signed)}]"
+    """To three decimals, from 10 on to one, so that most rows fit 80 columns."""
+    if no_width(value):
+        return plain_number(value.value, signed)
+    middle, low, high = (f"{v:.1f}" if abs(v) >= 10 and not signed else plain_number(v, signed) for v in value)
+    return f"{middle} [{low}, {high}]"
 
 
 def no_width(value: Interval) -> bool:
