@@ -20,6 +20,7 @@ from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
 from edge.cli_common import check_json, console, errors, run_app, write_json
+from edge.cli_paper import paper
 from edge.decode import DecodeSettings
 from edge.doctor import examine
 from edge.errors import UserError
@@ -223,6 +224,9 @@ def ask(
     except BrokenPipeError:
         # The reader has what it wanted; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)
 
 
 @app.command(epilog="Example: edge models --under models")

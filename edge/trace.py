@@ -328,4 +328,7 @@ class Run:
         if len(found) != 1:
             what = "missing" if not found else "there more than once"
             raise UserError(f"{self.folder / kind / name} is {what}: run the same command again to make its questions anew")
-        return read_part(found[0], columns)
+        table = read_part(found[0], columns)
+        if missing := [name for name in columns or () if name not in table.column_names]:
+            raise UserError(f"{found[0]} lacks the column {' and '.join(missing)}: trace the run again into another folder")
+        return table

@@ -257,7 +257,7 @@ def test_tables_can_be_read_aloud(report: tuple[ReportSummary, Page, str]) -> No
     _, page, _ = report
     assert page.count("table") == page.count("caption") >= 8
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.tags if tag == "th")
-    assert page.count("figure") == page.count("figcaption") == 7
+    assert page.count("figure") == page.count("figcaption") == 10
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     labelled = {attributes["for"] for tag, attributes in page.tags if tag == "label" and "for" in attributes}
@@ -268,7 +268,7 @@ def test_untapped_run_gets_a_report_that_says_what_is_missing(artifacts: Artifac
     made = trace(artifacts("odd", "onnx-fp32", "none"), questions_file, tmp_path / "run", tokens=6)
     write_report([made], tmp_path / "r.html")
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert set(page.blocks["figure-data"][0]["figures"]) == {"entropy", "shifts"}
+    assert set(page.blocks["figure-data"][0]["figures"]) == {"entropy", "shifts", "relations", "correlations"}
     assert "without taps" in page.words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,9 +102,16 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
 
 
 def numbers(table: pa.Table, column: str) -> Float64:
-    """A numeric column as float64, null as NaN."""
-    values: Float64 = table.column(column).to_numpy(zero_copy_only=False).astype(np.float64)
+    """A numeric column as float64, null as NaN. Raises UserError where the table has no such column."""
+    values: Float64 = column_of(table, column).to_numpy(zero_copy_only=False).astype(np.float64)
     return values
+
+
+def column_of(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """Raises UserError where the table has no such column: a run of another version, or one that was edited."""
+    if column not in table.column_names:
+        raise UserError(f"the run's table lacks the column {column}: trace it again with this version of Edgetrace")
+    return table.column(column)
 
 
 def pooled_sd(means: Float64, sds: Float64, counts: Float64) -> float:
@@ -119,7 +127,7 @@ def pooled_sd(means: Float64, sds: Float64, counts: Float64) -> float:
 
 def mean_vectors(answers: pa.Table, vector: str, width: int) -> Float64:
     """Means over each answer's rows: [questions, width], NaN rows for answers that have none."""
-    cells = answers.column(mean_column(vector)).to_pylist()
+    cells = column_of(answers, mean_column(vector)).to_pylist()
     return np.array([[np.nan] * width if cell is None else cell for cell in cells], np.float64).reshape(-1, width)
 
 
@@ -151,22 +159,64 @@ def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
     steps: they are the bulk of a run.
     """
     tapped = run.manifest.artifact["taps"] != "none"
-    columns = ["output_entropy", *(["position", "attention_entropy_layer", "head_dispersion"] if tapped else [])]
+    names = ("output_entropy", *(("attention_entropy", "attention_entropy_normalised", "head_dispersion") if tapped else ()))
     courses: dict[str, list[Float64]] = {}
-    for _, table in run.each_question(columns):
-        if table.num_rows == 0:
-            continue
-        series = {"output_entropy": numbers(table, "output_entropy")}
-        if tapped:
-            entropy = matrix(table.column("attention_entropy_layer"))
-            keys = np.array([run.manifest.model.visible_keys(p) for p in table.column("position").to_pylist()], np.float64)
-            bound = np.log(keys)
-            normalised = np.divide(entropy, bound, out=np.zeros_like(entropy), where=bound > 0)
-            series["attention_entropy"], series["attention_entropy_normalised"] = entropy.mean(axis=1), normalised.mean(axis=1)
-            series["head_dispersion"] = matrix(table.column("head_dispersion")).mean(axis=1)
-        for metric, values in series.items():
-            courses.setdefault(metric, []).append(course(values, bins))
+    for _, table in run.each_question(step_columns(names)):
+        for metric, values in step_series(table, run.manifest.model, names).items():
+            if values.size and not np.isnan(values).any():  # a run whose taps were lost has rows without them
+                courses.setdefault(metric, []).append(course(values, bins))
     return {metric: over_questions(np.stack(found)) for metric, found in courses.items()}
+
+
+# Metrics of `steps` that are one number a token: the column they come from, which may be a list over layers.
+SERIES = {
+    "output_entropy": "output_entropy", "varentropy": "varentropy", "top1_probability": "top1_probability",
+    "top1_top2_gap": "top1_top2_gap", "surprisal": "surprisal", "attention_entropy": "attention_entropy_layer",
+    "attention_entropy_normalised": "attention_entropy_layer", "head_dispersion": "head_dispersion",
+    "head_divergence": "head_divergence", "hidden_norm": "hidden_norm", "layer_delta": "layer_delta",
+    "layer_cosine": "layer_cosine", "token_delta": "token_delta", "token_cosine": "token_cosine",
+}  # fmt: skip
+
+
+def step_columns(names: Iterable[str]) -> list[str]:
+    """The columns of `steps` that `step_series` needs for these metrics."""
+    return list(dict.fromkeys(["position", *(SERIES[name] for name in names)]))
+
+
+def step_series(table: pa.Table, model: ModelSpec, names: Iterable[str]) -> dict[str, Float64]:
+    """One answer's metrics as one number a token, [N] each: means over layers where a row has a list, NaN where it has none."""
+    columns = {SERIES[name]: table.column(SERIES[name]) for name in names}
+    layers = {name: column for name, column in columns.items() if pa.types.is_list(column.type)}
+    filled = {name: rows_of(column) for name, column in layers.items()}
+    series = {}
+    for name in names:
+        source = SERIES[name]
+        if name == "attention_entropy_normalised":
+            series[name] = normalised(filled[source], table.column("position").to_numpy(), model).mean(axis=1)
+        else:
+            series[name] = filled[source].mean(axis=1) if source in filled else numbers(table, source)
+    return series
+
+
+def normalised(entropy: Float64, positions: npt.NDArray[np.int32], model: ModelSpec) -> Float64:
+    """attention_entropy / ln K of each row and layer [N, L], 0 where K = 1."""
+    seen = np.array([window or np.iinfo(np.int32).max for window in model.windows])
+    bound = np.log(np.minimum(positions[:, None].astype(np.int64) + 1, seen))
+    if entropy.shape[1] != bound.shape[1]:
+        return entropy  # no row has it
+    shares: Float64 = np.divide(entropy, bound, out=np.where(np.isnan(entropy), np.nan, 0.0), where=bound > 0)
+    return shares
+
+
+def rows_of(column: pa.ChunkedArray) -> Float64:
+    """List cells of one width as [rows, width], a row of NaN for a null cell; one column of NaN where all are null."""
+    known = matrix(column)
+    if len(known) == len(column):
+        return known if known.size else np.empty((0, 1))
+    rows = np.full((len(column), known.shape[1] or 1), np.nan)
+    if known.size:
+        rows[column.is_valid().to_numpy()] = known
+    return rows
 
 
 def over_questions(courses: Float64) -> Curve:

@@ -47,8 +47,24 @@ def bootstrap(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> In
     if x.size == 1:
         return Interval(value, math.nan, math.nan)
     draws = resampled(x.size)
-    low, high = np.percentile((draws @ (x * w)) / (draws @ w), (2.5, 97.5))
+    low, high = np.percentile((draws @ (x * w)) / (x.size if weights is None else draws @ w), (2.5, 97.5))
     return Interval(value, float(low), float(high))
+
+
+def bootstrap_each(values: Float64) -> list[Interval]:
+    """`bootstrap` of each column [Q, columns] in one product, where a question may lack some of them."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=0)
+    filled = np.where(known, values, 0.0)
+    draws = resampled(len(values)) if len(values) else np.empty((0, 0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means, drawn = filled.sum(axis=0) / counts, (draws @ filled) / (draws @ known)
+    if len(values) == 0:
+        return [UNDEFINED] * values.shape[1]
+    low, high = np.nanpercentile(drawn[:, counts > 1], (2.5, 97.5), axis=0) if (counts > 1).any() else ((), ())
+    bounds = dict(zip(np.flatnonzero(counts > 1), zip(low, high, strict=True), strict=True))
+    undefined = (math.nan, math.nan)
+    return [Interval(float(mean), *map(float, bounds.get(i, undefined))) for i, mean in enumerate(means)]
 
 
 def mean_rows(values: Float64) -> Float64:

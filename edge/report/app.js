@@ -87,7 +87,7 @@
         const heat = data[0].type === "heatmap";
         const traces = data.map((trace) => ({ ...trace, ...(trace.meta && { visible: this.visible(figure, trace.meta) }) }));
         const frame = {
-          ...layout, height: heat ? Math.max(260, 12 * data[0].z.length + 110) : 320, margin: { l: 56, r: 12, t: 28, b: 54 },
+          ...layout, height: layout.height ?? (heat ? Math.max(260, 12 * data[0].z.length + 110) : 320), margin: { l: 56, r: 12, t: 28, b: 54 },
           showlegend: false, hovermode: heat ? "closest" : "x", dragmode: hovers ? "zoom" : false,
         };
         Plotly.newPlot(plots[i], traces, themed(frame), config);

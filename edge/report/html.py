@@ -14,8 +14,9 @@ import jinja2
 from markupsafe import Markup
 
 from edge import __version__
+from edge.analysis.study import Study, changes_of
 from edge.errors import UserError
-from edge.report import figures, tables
+from edge.report import figures, paper, paper_figures, tables, truth
 from edge.report.browser import browser_data
 from edge.report.model import ModelGroup
 
@@ -32,6 +33,7 @@ class GroupView(NamedTuple):
     figure_data: Markup
     browser: Markup
     notes: list[str]
+    studies: list[Study]
 
 
 def plotly_js() -> str:
@@ -60,7 +62,7 @@ def own(name: str) -> str:
 
 
 def view(group: ModelGroup) -> GroupView:
-    drawn = figures.figures(group)
+    drawn = [*figures.figures(group), *paper_figures.paper_figures(group)]
     free = {data.run.manifest.precision for data in group.runs if not data.forced}
     looks = [
         {
@@ -77,6 +79,7 @@ def view(group: ModelGroup) -> GroupView:
         figure_data=json_block({"runs": looks, "figures": {figure.name: figure.to_json() for figure in drawn}}),
         browser=json_block(browser_data(group)),
         notes=tables.notes(group),
+        studies=[data.study for data in group.runs if data.study is not None],
     )
 
 
@@ -90,7 +93,7 @@ def render(groups: Sequence[ModelGroup], library: str) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals["t"] = tables
+    environment.globals |= {"t": tables, "p": paper, "u": truth, "changes_of": changes_of}
     environment.filters |= {
         "interval": tables.interval, "percent": tables.percent, "integer": tables.integer, "number": tables.number,
     }  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 from edge.analysis.divergence import Divergence, LayerChange, compare
 from edge.analysis.dynamics import Curve, Dynamics, curves, describe, head_map, layer_means, numbers
 from edge.analysis.intervals import Float64
+from edge.analysis.study import Study, study
 from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.registry import read_registry
@@ -32,7 +33,7 @@ class RunData:
     """One run with all that is drawn of it. `name` is unique in its group; `heads` is [L, H], None without taps.
 
     `without_rows` counts questions that did not fit the context, so that nothing was traced. `curves` is empty where
-    none was; curves of attention are of each step's mean over layers (and heads).
+    none was; curves of attention are of each step's mean over layers (and heads). `study` is of free runs that have tokens.
     """
 
     run: Run
@@ -43,6 +44,7 @@ class RunData:
     heads: Float64 | None
     layers: dict[str, Float64]
     without_rows: int
+    study: Study | None
 
     @property
     def forced(self) -> bool:
@@ -166,6 +168,7 @@ def read_run(run: Run, name: str, delta: float) -> RunData:
         heads=head_map(run) if tapped and traced else None,
         layers={metric: layer_means(run, metric) for metric in LAYER_METRICS} if tapped and traced else {},
         without_rows=int(np.sum(numbers(answers, "tokens") == 0)),
+        study=study(run, name=name, delta=delta) if traced and run.manifest.kind == "run" else None,
     )
 
 

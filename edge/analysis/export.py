@@ -1,0 +1,156 @@
+"""Everything that `edge paper` found as flat tables, for pandas, polars and R: one row a number, undefined is null."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from edge.analysis.intervals import Interval
+from edge.analysis.published import published
+from edge.analysis.study import Change, Study
+from edge.analysis.tokens import MeanCourse
+from edge.analysis.truth import AurocChange, Prediction, Shown
+from edge.errors import UserError
+from edge.parts import write_table, write_whole
+
+Line = dict[str, Any]
+
+
+def spread_out(name: str, value: Interval) -> Line:
+    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+
+
+def measures(study: Study) -> Iterator[Line]:
+    """Tables 1 to 7, and 8 for what is beyond the paper."""
+    paper = study.paper
+    for row in paper.rows:
+        yield {
+            "table": row.table, "measure": row.measure, **spread_out("over_questions", row.questions),
+            **spread_out("over_tokens", row.tokens), "question_index": paper.question, "question_value": row.question,
+            "paper": published().value(row.table, row.measure, paper.model_id),
+        }  # fmt: skip
+
+
+def classes(study: Study) -> Iterator[Line]:
+    found, verdicts = study.paper.model_class, study.paper.verdicts
+    yield {
+        "class": found.label, **spread_out("shift", found.shift), "delta": found.delta,
+        "paper_abstract": verdicts.abstract if verdicts else None, "paper_section_4_1": verdicts.section if verdicts else None,
+        "paper_sign_of_shift": verdicts.sign if verdicts else None,
+    }  # fmt: skip
+
+
+def correlations(study: Study) -> Iterator[Line]:
+    for c in study.paper.correlations:
+        yield {"x": c.x, "y": c.y, "over_tokens": c.over_tokens, **spread_out("within_answers", c.within)}
+
+
+def course_lines(course: MeanCourse, **more: str) -> Iterator[Line]:
+    for x, mean, low, high in zip(course.x, course.mean, course.low, course.high, strict=True):
+        yield {**more, "place": float(x), "mean": float(mean), "low": float(low), "high": float(high),
+               "questions": course.questions}  # fmt: skip
+
+
+def courses(study: Study) -> Iterator[Line]:
+    for metric, course in study.paper.courses.items():
+        yield from course_lines(course, metric=metric)
+
+
+def layers(study: Study) -> Iterator[Line]:
+    if study.paper.layers is not None:
+        yield from study.paper.layers.to_pylist()
+
+
+def outcomes(study: Study) -> Iterator[Line]:
+    if study.truth:
+        for outcome, count in study.truth.counts.items():
+            yield {"source": study.truth.source, "outcome": outcome, "answers": count}
+
+
+def record_line(record: Prediction | AurocChange) -> Line:
+    """A record's fields, an interval as three."""
+    line: Line = {}
+    for name, value in record._asdict().items():
+        line |= spread_out(name, value) if isinstance(value, Interval) else {name: value}
+    return line
+
+
+def predictions(study: Study) -> Iterator[Line]:
+    """One row for each score, with every measure and both corrections."""
+    for p in study.truth.predictions if study.truth else ():
+        yield record_line(p)
+
+
+def named(shown: Shown) -> Line:
+    return dict(zip(("metric", "summary"), shown.score, strict=True))
+
+
+def risk_coverage(study: Study) -> Iterator[Line]:
+    for shown in study.truth.shown if study.truth else ():
+        for coverage, risk, best in zip(*shown.risk, strict=True):
+            yield {**named(shown), "coverage": float(coverage), "risk": float(risk), "best": float(best)}
+
+
+def reliability(study: Study) -> Iterator[Line]:
+    for shown in study.truth.shown if study.truth else ():
+        for held in shown.reliability:
+            yield {**named(shown), **held._asdict()}
+
+
+def entropy_by_outcome(study: Study) -> Iterator[Line]:
+    if study.truth is None:
+        return
+    kinds = {"true": study.truth.true_course, "untrue": study.truth.untrue_course, "untrue - true": study.truth.course_difference}
+    for outcome, course in kinds.items():
+        if course is not None:
+            yield from course_lines(course, outcome=outcome)
+
+
+TABLES: tuple[Callable[[Study], Iterator[Line]], ...] = (
+    measures, classes, correlations, courses, layers, outcomes, predictions, risk_coverage, reliability, entropy_by_outcome,
+)  # fmt: skip
+
+
+def tables(studies: Sequence[Study], compared: Sequence[Change]) -> dict[str, pa.Table]:
+    """By name; a table without a row is left out. The first columns name the run."""
+    made = {}
+    for lines in TABLES:
+        rows = [{"run": s.name, "model_id": s.paper.model_id, **line} for s in studies for line in lines(s)]
+        if rows:
+            made[lines.__name__] = flat(rows)
+    changes = [{"run": name, "against": first, **record_line(change)} for first, name, found in compared for change in found]
+    if changes:
+        made["auroc_changes"] = flat(changes)
+    return made
+
+
+def flat(rows: list[Line]) -> pa.Table:
+    """NaN becomes null; columns in the order of the first row."""
+    return pa.table({name: pa.array([clean(row[name]) for row in rows]) for name in rows[0]})
+
+
+def clean(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_tables(folder: Path, made: dict[str, pa.Table], suffix: str) -> list[Path]:
+    """NAME.csv or NAME.parquet for each, whole or not at all. Raises UserError where the folder cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder} ({error.strerror}): give another") from error
+    paths = []
+    for name, table in made.items():
+        path = folder / f"{name}.{suffix}"
+        if suffix == "parquet":
+            write_table(path, table)
+        else:
+            write_whole(path, functools.partial(pyarrow.csv.write_csv, table))
+        paths.append(path)
+    return paths

@@ -1,0 +1,74 @@
+"""The numbers of arXiv 2604.03589, from the package's `data/paper.json`, by table, measure and model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from edge.artifact import ModelSpec
+
+DATA = Path(__file__).resolve().parent.parent / "data" / "paper.json"
+TABLES = {
+    1: "table1_summary", 2: "table2_output_entropy", 3: "table3_step_attention_entropy", 4: "table4_layers",
+    5: "table5_early_late", 7: "table7_hidden",
+}  # fmt: skip
+LAYER_TABLE = "table6_llama_layers"  # of one model
+LAYERS_MODEL = "llama-3.2-1b-instruct"
+SHORT_NAMES = ("Llama", "Gemma", "DeepSeek", "Qwen")
+MEBIBYTE = 2**20
+
+
+class PublishedClass(NamedTuple):
+    """The paper's verdicts on one model: abstract and section 4.1 differ, and so may the sign of its own shift (Table 5)."""
+
+    abstract: str
+    section: str
+    sign: str
+
+
+class Published(NamedTuple):
+    """`values` by (table, measure) holds one number for each of `models`, NaN where the paper has none."""
+
+    source: str
+    models: tuple[str, ...]
+    values: dict[tuple[int, str], tuple[float, ...]]
+    classes: dict[str, PublishedClass]
+
+    def value(self, table: int, measure: str, model_id: str) -> float:
+        """NaN where the paper does not say."""
+        row = self.values.get((table, measure))
+        return row[self.models.index(model_id)] if row and model_id in self.models else math.nan
+
+
+def layer_measures(side: str, rank: int) -> tuple[str, str, str]:
+    """Names of Table 6's measures: the layer's number (from 1), its attention entropy and its head dispersion."""
+    return f"{side}_{rank}_layer", f"{side}_{rank}_attention_entropy", f"{side}_{rank}_head_dispersion"
+
+
+@functools.cache
+def published() -> Published:
+    """Read once; the file is part of the package."""
+    raw = json.loads(DATA.read_text(encoding="utf-8"))
+    models = tuple(raw["models"])
+    values: dict[tuple[int, str], tuple[float, ...]] = {}
+    for number, name in TABLES.items():
+        for measure, row in raw[name].items():
+            if isinstance(row, list):
+                values[number, measure] = tuple(float(value) for value in row)
+    for side in ("lowest", "highest"):
+        for rank, triple in enumerate(raw[LAYER_TABLE][side], start=1):
+            for measure, value in zip(layer_measures(side, rank), triple, strict=True):
+                values[6, measure] = tuple(float(value) if model == LAYERS_MODEL else math.nan for model in models)
+    verdicts = raw["classes"]
+    columns = zip(verdicts["abstract"], verdicts["section_4_1"], verdicts["sign_of_output_shift"], strict=True)
+    classes = {model: PublishedClass(*triple) for model, triple in zip(models, columns, strict=True)}
+    return Published(raw["source"], models, values, classes)
+
+
+def paper_kv_mebibytes(spec: ModelSpec, prompt_tokens: int, generated_tokens: int) -> float:
+    """The cache as the paper's Table 1 counts it: FP32, and prompt + generated positions, because its loop feeds the last
+    prompt token twice (a decoder that does not caches one fewer)."""
+    return spec.kv_bytes(prompt_tokens + generated_tokens, 4) / MEBIBYTE

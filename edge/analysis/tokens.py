@@ -1,0 +1,155 @@
+"""One pass over a run's steps: what the answers table does not hold. Scalars alone stay in memory, never vectors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from edge.analysis.dynamics import CURVE_BINS, SERIES, course, step_columns, step_series
+from edge.analysis.intervals import Float64, Interval, bootstrap_columns, bootstrap_each
+from edge.streaming import pearson
+from edge.trace import Run
+
+CACHE = "position"  # the memory of the cache grows with it and with nothing else
+OUTPUT = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")  # without taps
+POINTS = 1500  # of a scatter plot
+
+
+class TokenPass(NamedTuple):
+    """`asked` [Q] are the questions that have rows, in the order of the passes' other tables; `names` the metrics of `SERIES`
+    that the run has, and last `position`. `pooled` [T, M] float32 is every token (NaN where undefined), `first` and `last`
+    [Q, M] are each answer's ends, `within` [Q, M, M] the correlations over one answer's tokens (row 0, which has no
+    previous token, left out), `courses` [Q, bins] by name each answer's course; `entropy_step` [Q] is the mean |change| of output
+    entropy from a token to the next and `entropy_memory` [Q] its lag-one autocorrelation."""
+
+    asked: list[int]
+    names: tuple[str, ...]
+    pooled: Float64
+    first: Float64
+    last: Float64
+    within: Float64
+    courses: dict[str, Float64]
+    entropy_step: Float64
+    entropy_memory: Float64
+
+    def column(self, name: str) -> Float64:
+        """Every token's value [T], undefined ones left out; empty where the run has no such metric."""
+        if name not in self.names:
+            return np.empty(0)
+        values = self.pooled[:, self.names.index(name)].astype(np.float64)
+        return values[~np.isnan(values)]
+
+
+def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
+    """Reads the steps part by part: memory is one part's rows, and 4 bytes a token and metric (16 MB for 790 x 360 tokens)."""
+    tapped = run.manifest.artifact["taps"] != "none"
+    columns = [name for name in SERIES if tapped or name in OUTPUT]
+    names = (*columns, CACHE)
+    asked: list[int] = []
+    tables: list[Float64] = []
+    ends: list[Float64] = []
+    within: list[Float64] = []
+    courses: dict[str, list[Float64]] = {name: [] for name in columns}
+    entropy: list[tuple[float, float]] = []
+    for question, table in run.each_question(step_columns(columns)):
+        if table.num_rows == 0:
+            continue
+        series = step_series(table, run.manifest.model, columns)
+        values = np.stack([*(series[name] for name in columns), table.column(CACHE).to_numpy().astype(np.float64)], axis=1)
+        asked.append(question)
+        tables.append(values.astype(np.float32))
+        ends.append(values[[0, -1]])
+        within.append(correlations(values[1:]))
+        for name in columns:
+            courses[name].append(drawn(series[name], bins))
+        entropy.append(drift(series["output_entropy"]))
+    count = len(names)
+    steps = np.array(entropy, np.float64).reshape(-1, 2)
+    edges = np.array(ends, np.float64).reshape(-1, 2, count)
+    return TokenPass(
+        asked,
+        names,
+        np.concatenate(tables) if tables else np.empty((0, count), np.float32),
+        edges[:, 0],
+        edges[:, 1],
+        np.array(within, np.float64).reshape(-1, count, count),
+        {name: np.stack(found) for name, found in courses.items() if found},
+        steps[:, 0],
+        steps[:, 1],
+    )
+
+
+def drawn(series: Float64, bins: int) -> Float64:
+    """The course of a series whose first value may be undefined; NaN where others are, or nothing is left."""
+    known = series[1:] if np.isnan(series[0]) else series
+    return np.full(bins, np.nan) if known.size == 0 or np.isnan(known).any() else course(known, bins)
+
+
+def drift(entropy: Float64) -> tuple[float, float]:
+    """Mean absolute change from one token to the next, and the correlation of the series with itself one token on."""
+    if entropy.size < 2:
+        return np.nan, np.nan
+    return float(np.abs(np.diff(entropy)).mean()), pearson(entropy[:-1], entropy[1:])
+
+
+def correlations(values: Float64) -> Float64:
+    """Pearson correlations of the columns [M, M] over rows [N, M]; NaN where a column is constant or has an undefined value."""
+    n, count = values.shape
+    if n < 3:
+        return np.full((count, count), np.nan)
+    centred = values - values.mean(axis=0)
+    scale = np.sqrt(np.sum(centred**2, axis=0))
+    constant = np.ptp(values, axis=0) == 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = centred / np.where(constant, np.nan, scale)
+    made: Float64 = np.clip(unit.T @ unit, -1.0, 1.0)
+    return made
+
+
+class Correlation(NamedTuple):
+    """Of two metrics: `over_tokens` over all tokens of all answers (the paper's way), `within` the mean over questions of the
+    correlation along one answer, with its interval."""
+
+    x: str
+    y: str
+    over_tokens: float
+    within: Interval
+
+
+def correlate(tokens: TokenPass) -> tuple[Correlation, ...]:
+    """Every pair of metrics once, in the order of `names`."""
+    known = tokens.pooled[~np.isnan(tokens.pooled).any(axis=1)].astype(np.float64)
+    pooled = correlations(known)
+    later, earlier = np.tril_indices(len(tokens.names), -1)
+    within = bootstrap_each(tokens.within[:, later, earlier])
+    return tuple(
+        Correlation(tokens.names[j], tokens.names[i], float(pooled[i, j]), mean)
+        for i, j, mean in zip(later, earlier, within, strict=True)
+    )
+
+
+class MeanCourse(NamedTuple):
+    """A metric along the answer: `x` is t/N at the middle of each bin; mean over `questions` questions, and its 95% interval at
+    each bin by itself (not for the whole line at once)."""
+
+    x: Float64
+    mean: Float64
+    low: Float64
+    high: Float64
+    questions: int
+
+
+def mean_course(courses: Float64) -> MeanCourse:
+    """From courses [Q, bins]; questions with an undefined bin do not count."""
+    bins = courses.shape[1]
+    mean, low, high = bootstrap_columns(courses)
+    return MeanCourse((np.arange(bins) + 0.5) / bins, mean, low, high, int((~np.isnan(courses).any(axis=1)).sum()))
+
+
+def points(tokens: TokenPass, x: str, y: str) -> Float64:
+    """At most POINTS tokens [n, 2], evenly spaced through the run so that every part of it has its share."""
+    table = tokens.pooled[:, [tokens.names.index(x), tokens.names.index(y)]].astype(np.float64)
+    known = table[~np.isnan(table).any(axis=1)]
+    chosen: Float64 = known[np.unique(np.linspace(0, len(known) - 1, POINTS).astype(np.int64))] if len(known) else known
+    return chosen
