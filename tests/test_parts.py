@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 
+import duckdb
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,6 +31,23 @@ def test_a_part_is_named_by_its_content(tmp_path):
     assert [part_stem(name) for name in ("part-1of1-000000-000003.parquet", "part-1of1.parquet", "notes.parquet")] == [
         "part-1of1-000000-000003", None, None,
     ]  # fmt: skip
+
+
+def test_other_readers_read_a_run_as_it_was_written(whole, tmp_path):
+    """The encodings are chosen for size; duckdb and polars (Rust) have readers of their own."""
+    for kind in ("steps", "answers"):
+        (path, *_) = sorted((whole / kind).glob("*.parquet"))
+        table = pq.read_table(path)
+        assert table.num_rows
+        assert polars.read_parquet(path, use_pyarrow=False).to_arrow().cast(table.schema).equals(table)
+        rows = duckdb.sql(f"select * from read_parquet('{path}')").arrow()
+        rows = rows if isinstance(rows, pa.Table) else rows.read_all()
+        assert rows.cast(table.schema).equals(table)
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        floats = [column for column in columns if column.physical_type in ("FLOAT", "DOUBLE")]
+        assert floats
+        assert all("BYTE_STREAM_SPLIT" in column.encodings for column in floats)
 
 
 def test_one_flipped_bit_anywhere_is_found(tmp_path):
