@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -15,17 +14,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from edge import __version__, live
+from edge import __version__, screen
 from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
-from edge.cli_common import check_json, console, errors, run_app, write_json
+from edge.cli_common import check_json, console, errors, run_app, write_json, write_json_line
 from edge.cli_paper import paper
 from edge.decode import DecodeSettings
 from edge.doctor import examine
 from edge.errors import UserError
 from edge.force import force as force_job
 from edge.gguf_file import open_artifact
+from edge.live import answer, as_json
 from edge.questions import EMBEDDED, read_questions
 from edge.registry import MODELS, read_registry
 from edge.run import Interrupted, Progress
@@ -206,19 +206,19 @@ def ask(
     kv_cache: KvCache = None,
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a token on standard output.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a token on standard output.")] = False,
 ) -> None:
     """Answer one question live: tokens coloured by entropy, statistics as they change."""
     settings = DecodeSettings(max_new_tokens, temperature, seed)
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
     opened = open_artifact(artifact)
-    steps = live.answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=say_note)
+    steps = answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=say_note)
     try:
-        if not as_json:
-            live.show(console, opened, steps)
+        if not json_lines:
+            screen.show(console, opened, steps)
             return
         for step in steps:
-            print(json.dumps(live.as_json(step), ensure_ascii=False, allow_nan=False), flush=True)
+            write_json_line(as_json(step))
     except Interrupted as error:
         raise typer.Exit(error.code) from None
     except BrokenPipeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ def check_json(target: str | None) -> None:
         raise UserError(f"--json {target!r} is no place for a file: give one in a folder that is there, or - for standard output")
 
 
+def write_json_line(value: Any) -> None:
+    """One line of a stream on standard output, in ASCII: whatever the terminal's encoding, a reader gets the same text."""
+    print(json.dumps(value, allow_nan=False), flush=True)
+
+
 def write_json(target: str, value: Any) -> None:
     """To a file, or to standard output for "-"."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -37,6 +43,8 @@ def write_json(target: str, value: Any) -> None:
 
 def run_app(app: typer.Typer) -> None:
     """Runs the app; a UserError is printed as one sentence on stderr and ends with exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to stop, as on stderr
     try:
         app()
     except KeyboardInterrupt:

@@ -60,6 +60,8 @@ ALLOWED: dict[str, set[str]] = {
     "exact": JOBS,
     "force": JOBS | {"exact"},
     "live": JOBS,
+    "terminal": set(),
+    "screen": JOBS | {"live", "terminal"},
     "cli_common": {"errors", "parts"},
 }
 # Packages whose modules may import one another, and what they may import beside.
