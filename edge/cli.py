@@ -7,12 +7,10 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from edge import __version__, screen
 from edge.analysis.divergence import compare as compare_runs
@@ -26,9 +24,10 @@ from edge.errors import UserError
 from edge.force import force as force_job
 from edge.gguf_file import open_artifact
 from edge.live import answer, as_json
+from edge.progress import Job, OnNote, OnProgress, with_progress
 from edge.questions import EMBEDDED, read_questions
 from edge.registry import MODELS, read_registry
-from edge.run import Interrupted, Progress
+from edge.run import Interrupted
 from edge.run import run as run_job
 from edge.tables import comparison, find_artifacts
 from edge.tables import doctor as doctor_table
@@ -66,36 +65,19 @@ def top(
     """See what a small language model does inside while it answers, and what quantisation does to that."""
 
 
-def with_progress(job: Any, title: str, quiet: bool) -> RunManifest:
-    """Runs job(on_progress) under a bar with rate and time left; an interruption exits with its code after a hint."""
-    bar = Bar(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=errors, disable=quiet,
-    )  # fmt: skip
-    task, tokens = bar.add_task(title, total=None, rate=""), 0
-
-    def on_progress(progress: Progress) -> None:
-        nonlocal tokens
-        if not quiet:
-            bar.start()  # only now, so that a refusal stands alone on stderr
-        if progress.record is not None:
-            tokens += len(progress.record.steps)
-        elapsed = bar.tasks[0].elapsed or 0.0
-        rate = f"{tokens / elapsed:.1f} tokens/s" if elapsed > 0 and tokens else ""
-        bar.update(task, completed=progress.done, total=progress.total, rate=rate)
-
+def traced(job: Job, title: str, out: Path, quiet: bool) -> None:
+    """Runs the job under its progress view and says what it made; an interruption exits with its code after a hint."""
     try:
-        try:
-            return job(on_progress)  # type: ignore[no-any-return]
-        finally:
-            if bar.live.is_started:
-                bar.stop()
+        manifest = with_progress(job, title, errors, say_note, quiet=quiet)
     except Interrupted as error:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         errors.print(
             f"interrupted: finished answers are kept, go on with: {command}", style="yellow", markup=False, soft_wrap=True
         )
         raise typer.Exit(error.code) from None
+    console.print(escape(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
+    if manifest.notice:
+        console.print(escape(manifest.notice), style="dim", soft_wrap=True)
 
 
 @app.command(epilog="Example: edge run models/nano-llama/onnx-int4 --out runs/int4 --limit 20")
@@ -117,7 +99,7 @@ def run(
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
     pause_above: PauseAbove = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
     settings = DecodeSettings(max_new_tokens, temperature, seed, REFERENCE_K if reference else 0)
@@ -125,14 +107,13 @@ def run(
     asked = read_questions(questions)
     opened = open_artifact(artifact)
 
-    def job(on_progress: Any) -> RunManifest:
+    def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
         return run_job(
             opened, asked, out, settings, prompt=prompt, date=date, limit=limit, shard=shard, runtime=runtime,
-            pause_above=pause_above, on_progress=on_progress, on_note=say_note,
+            pause_above=pause_above, on_progress=on_progress, on_note=on_note,
         )  # fmt: skip
 
-    manifest = with_progress(job, opened.label, quiet)
-    say_finished(manifest, out)
+    traced(job, opened.label, out, quiet)
 
 
 @app.command(epilog="Example: edge force models/nano-llama/onnx-int4 --like runs/fp32 --out runs/int4-forced")
@@ -149,18 +130,18 @@ def force(
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
     pause_above: PauseAbove = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by position."""
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
     opened, full = open_artifact(artifact), open_artifact(exact) if exact else None
-    manifest = with_progress(
-        lambda on_progress: force_job(
-            opened, like, out, exact=full, runtime=runtime, pause_above=pause_above, on_progress=on_progress, on_note=say_note
-        ),
-        f"{opened.label} forced", quiet,
-    )  # fmt: skip
-    say_finished(manifest, out)
+
+    def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
+        return force_job(
+            opened, like, out, exact=full, runtime=runtime, pause_above=pause_above, on_progress=on_progress, on_note=on_note
+        )
+
+    traced(job, f"{opened.label} forced", out, quiet)
 
 
 @app.command(epilog="Example: edge compare runs/fp32 runs/int4-forced --json compare.json")
@@ -264,12 +245,6 @@ def doctor(json_file: JsonFile = None) -> None:
 
 def say_note(text: str) -> None:
     errors.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
-
-
-def say_finished(manifest: RunManifest, out: Path) -> None:
-    console.print(escape(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
-    if manifest.notice:
-        console.print(escape(manifest.notice), style="dim", soft_wrap=True)
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
 HIDE, SHOW, NO_WRAP, WRAP = "\x1b[?25l", "\x1b[?25h", "\x1b[?7l", "\x1b[?7h"
 CLEAR_LINE, CLEAR_BELOW = "\x1b[2K", "\x1b[J"
-DRAW_EVERY = 0.1  # seconds
 
 
 def escaped(text: str, kept: str = "\n\t") -> str:
@@ -103,21 +102,21 @@ def can_draw(console: Console) -> bool:
 
 
 class Frame:
-    """A view that is drawn again and again in the same place.
+    """A view that is drawn again and again in the same place; `due` once in `every` seconds.
 
     Each drawing is one write that begins and ends with the terminal in its normal state: cursor shown, colours reset, long
     lines wrapped. So whatever ends or stops the process between two drawings leaves the terminal sane. Within a drawing lines
     are not wrapped: where terminal and program disagree on the width of a character, only that line is cut.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, every: float = 0.1) -> None:
+        self._console, self._every = console, every
         self._widths: list[int] = []  # of the lines that are on the screen
         self._drawn = -math.inf
 
     @property
     def due(self) -> bool:
-        return time.monotonic() - self._drawn >= DRAW_EVERY
+        return time.monotonic() - self._drawn >= self._every
 
     def draw(self, view: RenderableType) -> None:
         """Draws the view over the last one; of a view that is higher than the terminal, its end."""

@@ -62,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     "live": JOBS,
     "terminal": set(),
     "screen": JOBS | {"live", "terminal"},
+    "progress": JOBS | {"live", "terminal"},
     "cli_common": {"errors", "parts"},
 }
 # Packages whose modules may import one another, and what they may import beside.
