@@ -18,6 +18,8 @@ from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
 from edge.cli_common import check_json, console, errors, run_app, write_json, write_json_line
 from edge.cli_paper import paper
+from edge.cli_watch import watch
+from edge.completion import complete_artifacts, complete_runs
 from edge.decode import DecodeSettings
 from edge.doctor import examine
 from edge.errors import UserError
@@ -42,7 +44,10 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder, as `edge-export build` made it, or any GGUF file.")]
+ArtifactPath = Annotated[
+    Path,
+    typer.Argument(help="Artifact folder, as `edge-export build` made it, or any GGUF file.", autocompletion=complete_artifacts),
+]
 Threads = Annotated[int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)]
 Taps = Annotated[str, typer.Option(help="rows: attention and hidden states or an error; auto: where they can be had; none.")]
 KvCache = Annotated[str | None, typer.Option(help="GGUF: f16 or f32 (default: f32 for gguf-f32, else f16).")]
@@ -119,7 +124,9 @@ def run(
 @app.command(epilog="Example: edge force models/nano-llama/onnx-int4 --like runs/fp32 --out runs/int4-forced")
 def force(
     artifact: ArtifactPath,
-    like: Annotated[Path, typer.Option(help="Run whose tokens are read; made with --reference it gives KL too.")],
+    like: Annotated[
+        Path, typer.Option(help="Run whose tokens are read; made with --reference it gives KL too.", autocompletion=complete_runs)
+    ],
     out: Annotated[Path, typer.Option(help="Run directory to make or to continue.")],
     exact: Annotated[
         Path | None, typer.Option(help="Artifact that made the run, stepped beside: whole KL, hidden states.")
@@ -146,8 +153,10 @@ def force(
 
 @app.command(epilog="Example: edge compare runs/fp32 runs/int4-forced --json compare.json")
 def compare(
-    full: Annotated[Path, typer.Argument(help="Run of the full-precision artifact.")],
-    quantised: Annotated[Path, typer.Argument(help="Run of the quantised one: free-running, or from `edge force`.")],
+    full: Annotated[Path, typer.Argument(help="Run of the full-precision artifact.", autocompletion=complete_runs)],
+    quantised: Annotated[
+        Path, typer.Argument(help="Run of the quantised one: free-running, or from `edge force`.", autocompletion=complete_runs)
+    ],
     delta: Annotated[float, typer.Option(help="Nats of early/late shift that still count as balanced.")] = DELTA,
     json_file: JsonFile = None,
 ) -> None:
@@ -162,7 +171,9 @@ def compare(
 
 @app.command(epilog="Example: edge report runs/fp32 runs/int4 runs/int4-forced --out report.html")
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; those of one model are compared.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories; those of one model are compared.", autocompletion=complete_runs)
+    ],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     delta: Annotated[float, typer.Option(help="Nats of early/late shift that still count as balanced.")] = DELTA,
 ) -> None:
@@ -208,6 +219,7 @@ def ask(
 
 
 app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)
+app.command(epilog="Example: edge watch runs/int4")(watch)
 
 
 @app.command(epilog="Example: edge models --under models")

@@ -20,6 +20,7 @@ from edge.analysis.paper import PaperRun
 from edge.analysis.published import published
 from edge.analysis.study import Change, Study, changes_of, study_runs
 from edge.cli_common import check_json, console, write_json
+from edge.completion import complete_runs
 from edge.device import usable_cores
 from edge.report.paper import correlation_table, diffusion_text, paper_tables
 from edge.report.tables import Table
@@ -30,7 +31,7 @@ LONG, NARROW = 40, 14  # characters: cells from there on fold; the narrowest fir
 
 
 def paper(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories over the same questions.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories over the same questions.", autocompletion=complete_runs)],
     question: Annotated[int | None, typer.Option(help="Show this question_index beside the means.", min=0)] = None,
     delta: Annotated[float, typer.Option(help="Shift in nats that still counts as balanced.")] = DELTA,
     correlations: Annotated[bool, typer.Option("--correlations", help="Print every correlation, too.")] = False,
