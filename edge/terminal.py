@@ -19,7 +19,7 @@ JOINERS = "\u200c\u200d"
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
 HIDE, SHOW, NO_WRAP, WRAP = "\x1b[?25l", "\x1b[?25h", "\x1b[?7l", "\x1b[?7h"
-CLEAR_LINE, CLEAR_BELOW = "\x1b[2K", "\x1b[J"
+CLEAR_LINE, CLEAR_BELOW, NEXT = "\x1b[2K", "\x1b[J", "\n"
 
 
 def escaped(text: str, kept: str = "\n\t") -> str:
@@ -101,6 +101,10 @@ def can_draw(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
 
 
+def up(rows: int) -> str:
+    return f"\x1b[{rows}A" if rows else ""
+
+
 class Frame:
     """A view that is drawn again and again in the same place; `due` once in `every` seconds.
 
@@ -129,15 +133,18 @@ class Frame:
 
     def clear(self) -> None:
         """Removes the view, so that something else can be printed where it was."""
-        if self._widths:
-            self._write(f"{self._to_top()}{CLEAR_BELOW}")
-            self._widths = []
+        rows = self._rows()
+        # Line by line: a terminal may keep a screen that is cleared as a whole, for scrolling back.
+        self._write(f"{self._to_top()}{(CLEAR_LINE + NEXT) * rows}{up(rows)}" if rows else "")
+        self._widths = []
+
+    def _rows(self) -> int:
+        """Lines that the view takes on the screen: a terminal that became narrower has wrapped them."""
+        width = max(1, self._console.width)
+        return sum(max(1, -(-line // width)) for line in self._widths)
 
     def _to_top(self) -> str:
-        """To the first column of the view's first line. A terminal that became narrower has wrapped its lines."""
-        width = max(1, self._console.width)
-        rows = sum(max(1, -(-line // width)) for line in self._widths)
-        return f"\r\x1b[{rows}A" if rows else "\r"
+        return f"\r{up(self._rows())}"
 
     def _ansi(self, line: list[Segment]) -> str:
         with self._console.capture() as captured:

@@ -118,7 +118,7 @@ def test_a_frame_is_drawn_over_the_last_one_and_leaves_the_terminal_sane() -> No
         assert drawn.endswith(f"{terminal.CLEAR_BELOW}{terminal.WRAP}{terminal.SHOW}")
         assert drawn.rfind("\x1b[0m") >= drawn.rfind("\x1b[31m")
     frame.clear()
-    assert here.file.getvalue().endswith("\r\x1b[1A\x1b[J")
+    assert here.file.getvalue().endswith("\r\x1b[1A\x1b[2K\n\x1b[1A")
     before = here.file.getvalue()
     frame.clear()
     assert here.file.getvalue() == before
