@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.text import Text
 
 from edge.cli_common import check_json, console, write_json, write_json_line
@@ -23,7 +23,6 @@ LATEST = 4  # answers shown
 QUIET = 60.0  # seconds without anything new that are told
 BAR_WIDTH = 30
 SPARK_WIDTH = 48
-DRAW_EVERY = 0.5
 
 
 def watch(
@@ -53,16 +52,16 @@ def watch(
 
 
 def follow(follower: Follower, seen: Seen, every: float, json_file: str | None) -> None:
-    """Shows the run until it is over."""
-    frame = Frame(console, DRAW_EVERY) if can_draw(console) and json_file != "-" else None
-    rarely, told = Rarely(), seen._replace(quiet=0.0, state="")
+    """Shows the run until it is over, and how it stood at the end, also when it is interrupted."""
+    frame = Frame(console) if can_draw(console) and json_file != "-" else None
+    rarely, written = Rarely(), None
     try:
         while not seen.over:
-            if json_file and seen._replace(quiet=0.0) != told:
-                told = seen._replace(quiet=0.0)
+            if json_file and seen._replace(quiet=0.0) != written:
                 write(seen, json_file)
+                written = seen._replace(quiet=0.0)
             if frame:
-                frame.draw(view(seen, console))
+                frame.draw(view(seen, console.width))
             elif json_file != "-" and rarely.due():
                 console.print(Text(summary(seen)), soft_wrap=True)
             time.sleep(every)
@@ -70,7 +69,7 @@ def follow(follower: Follower, seen: Seen, every: float, json_file: str | None) 
     finally:
         if frame:
             frame.clear()
-    tell(seen, json_file)
+        tell(seen, json_file)
 
 
 def tell(seen: Seen, json_file: str | None) -> None:
@@ -78,7 +77,7 @@ def tell(seen: Seen, json_file: str | None) -> None:
     if json_file:
         write(seen, json_file)
     if json_file != "-":
-        console.print(view(seen, console))
+        console.print(view(seen, console.width))
 
 
 def write(seen: Seen, json_file: str) -> None:
@@ -127,7 +126,7 @@ def summary(seen: Seen) -> str:
     return escaped(f"{seen.label}: {standing(seen)}; {' · '.join(numbers(seen))}", kept="")
 
 
-def view(seen: Seen, console: Console) -> Group:
+def view(seen: Seen, width: int) -> Group:
     """Title, state, bar and numbers, entropy by answer, what cannot be read, the last answers."""
     state_style = {RUNNING: "green" if seen.quiet < QUIET else "yellow", FINISHED: "green"}.get(seen.state, "yellow")
     line = bar(seen.done / seen.total if seen.total else 0.0, BAR_WIDTH).append(" ").append(" · ".join(numbers(seen)))
@@ -135,7 +134,7 @@ def view(seen: Seen, console: Console) -> Group:
     if seen.notice:
         parts.insert(1, Text(escaped(seen.notice), style="dim"))
     if not math.isnan(seen.entropy):
-        bars = sparkline([a.entropy for a in seen.answers], max(8, min(SPARK_WIDTH, console.width - 32)))
+        bars = sparkline([a.entropy for a in seen.answers], max(8, min(SPARK_WIDTH, width - 32)))
         parts.append(Text(f"entropy {bars} mean {seen.entropy:.3f} nats", no_wrap=True, overflow="crop"))
     parts += [Text(escaped(problem), style="yellow") for problem in seen.problems]
     for answer in seen.answers[-LATEST:]:

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from edge.terminal import BARS, escaped
 from edge.trace import Run
 from tests.conftest import tree, write_questions
-from tests.terminals import BIN, COLOUR, SAYINGS, Terminal, environment, objects, wait_for, write_talker
+from tests.terminals import BIN, COLOUR, PATIENCE, SAYINGS, Terminal, environment, objects, wait_for, write_talker
 
 EDGE = str(BIN / "edge")
 LEGEND = "entropy in nats: to 0.1 to 0.7 to 1.5 to 2.5 above"
@@ -243,7 +243,12 @@ def test_watch_streams_json_until_the_run_is_finished(artifacts, many, tmp_path)
     run = start(running(artifacts("odd"), many, out, "--max-new-tokens", "300", "--temperature", "1.2"))
     wait_for(lambda: (out / "run.json").is_file() or run.poll() is not None, "run.json")
     watch = subprocess.run(
-        [EDGE, "watch", str(out), "--every", "0.1", "--json", "-"], env=environment(), capture_output=True, text=True, check=True
+        [EDGE, "watch", str(out), "--every", "0.1", "--json", "-"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
     )
     assert run.wait(timeout=60) == 0, run.stderr.read()
     seen = objects(watch.stdout)
@@ -275,4 +280,5 @@ def test_watch_interrupted_leaves_the_terminal_sane(artifacts, questions_file, t
         terminal.press("C-c")
         assert terminal.ended() == 130
         terminal.assert_sane()
+        assert terminal.scrolled().count("7/7 questions") == 1  # as it stood
     assert tree(out) == before
