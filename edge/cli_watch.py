@@ -21,7 +21,7 @@ from edge.watch import STOPPED, Follower, Seen
 
 LATEST = 4  # answers shown
 QUIET = 60.0  # seconds without anything new that are told
-BAR_WIDTH = 30
+BAR_WIDTH = 24
 SPARK_WIDTH = 48
 
 
@@ -96,16 +96,22 @@ def as_json(seen: Seen) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in values.items()}
 
 
-def numbers(seen: Seen) -> list[str]:
+def numbers(seen: Seen) -> str:
     said = [f"{seen.done}/{seen.total} questions"]
     if seen.tokens_per_second is not None:
         said.append(f"{seen.tokens_per_second:.1f} tokens/s")
     if seen.left is not None:
         said.append(f"left {duration(seen.left)}")
-    if seen.machine and seen.machine.temperature_c is not None:
-        said.append(f"{seen.machine.temperature_c:.1f} °C" + (", slowed down" if seen.machine.throttled else ""))
-    if seen.machine and seen.machine.rss_bytes is not None:
-        said.append(megabytes(seen.machine.rss_bytes))
+    return " · ".join(said)
+
+
+def machine(seen: Seen) -> str:
+    """Such as " · 71.2 °C, slowed down · 250 MB", "" where nothing is known."""
+    said, now = "", seen.machine
+    if now and now.temperature_c is not None:
+        said += f" · {now.temperature_c:.1f} °C" + (", slowed down" if now.throttled else "")
+    if now and now.rss_bytes is not None:
+        said += f" · {megabytes(now.rss_bytes)}"
     return said
 
 
@@ -116,21 +122,26 @@ def standing(seen: Seen) -> str:
     again = f"run the same 'edge {seen.kind}' command again to finish it"
     if seen.state == STOPPED:
         return f"stopped before it was finished: {again}"
-    if seen.quiet < QUIET:
-        return "running"
-    return f"unfinished, nothing written for {duration(seen.quiet)}: if no process works on it, {again}"
+    since = f", nothing written for {duration(seen.quiet)}" if seen.quiet >= QUIET else ""
+    if seen.locked or not since:
+        return f"running{since}"
+    return f"unfinished{since}: if no process works on it, {again}"
 
 
 def summary(seen: Seen) -> str:
     """One line for a log."""
-    return escaped(f"{seen.label}: {standing(seen)}; {' · '.join(numbers(seen))}", kept="")
+    return escaped(f"{seen.label}: {standing(seen)} · {numbers(seen)}{machine(seen)}", kept="")
 
 
 def view(seen: Seen, width: int) -> Group:
     """Title, state, bar and numbers, entropy by answer, what cannot be read, the last answers."""
-    state_style = {RUNNING: "green" if seen.quiet < QUIET else "yellow", FINISHED: "green"}.get(seen.state, "yellow")
-    line = bar(seen.done / seen.total if seen.total else 0.0, BAR_WIDTH).append(" ").append(" · ".join(numbers(seen)))
-    parts = [Text(escaped(seen.label), style="bold"), Text(standing(seen), style=state_style), line]
+    healthy = seen.state == FINISHED or (seen.state == RUNNING and (seen.locked or seen.quiet < QUIET))
+    line = bar(seen.done / seen.total if seen.total else 0.0, BAR_WIDTH).append(" ").append(numbers(seen))
+    parts = [
+        Text(escaped(seen.label), style="bold"),
+        Text(f"{standing(seen)}{machine(seen)}", style="green" if healthy else "yellow"),
+        line,
+    ]
     if seen.notice:
         parts.insert(1, Text(escaped(seen.notice), style="dim"))
     if not math.isnan(seen.entropy):

@@ -19,7 +19,7 @@ OnNote = Callable[[str], None]
 Job = Callable[[OnProgress, OnNote], RunManifest]
 
 FIRST_LINE, GROWTH = 10.0, 1.5  # seconds; lines come ever more rarely, so that a log of a day has some 25
-BAR_WIDTH = 30
+BAR_WIDTH = 24
 DRAW_EVERY = 0.5  # seconds: a board has better things to do
 
 
@@ -78,28 +78,33 @@ class Course:
         finished = self.done - (self._before or 0)
         return self.elapsed / finished * (self.total - self.done) if finished else None
 
-    def parts(self, temperature: float | None) -> list[str]:
+    @property
+    def parts(self) -> list[str]:
         """What is said of it, most important first."""
         said = [f"{self.done}/{self.total} questions"]
         if self.tokens and self.elapsed > 0:
             said.append(f"{self.tokens / self.elapsed:.1f} tokens/s")
         if self.left is not None:
             said.append(f"left {duration(self.left)}" if self.done < self.total else f"took {duration(self.elapsed)}")
-        if temperature is not None:
-            said.append(f"{temperature:.1f} °C")
         return said
 
 
+def heat(temperature: float | None) -> list[str]:
+    return [] if temperature is None else [f"{temperature:.1f} °C"]
+
+
 def view(title: str, course: Course, temperature: float | None) -> Group:
-    """Title; bar and numbers; the last answer, or how far the first one is."""
+    """Title; bar and numbers; how far the next answer is, temperature; the last answer. A line each."""
     share = course.done / course.total if course.total else 0.0
-    numbers = bar(share, BAR_WIDTH).append(" ").append(" · ".join(course.parts(temperature)))
-    numbers.no_wrap, numbers.overflow = True, "ellipsis"
-    lines = [Text(escaped(title), style="bold", no_wrap=True, overflow="ellipsis"), numbers]
-    if course.done < course.total:
-        lines.append(Text(f"question {course.done + 1}: {course.answering} tokens", style="dim"))
-    if course.last is not None:
-        lines.append(one_line(course.last, "last answer: "))
+    answering = [f"question {course.done + 1}: {course.answering} tokens"] if course.done < course.total else []
+    lines = [
+        Text(escaped(title), style="bold"),
+        bar(share, BAR_WIDTH).append(" ").append(" · ".join(course.parts)),
+        Text(" · ".join([*answering, *heat(temperature)]), style="dim"),
+        one_line("" if course.last is None else course.last, "last answer: "),
+    ]
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
     return Group(*lines)
 
 
@@ -123,7 +128,7 @@ def with_progress(job: Job, title: str, console: Console, on_note: OnNote, *, qu
 
     def say() -> None:
         gauge.look()
-        console.print(Text(escaped(f"{title}: {' · '.join(course.parts(gauge.temperature_c))}")), soft_wrap=True)
+        console.print(Text(escaped(f"{title}: {' · '.join([*course.parts, *heat(gauge.temperature_c)])}")), soft_wrap=True)
 
     try:
         return job(on_progress, note)

@@ -47,7 +47,8 @@ class Machine(NamedTuple):
 class Seen(NamedTuple):
     """A run at one moment.
 
-    `state` is running, finished or stopped (its process went away); `total` what it is to answer; `entropy` the mean over
+    `state` is running (as run.json says), finished or stopped (its process went away); `locked` whether a process of this machine
+    is seen to write it; `total` what it is to answer; `entropy` the mean over
     answers in nats, NaN before the first; `tokens_per_second` while it answered; `left` seconds by the mean of what is done;
     `quiet` seconds since something was written; `answers` in the order they were committed; `problems` sentences about what
     of the folder cannot be read.
@@ -57,6 +58,7 @@ class Seen(NamedTuple):
     kind: str
     notice: str
     state: str
+    locked: bool
     done: int
     total: int
     tokens: int
@@ -100,6 +102,7 @@ class Follower:
             kind=manifest.kind,
             notice=manifest.notice,
             state=state,
+            locked=held,
             done=done,
             total=total,
             tokens=tokens,

@@ -222,8 +222,8 @@ def test_watch_follows_a_run_beside_it_until_it_is_stopped(talker, many, tmp_pat
             terminal.type("edge", "watch", str(out), "--every", "0.2")
             shown = terminal.until(" mean ", "left ")
             lines = shown.split("\n")
-            assert lines[1] == "running"
-            assert re.match(r"[━─]{30} \d+/60 questions · \d+\.\d tokens/s · left \d+:\d\d", lines[2])
+            assert lines[1].startswith("running")
+            assert re.match(r"[━─]{24} \d+/60 questions · \d+\.\d tokens/s · left \d+:\d\d", lines[2])
             assert re.search(r"\d+: What is the name of the sea, number \d+\?", shown)
             first = int(re.search(r"(\d+)/60", shown)[1])
             wait_for(lambda: int(re.search(r"(\d+)/60", terminal.text())[1]) > first, "the next answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_a_finished_run_is_told_as_its_tables_say_and_left_as_it_was(finished):
     assert tree(finished) == before
     rows = Run.open(finished).answers()
     entropies = rows.column("output_entropy_mean").to_pylist()
-    assert "finished" in shown.splitlines()
+    assert any(line.startswith("finished · ") for line in shown.splitlines())
     assert "7/7 questions" in shown
     assert f"mean {sum(entropies) / 7:.3f} nats" in shown
     assert f"6: {rows.column('question')[6]}" in shown
@@ -90,6 +91,11 @@ def test_a_run_that_nobody_writes_is_unfinished_and_its_time_left_is_the_mean_of
     assert seen.left == pytest.approx(sum(a.seconds for a in seen.answers) / 3 * 4)
     assert seen.quiet == pytest.approx(7200)
     assert [a.question_index for a in seen.answers] == [0, 1, 2]
+    for path in (out / "run.json", *out.glob("answers/*")):
+        os.utime(path, (0, 0))
+    assert "unfinished, nothing written for" in told(out, "--once")
+    with RunWriter(out, Run.open(out, unfinished=True).manifest):  # a long answer on a slow board
+        assert "running, nothing written for" in told(out, "--once")
     assert "3/7 questions" in told(out, "--once")
 
 
