@@ -204,18 +204,22 @@ def ask(
     settings = DecodeSettings(max_new_tokens, temperature, seed)
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
     opened = open_artifact(artifact)
-    steps = answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=say_note)
+    notes: list[str] = []  # told afterwards, so that they do not stand in the midst of what is drawn
+    steps = answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=notes.append)
     try:
-        if not json_lines:
+        if json_lines:
+            for step in steps:
+                write_json_line(as_json(step))
+        else:
             screen.show(console, opened, steps)
-            return
-        for step in steps:
-            write_json_line(as_json(step))
     except Interrupted as error:
         raise typer.Exit(error.code) from None
     except BrokenPipeError:
         # The reader has what it wanted; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        for note in notes:
+            say_note(note)
 
 
 app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)

@@ -76,17 +76,18 @@ def test_tab_looks_at_so_many_folders_and_no_more(tmp_path, monkeypatch):
     assert len(complete_runs("")) == 5
 
 
-def test_tab_in_bash_completes_commands_artifacts_and_files(place):
-    with Terminal() as terminal:
-        terminal.keys(f'cd {place}; clear; eval "$(edge --show-completion bash)"; echo ready-$?')
+def test_tab_in_bash_completes_commands_artifacts_and_files(place, tmp_path):
+    with Terminal(HOME=str(tmp_path)) as terminal:
+        terminal.keys(f"cd {place}; edge --install-completion; clear; source ~/.bashrc; echo ready-$?")
         terminal.press("Enter")
         terminal.until("ready-0")
-        terminal.keys("edge ask models/one/onnx-i")
-        terminal.press("Tab")
-        terminal.keys("END")
-        terminal.until("edge ask models/one/onnx-int4 END")
-        terminal.press("C-c")
-        terminal.keys("edge run models/one/onnx-int4 --questions models/no")
-        terminal.press("Tab")
-        terminal.keys("END")
-        terminal.until("--questions models/notes.txt END")
+        for typed, completed in (
+            ("edge wat", "edge watch END"),
+            ("edge ask models/one/onnx-i", "edge ask models/one/onnx-int4 END"),
+            ("edge run models/one/onnx-int4 --questions models/no", "--questions models/notes.txt END"),
+        ):
+            terminal.keys(typed)
+            terminal.press("Tab")
+            terminal.keys("END")
+            terminal.until(completed)
+            terminal.press("C-c")
