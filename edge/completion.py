@@ -1,4 +1,4 @@
-"""What Tab offers for an artifact or a run: the folders that are one. Where there is none, the shell offers its files."""
+"""What Tab offers for an artifact, a run or a known model: those there are. Where there is none, the shell offers its files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.artifact import MANIFEST_NAME
+from edge.registry import read_registry
 from edge.trace import RUN_NAME
 
 DEEPEST = 3  # folders below the one that is typed
@@ -22,6 +23,11 @@ def complete_artifacts(incomplete: str) -> list[str]:
 def complete_runs(incomplete: str) -> list[str]:
     """Run directories that begin with what is typed."""
     return list(candidates(incomplete, RUN_NAME))
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Ids of the known models; a checkpoint folder is the shell's."""
+    return [model_id for model_id in read_registry() if model_id.startswith(incomplete)]
 
 
 def candidates(incomplete: str, marker: str, suffix: str = "/") -> Iterator[str]:

@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "force": JOBS | {"exact"},
     "live": JOBS,
     "watch": {"errors", "device", "parts", "trace"},
-    "completion": {"artifact", "trace"},
+    "completion": {"artifact", "registry", "trace"},
     "terminal": set(),
     "screen": JOBS | {"live", "terminal"},
     "progress": JOBS | {"live", "terminal"},

@@ -24,8 +24,9 @@ def place(tmp_path_factory):
 
 def offered(place, *words: str) -> list[str]:
     """What is offered for the last word."""
-    variables = environment(_EDGE_COMPLETE="complete_bash", COMP_WORDS=" ".join(words), COMP_CWORD=str(len(words) - 1))
-    done = subprocess.run([str(BIN / "edge")], cwd=place, env=variables, capture_output=True, text=True, check=False)
+    asked = {f"_{words[0].replace('-', '_').upper()}_COMPLETE": "complete_bash"}
+    variables = environment(COMP_WORDS=" ".join(words), COMP_CWORD=str(len(words) - 1), **asked)
+    done = subprocess.run([str(BIN / words[0])], cwd=place, env=variables, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -39,6 +40,7 @@ FP32, INT4, GGUF = "models/one/onnx-fp32", "models/one/onnx-int4", "models/small
         (["edge", "wat"], ["watch"]),
         (["edge", "ask", "mod"], [GGUF, FP32, INT4]),
         (["edge", "force", FP32, "--like", "runs/"], ["runs/int4", "runs/demo/fp32"]),
+        (["edge-export", "build", "nano-l"], ["nano-llama"]),
         (["edge", "run", FP32, "--questions", "mod"], []),  # the shell's own files
     ],
 )
