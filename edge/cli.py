@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from edge import __version__, screen
 from edge.analysis.divergence import compare as compare_runs
@@ -34,6 +33,7 @@ from edge.run import run as run_job
 from edge.tables import comparison, find_artifacts
 from edge.tables import doctor as doctor_table
 from edge.tables import models as models_table
+from edge.terminal import escaped, unmarked
 from edge.trace import Run, RunManifest
 
 REFERENCE_K = 256
@@ -76,13 +76,12 @@ def traced(job: Job, title: str, out: Path, quiet: bool) -> None:
         manifest = with_progress(job, title, errors, say_note, quiet=quiet)
     except Interrupted as error:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        errors.print(
-            f"interrupted: finished answers are kept, go on with: {command}", style="yellow", markup=False, soft_wrap=True
-        )
+        hint = f"interrupted: finished answers are kept, go on with: {escaped(command)}"
+        errors.print(hint, style="yellow", markup=False, soft_wrap=True)
         raise typer.Exit(error.code) from None
-    console.print(escape(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
+    console.print(unmarked(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
     if manifest.notice:
-        console.print(escape(manifest.notice), style="dim", soft_wrap=True)
+        console.print(unmarked(manifest.notice), style="dim", soft_wrap=True)
 
 
 @app.command(epilog="Example: edge run models/nano-llama/onnx-int4 --out runs/int4 --limit 20")
@@ -181,7 +180,7 @@ def report(
     from edge.report import write_report  # plotly is large: only this command pays for it
 
     made = write_report([Run.open(path) for path in runs], out, delta=delta)
-    console.print(escape(f"{made.path}: {made.bytes / 1e6:.1f} MB, {made.runs} runs"), soft_wrap=True)
+    console.print(unmarked(f"{made.path}: {made.bytes / 1e6:.1f} MB, {made.runs} runs"), soft_wrap=True)
 
 
 @app.command(epilog='Example: edge ask models/nano-llama/onnx-int4 "Do bats see?"')
@@ -260,7 +259,7 @@ def doctor(json_file: JsonFile = None) -> None:
 
 
 def say_note(text: str) -> None:
-    errors.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
+    errors.print(f"note: {escaped(text)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def main() -> None:

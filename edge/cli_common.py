@@ -13,6 +13,7 @@ from rich.console import Console
 
 from edge.errors import UserError
 from edge.parts import write_whole
+from edge.terminal import escaped
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -50,5 +51,5 @@ def run_app(app: typer.Typer) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
-        errors.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
+        errors.print(f"error: {escaped(' '.join(str(error).split()))}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)

@@ -101,7 +101,7 @@ def view(title: str, course: Course, temperature: float | None) -> Group:
         Text(escaped(title), style="bold"),
         bar(share, BAR_WIDTH).append(" ").append(" · ".join(course.parts)),
         Text(" · ".join([*answering, *heat(temperature)]), style="dim"),
-        one_line("" if course.last is None else course.last, "last answer: "),
+        Text("") if course.last is None else one_line(course.last, "last answer: "),
     ]
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.segment import Segment, Segments
 from rich.text import Text
 
@@ -30,6 +31,11 @@ def escaped(text: str, kept: str = "\n\t") -> str:
     return "".join(
         c if c in safe or unicodedata.category(c) not in STEERING else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def unmarked(text: str) -> str:
+    """The same, for a place that reads rich's markup: [bold] is shown as it stands."""
+    return escape(escaped(text))
 
 
 def one_line(text: str, label: str = "", style: str = "dim") -> Text:

@@ -65,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     "terminal": set(),
     "screen": JOBS | {"live", "terminal"},
     "progress": JOBS | {"live", "terminal"},
-    "cli_common": {"errors", "parts"},
+    "cli_common": {"errors", "parts", "terminal"},
 }
 # Packages whose modules may import one another, and what they may import beside.
 PACKAGES = {"analysis": READING, "report": READING | {"analysis", "edge"}}

@@ -158,6 +158,19 @@ def test_a_run_json_that_cannot_be_read_is_refused_in_one_sentence(content, fini
         Follower(tmp_path / "absent").look()
 
 
+def test_names_in_a_run_are_shown_and_not_obeyed(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    manifest = json.loads((finished / "run.json").read_text())
+    manifest["artifact"] |= {"model_id": "a\x1b[2J[bold]b", "notice": "\x1b]0;owned\x07[red]"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(manifest))
+    for command in (["watch", "run"], ["compare", "run", "run"], ["paper", "run"]):
+        words = [str(tmp_path / word) if word == "run" else word for word in command]
+        shown = CliRunner().invoke(app, words, env=FLAT, catch_exceptions=False).stdout
+        assert "\x1b" not in shown
+        assert r"a\x1b[2J[bold]b" in shown
+        assert r"\x1b]0;owned\x07[red]" in shown
+
+
 def test_a_run_that_has_not_answered_yet(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("part-*", "device.parquet"))
     manifest = json.loads((finished / "run.json").read_text())
