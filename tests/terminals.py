@@ -121,13 +121,16 @@ class Terminal:
         found = wait_for(lambda: re.search(r"ended-(\d+)\n", self.text()), "the command's end")
         return int(found[1])
 
-    def assert_sane(self) -> None:
+    def is_sane(self) -> bool:
         """After a command: cursor shown, lines wrapped, no colour left on."""
         state = self.state()
-        assert (state["cursor_flag"], state["wrap_flag"], state["alternate_on"]) == ("1", "1", "0")
         (line,) = [line for line in self.styled().splitlines() if "ended-" in line]
-        assert COLOUR.search(line[: line.index("ended-")].rsplit("\x1b[39m", 1)[-1]) is None
-        assert "\x1b[" not in line[line.index("ended-") :]
+        before, _, after = line.partition("ended-")
+        plain = COLOUR.search(before.rsplit("\x1b[39m", 1)[-1]) is None and "\x1b[" not in after
+        return plain and (state["cursor_flag"], state["wrap_flag"], state["alternate_on"]) == ("1", "1", "0")
+
+    def assert_sane(self) -> None:
+        assert self.is_sane(), (self.state(), self.styled())
 
 
 def write_talker(folder: Path, context: int = 8192) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -79,6 +80,23 @@ def test_an_answer_in_progress_fills_the_screen_and_nothing_that_the_model_says_
         terminal.type("echo", "after")
         terminal.until("after\nended-0")
         terminal.assert_sane()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 137), (signal.SIGTSTP, 148)])
+def test_an_answer_that_is_killed_or_stopped_leaves_the_terminal_sane(number, code, talker, tmp_path):
+    def try_it() -> bool:
+        with Terminal() as terminal:
+            terminal.type("bash", "-c", f"echo $$ > {tmp_path}/pid; exec {shlex.join(endless(talker))}")
+            wait_for(lambda: fills(terminal), "a screen full of answer")
+            process = int((tmp_path / "pid").read_text())
+            os.kill(process, number)
+            assert terminal.ended() == code
+            sane = terminal.is_sane()
+            if number == signal.SIGTSTP:
+                os.kill(process, signal.SIGKILL)
+            return sane
+
+    assert any(try_it() for _ in range(3))  # a drawing takes about 1 ms in 100, and may be cut
 
 
 def test_a_terminal_that_changes_its_size_mid_answer(talker):
