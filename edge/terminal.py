@@ -122,6 +122,8 @@ class Frame:
     def __init__(self, console: Console, every: float = 0.1) -> None:
         self._console, self._every = console, every
         self._widths: list[int] = []  # of the lines that are on the screen
+        self._lines: list[str] = []  # the same as they were written
+        self._size = (0, 0)
         self._drawn = -math.inf
 
     @property
@@ -129,12 +131,15 @@ class Frame:
         return time.monotonic() - self._drawn >= self._every
 
     def draw(self, view: RenderableType) -> None:
-        """Draws the view over the last one; of a view that is higher than the terminal, its end."""
-        options = self._console.options.update(height=None)
-        lines = self._console.render_lines(view, options, pad=False)[-max(1, self._console.height - 1) :]
-        body = "".join(f"{CLEAR_LINE}{self._ansi(line)}\n" for line in lines)
+        """Draws the view over the last one, its changed lines alone; of a view that is higher than the terminal, its end."""
+        size = self._console.width, self._console.height
+        lines = self._console.render_lines(view, self._console.options.update(height=None), pad=False)[-max(1, size[1] - 1) :]
+        written = [self._ansi(line) for line in lines]
+        same = [size == self._size and old == new for old, new in zip(self._lines, written, strict=False)]
+        same += [False] * (len(written) - len(same))
+        body = "".join(NEXT if kept else f"{CLEAR_LINE}{line}{NEXT}" for kept, line in zip(same, written, strict=True))
         self._write(f"{HIDE}{NO_WRAP}{self._to_top()}{body}{CLEAR_BELOW}{WRAP}{SHOW}")
-        self._widths = [Segment.get_line_length(line) for line in lines]
+        self._lines, self._size, self._widths = written, size, [Segment.get_line_length(line) for line in lines]
         self._drawn = time.monotonic()
 
     def clear(self) -> None:
@@ -142,7 +147,7 @@ class Frame:
         rows = self._rows()
         # Line by line: a terminal may keep a screen that is cleared as a whole, for scrolling back.
         self._write(f"{self._to_top()}{(CLEAR_LINE + NEXT) * rows}{up(rows)}" if rows else "")
-        self._widths = []
+        self._widths, self._lines = [], []
 
     def _rows(self) -> int:
         """Lines that the view takes on the screen: a terminal that became narrower has wrapped them."""
@@ -154,7 +159,7 @@ class Frame:
 
     def _ansi(self, line: list[Segment]) -> str:
         with self._console.capture() as captured:
-            self._console.print(Segments(line), end="", soft_wrap=True)
+            self._console.print(Segments(Segment.simplify(line)), end="", soft_wrap=True)
         return captured.get()
 
     def _write(self, text: str) -> None:

@@ -114,11 +114,15 @@ def test_a_frame_is_drawn_over_the_last_one_and_leaves_the_terminal_sane() -> No
     frame.draw(Text("short"))
     second = here.file.getvalue().removeprefix(first)
     assert second.startswith(f"{terminal.HIDE}{terminal.NO_WRAP}\r\x1b[5A")
-    for drawn in (first, second):
+    frame.draw(Text("short\nand more"))
+    third = here.file.getvalue().removeprefix(first + second)
+    assert "short" not in third  # what has not changed is not sent again, over a slow line
+    assert f"\n{terminal.CLEAR_LINE}and more\n" in third
+    for drawn in (first, second, third):
         assert drawn.endswith(f"{terminal.CLEAR_BELOW}{terminal.WRAP}{terminal.SHOW}")
         assert drawn.rfind("\x1b[0m") >= drawn.rfind("\x1b[31m")
     frame.clear()
-    assert here.file.getvalue().endswith("\r\x1b[1A\x1b[2K\n\x1b[1A")
+    assert here.file.getvalue().endswith("\r\x1b[2A\x1b[2K\n\x1b[2K\n\x1b[2A")
     before = here.file.getvalue()
     frame.clear()
     assert here.file.getvalue() == before

@@ -82,6 +82,7 @@ def test_an_answer_in_progress_fills_the_screen_and_nothing_that_the_model_says_
         terminal.assert_sane()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 137), (signal.SIGTSTP, 148)])
 def test_an_answer_that_is_killed_or_stopped_leaves_the_terminal_sane(number, code, talker, tmp_path):
     def try_it() -> bool:
@@ -231,6 +232,7 @@ def start(words: list[str]) -> subprocess.Popen[str]:
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_watch_follows_a_run_beside_it_until_it_is_stopped(talker, many, tmp_path):
     out = tmp_path / "run"
     with Terminal() as terminal:
@@ -256,6 +258,7 @@ def test_watch_follows_a_run_beside_it_until_it_is_stopped(talker, many, tmp_pat
     assert f"{done}/60 questions" in once.stdout
 
 
+@pytest.mark.slow
 def test_watch_streams_json_until_the_run_is_finished(artifacts, many, tmp_path):
     out = tmp_path / "run"
     run = start(running(artifacts("odd"), many, out, "--max-new-tokens", "300", "--temperature", "1.2"))
