@@ -47,11 +47,10 @@ class Machine(NamedTuple):
 class Seen(NamedTuple):
     """A run at one moment.
 
-    `state` is running (as run.json says), finished or stopped (its process went away); `locked` whether a process of this machine
-    is seen to write it; `total` what it is to answer; `entropy` the mean over
-    answers in nats, NaN before the first; `tokens_per_second` while it answered; `left` seconds by the mean of what is done;
-    `quiet` seconds since something was written; `answers` in the order they were committed; `problems` sentences about what
-    of the folder cannot be read.
+    `state` is running (as run.json says), finished or stopped (its process went away); `locked` whether a process of this
+    machine is seen to write it; `total` what it is to answer; `entropy` the mean over answers in nats, NaN before the first;
+    `tokens_per_second` while it answered; `left` seconds by the mean of what is done; `quiet` seconds since something was
+    written; `answers` in the order they were committed; `problems` sentences about what of the folder cannot be read.
     """
 
     label: str
