@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from edge import __version__, live
+from edge import __version__, screen
 from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
-from edge.cli_common import check_json, console, errors, run_app, write_json
+from edge.cli_common import check_json, console, errors, run_app, write_json, write_json_line
 from edge.cli_paper import paper
+from edge.cli_watch import watch
+from edge.completion import complete_artifacts, complete_runs
 from edge.decode import DecodeSettings
 from edge.doctor import examine
 from edge.errors import UserError
 from edge.force import force as force_job
 from edge.gguf_file import open_artifact
+from edge.live import answer, as_json
+from edge.progress import Job, OnNote, OnProgress, with_progress
 from edge.questions import EMBEDDED, read_questions
 from edge.registry import MODELS, read_registry
-from edge.run import Interrupted, Progress
+from edge.run import Interrupted
 from edge.run import run as run_job
 from edge.tables import comparison, find_artifacts
 from edge.tables import doctor as doctor_table
 from edge.tables import models as models_table
+from edge.terminal import escaped, unmarked
 from edge.trace import Run, RunManifest
 
 REFERENCE_K = 256
@@ -43,7 +44,10 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder, as `edge-export build` made it, or any GGUF file.")]
+ArtifactPath = Annotated[
+    Path,
+    typer.Argument(help="Artifact folder, as `edge-export build` made it, or any GGUF file.", autocompletion=complete_artifacts),
+]
 Threads = Annotated[int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)]
 Taps = Annotated[str, typer.Option(help="rows: attention and hidden states or an error; auto: where they can be had; none.")]
 KvCache = Annotated[str | None, typer.Option(help="GGUF: f16 or f32 (default: f32 for gguf-f32, else f16).")]
@@ -66,36 +70,18 @@ def top(
     """See what a small language model does inside while it answers, and what quantisation does to that."""
 
 
-def with_progress(job: Any, title: str, quiet: bool) -> RunManifest:
-    """Runs job(on_progress) under a bar with rate and time left; an interruption exits with its code after a hint."""
-    bar = Bar(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=errors, disable=quiet,
-    )  # fmt: skip
-    task, tokens = bar.add_task(title, total=None, rate=""), 0
-
-    def on_progress(progress: Progress) -> None:
-        nonlocal tokens
-        if not quiet:
-            bar.start()  # only now, so that a refusal stands alone on stderr
-        if progress.record is not None:
-            tokens += len(progress.record.steps)
-        elapsed = bar.tasks[0].elapsed or 0.0
-        rate = f"{tokens / elapsed:.1f} tokens/s" if elapsed > 0 and tokens else ""
-        bar.update(task, completed=progress.done, total=progress.total, rate=rate)
-
+def traced(job: Job, title: str, out: Path, quiet: bool) -> None:
+    """Runs the job under its progress view and says what it made; an interruption exits with its code after a hint."""
     try:
-        try:
-            return job(on_progress)  # type: ignore[no-any-return]
-        finally:
-            if bar.live.is_started:
-                bar.stop()
+        manifest = with_progress(job, title, errors, say_note, quiet=quiet)
     except Interrupted as error:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        errors.print(
-            f"interrupted: finished answers are kept, go on with: {command}", style="yellow", markup=False, soft_wrap=True
-        )
+        hint = f"interrupted: finished answers are kept, go on with: {escaped(command)}"
+        errors.print(hint, style="yellow", markup=False, soft_wrap=True)
         raise typer.Exit(error.code) from None
+    console.print(unmarked(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
+    if manifest.notice:
+        console.print(unmarked(manifest.notice), style="dim", soft_wrap=True)
 
 
 @app.command(epilog="Example: edge run models/nano-llama/onnx-int4 --out runs/int4 --limit 20")
@@ -117,7 +103,7 @@ def run(
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
     pause_above: PauseAbove = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
     settings = DecodeSettings(max_new_tokens, temperature, seed, REFERENCE_K if reference else 0)
@@ -125,20 +111,21 @@ def run(
     asked = read_questions(questions)
     opened = open_artifact(artifact)
 
-    def job(on_progress: Any) -> RunManifest:
+    def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
         return run_job(
             opened, asked, out, settings, prompt=prompt, date=date, limit=limit, shard=shard, runtime=runtime,
-            pause_above=pause_above, on_progress=on_progress, on_note=say_note,
+            pause_above=pause_above, on_progress=on_progress, on_note=on_note,
         )  # fmt: skip
 
-    manifest = with_progress(job, opened.label, quiet)
-    say_finished(manifest, out)
+    traced(job, opened.label, out, quiet)
 
 
 @app.command(epilog="Example: edge force models/nano-llama/onnx-int4 --like runs/fp32 --out runs/int4-forced")
 def force(
     artifact: ArtifactPath,
-    like: Annotated[Path, typer.Option(help="Run whose tokens are read; made with --reference it gives KL too.")],
+    like: Annotated[
+        Path, typer.Option(help="Run whose tokens are read; made with --reference it gives KL too.", autocompletion=complete_runs)
+    ],
     out: Annotated[Path, typer.Option(help="Run directory to make or to continue.")],
     exact: Annotated[
         Path | None, typer.Option(help="Artifact that made the run, stepped beside: whole KL, hidden states.")
@@ -149,24 +136,26 @@ def force(
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
     pause_above: PauseAbove = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by position."""
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
     opened, full = open_artifact(artifact), open_artifact(exact) if exact else None
-    manifest = with_progress(
-        lambda on_progress: force_job(
-            opened, like, out, exact=full, runtime=runtime, pause_above=pause_above, on_progress=on_progress, on_note=say_note
-        ),
-        f"{opened.label} forced", quiet,
-    )  # fmt: skip
-    say_finished(manifest, out)
+
+    def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
+        return force_job(
+            opened, like, out, exact=full, runtime=runtime, pause_above=pause_above, on_progress=on_progress, on_note=on_note
+        )
+
+    traced(job, f"{opened.label} forced", out, quiet)
 
 
 @app.command(epilog="Example: edge compare runs/fp32 runs/int4-forced --json compare.json")
 def compare(
-    full: Annotated[Path, typer.Argument(help="Run of the full-precision artifact.")],
-    quantised: Annotated[Path, typer.Argument(help="Run of the quantised one: free-running, or from `edge force`.")],
+    full: Annotated[Path, typer.Argument(help="Run of the full-precision artifact.", autocompletion=complete_runs)],
+    quantised: Annotated[
+        Path, typer.Argument(help="Run of the quantised one: free-running, or from `edge force`.", autocompletion=complete_runs)
+    ],
     delta: Annotated[float, typer.Option(help="Nats of early/late shift that still count as balanced.")] = DELTA,
     json_file: JsonFile = None,
 ) -> None:
@@ -181,7 +170,9 @@ def compare(
 
 @app.command(epilog="Example: edge report runs/fp32 runs/int4 runs/int4-forced --out report.html")
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; those of one model are compared.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories; those of one model are compared.", autocompletion=complete_runs)
+    ],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     delta: Annotated[float, typer.Option(help="Nats of early/late shift that still count as balanced.")] = DELTA,
 ) -> None:
@@ -189,7 +180,7 @@ def report(
     from edge.report import write_report  # plotly is large: only this command pays for it
 
     made = write_report([Run.open(path) for path in runs], out, delta=delta)
-    console.print(escape(f"{made.path}: {made.bytes / 1e6:.1f} MB, {made.runs} runs"), soft_wrap=True)
+    console.print(unmarked(f"{made.path}: {made.bytes / 1e6:.1f} MB, {made.runs} runs"), soft_wrap=True)
 
 
 @app.command(epilog='Example: edge ask models/nano-llama/onnx-int4 "Do bats see?"')
@@ -206,27 +197,32 @@ def ask(
     kv_cache: KvCache = None,
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a token on standard output.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a token on standard output.")] = False,
 ) -> None:
     """Answer one question live: tokens coloured by entropy, statistics as they change."""
     settings = DecodeSettings(max_new_tokens, temperature, seed)
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers)
     opened = open_artifact(artifact)
-    steps = live.answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=say_note)
+    notes: list[str] = []  # told afterwards, so that they do not stand in the midst of what is drawn
+    steps = answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=notes.append)
     try:
-        if not as_json:
-            live.show(console, opened, steps)
-            return
-        for step in steps:
-            print(json.dumps(live.as_json(step), ensure_ascii=False, allow_nan=False), flush=True)
+        if json_lines:
+            for step in steps:
+                write_json_line(as_json(step))
+        else:
+            screen.show(console, opened, steps)
     except Interrupted as error:
         raise typer.Exit(error.code) from None
     except BrokenPipeError:
         # The reader has what it wanted; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        for note in notes:
+            say_note(note)
 
 
 app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)
+app.command(epilog="Example: edge watch runs/int4")(watch)
 
 
 @app.command(epilog="Example: edge models --under models")
@@ -263,13 +259,7 @@ def doctor(json_file: JsonFile = None) -> None:
 
 
 def say_note(text: str) -> None:
-    errors.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
-
-
-def say_finished(manifest: RunManifest, out: Path) -> None:
-    console.print(escape(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
-    if manifest.notice:
-        console.print(escape(manifest.notice), style="dim", soft_wrap=True)
+    errors.print(f"note: {escaped(text)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from edge.errors import UserError
 from edge.parts import write_whole
+from edge.terminal import escaped
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -26,6 +28,11 @@ def check_json(target: str | None) -> None:
         raise UserError(f"--json {target!r} is no place for a file: give one in a folder that is there, or - for standard output")
 
 
+def write_json_line(value: Any) -> None:
+    """One line of a stream on standard output, in ASCII: whatever the terminal's encoding, a reader gets the same text."""
+    print(json.dumps(value, allow_nan=False), flush=True)
+
+
 def write_json(target: str, value: Any) -> None:
     """To a file, or to standard output for "-"."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -37,10 +44,12 @@ def write_json(target: str, value: Any) -> None:
 
 def run_app(app: typer.Typer) -> None:
     """Runs the app; a UserError is printed as one sentence on stderr and ends with exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to stop, as on stderr
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
-        errors.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
+        errors.print(f"error: {escaped(' '.join(str(error).split()))}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)

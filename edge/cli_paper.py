@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from edge import tables
@@ -20,17 +19,19 @@ from edge.analysis.paper import PaperRun
 from edge.analysis.published import published
 from edge.analysis.study import Change, Study, changes_of, study_runs
 from edge.cli_common import check_json, console, write_json
+from edge.completion import complete_runs
 from edge.device import usable_cores
 from edge.report.paper import correlation_table, diffusion_text, paper_tables
 from edge.report.tables import Table
 from edge.report.truth import change_table, course_text, outcome_table, prediction_table
+from edge.terminal import escaped, unmarked
 from edge.trace import Run
 
 LONG, NARROW = 40, 14  # characters: cells from there on fold; the narrowest first column
 
 
 def paper(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories over the same questions.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories over the same questions.", autocompletion=complete_runs)],
     question: Annotated[int | None, typer.Option(help="Show this question_index beside the means.", min=0)] = None,
     delta: Annotated[float, typer.Option(help="Shift in nats that still counts as balanced.")] = DELTA,
     correlations: Annotated[bool, typer.Option("--correlations", help="Print every correlation, too.")] = False,
@@ -56,15 +57,15 @@ def paper(
         for first, second, changes in compared:
             show_table(change_table(first, second, changes))
         for path in written:
-            console.print(escape(f"written: {path}"), soft_wrap=True)
+            console.print(unmarked(f"written: {path}"), soft_wrap=True)
     if json_file:
         write_json(json_file, as_json(studies, compared))
 
 
 def show(found: Study, correlations: bool) -> None:
-    console.print(Text(f"{found.name}: {found.paper.questions} questions, {found.paper.tokens} tokens", style="bold"))
+    console.print(Text(escaped(f"{found.name}: {found.paper.questions} questions, {found.paper.tokens} tokens"), style="bold"))
     if found.paper.notice:
-        console.print(Text(found.paper.notice, style="dim"))
+        console.print(Text(escaped(found.paper.notice), style="dim"))
     for table in paper_tables(found.paper, brief=True):
         show_table(table)
     if found.paper.diffusion:
@@ -91,7 +92,7 @@ def show_table(made: Table | None) -> None:
     for column in table.columns[1:]:
         column.no_wrap = numeric
     for row in made.rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(unmarked(cell) for cell in row))
     widths = [max(map(len, cells)) for cells in zip(made.columns, *made.rows, strict=True)]
     needed = NARROW + sum(widths[1:]) + 2 * len(widths) + 1 if numeric else 0  # a space of padding and one between columns
     wide = Console(highlight=False, width=max(console.width, needed), file=console.file)  # print(width=) would only narrow

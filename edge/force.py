@@ -142,7 +142,7 @@ def force(
             full = FullModel(exact, reference, runtime, longest) if exact else None
         reader = SignalReader(backend.spec)
         recorder = Recorder(writer, PartBuffer(forced=True, exact=exact is not None), backend, sensors, on_note)
-        on_progress(Progress(len(writer.done), total, None))
+        on_progress(Progress(recorder.done, total, None))
         with stop_on_signal() as check:
             cooling = Cooling(sensors, pause_above, check, on_note)
             try:
@@ -156,10 +156,11 @@ def force(
                     listener = Listener(answer, full)
                     for step, taps in force_steps(backend, reader, answer.prompt.ids, answer.tokens, answer.stop_reason):
                         record.add(step, listener.values(step.step, taps, step.signals))
+                        on_progress(Progress(recorder.done, total, record))
                         check()
                         cooling.wait()
                     recorder.add(record, cooling.taken())
-                    on_progress(Progress(len(writer.done) + len(recorder.buffer), total, record))
+                    on_progress(Progress(recorder.done, total, record, finished=True))
             finally:
                 recorder.flush()
                 backend.close()

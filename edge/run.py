@@ -34,11 +34,15 @@ def ignore(said: object) -> None:
 
 
 class Progress(NamedTuple):
-    """After each question: how many are done of how many, and the record just finished (None at the start)."""
+    """After each token: how many questions are done of how many, and the record that it belongs to (None at the start).
+
+    `finished` says that this record is over and counted in `done`.
+    """
 
     done: int
     total: int
     record: AnswerRecord | None
+    finished: bool = False
 
 
 class Interrupted(Exception):
@@ -127,6 +131,11 @@ class Recorder:
         self._sensors = sensors
         self._flushed = time.monotonic()
 
+    @property
+    def done(self) -> int:
+        """Questions that are finished, on disk or about to be."""
+        return len(self.writer.done) + len(self.buffer)
+
     def note_lost_taps(self) -> None:
         if self.backend.taps_lost and not self.writer.manifest.taps_lost:
             self.writer.note_lost_taps(self.backend.taps_lost)
@@ -198,7 +207,7 @@ def run(
             )
         reader = SignalReader(backend.spec)
         recorder = Recorder(writer, PartBuffer(reference=settings.reference_k > 0), backend, sensors, on_note)
-        on_progress(Progress(len(writer.done), len(chosen), None))
+        on_progress(Progress(recorder.done, len(chosen), None))
         with stop_on_signal() as check:
             cooling = telemetry.Cooling(sensors, pause_above, check, on_note)
             try:
@@ -212,10 +221,11 @@ def run(
                     )  # fmt: skip
                     for step in generate(backend, reader, made.ids, settings, question.index):
                         record.add(step)
+                        on_progress(Progress(recorder.done, len(chosen), record))
                         check()
                         cooling.wait()
                     recorder.add(record, cooling.taken())
-                    on_progress(Progress(len(writer.done) + len(recorder.buffer), len(chosen), record))
+                    on_progress(Progress(recorder.done, len(chosen), record, finished=True))
             finally:
                 recorder.flush()
                 backend.close()

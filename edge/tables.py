@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from edge.doctor import Findings
 from edge.errors import UserError
 from edge.registry import RegistryEntry
 from edge.telemetry import Sample
+from edge.terminal import escaped, unmarked
 
 SHOWN_METRICS = ("output_entropy", "varentropy", "top1_probability", "surprisal", "attention_entropy",
                  "attention_entropy_normalised", "sink_mass", "head_dispersion", "head_divergence", "hidden_norm",
@@ -42,7 +42,7 @@ def interval(value: Interval, signed: bool = False) -> str:
 
 
 def table(title: str, *columns: str) -> Table:
-    made = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=unmarked(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         made.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0 and len(columns) == 4)
     return made
@@ -50,9 +50,9 @@ def table(title: str, *columns: str) -> Table:
 
 def comparison(d: Divergence) -> Group:
     """What `edge compare` prints: agreement, metrics, layers, classes."""
-    head = Text(f"{d.quantised} against {d.full}, {d.questions} questions", style="bold")
+    head = Text(escaped(f"{d.quantised} against {d.full}, {d.questions} questions"), style="bold")
     if d.notice:
-        head.append(f"\n{d.notice}", style="dim")
+        head.append(f"\n{escaped(d.notice)}", style="dim")
     if not d.same_checkpoint:
         head.append(
             "\nThe two are not known to come from one checkpoint: a change may not be quantisation's alone.", style="yellow"
@@ -147,11 +147,11 @@ def models(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> Group:
     built = table("Built artifacts", "folder", "model", "precision", "taps", "MB")
     for folder, artifact, problem in found:
         if artifact is None:
-            built.add_row(escape(str(folder)), escape(problem), "", "", "")
+            built.add_row(unmarked(str(folder)), unmarked(problem), "", "", "")
         else:
             manifest = artifact.manifest
             size = sum(record.size for record in manifest.files.values()) / 1e6
-            built.add_row(escape(str(folder)), escape(manifest.model_id), manifest.precision, manifest.taps, f"{size:.1f}")
+            built.add_row(unmarked(str(folder)), unmarked(manifest.model_id), manifest.precision, manifest.taps, f"{size:.1f}")
     return Group(known, built if found else Text("No artifacts here: build one with 'edge-export build nano-llama ...'"))
 
 
@@ -193,7 +193,7 @@ def doctor(found: Findings) -> Group:
         ("disk here", f"{gigabytes(found.disk_free_bytes)} free"),
         ("system", machine.system),
     ):
-        here.add_row(name, escape(value))
+        here.add_row(name, unmarked(value))
     libraries = Table.grid(padding=(0, 2))
     for name, version in found.versions.items():
         libraries.add_row(name, version or "not installed")

@@ -140,15 +140,19 @@ class Sensors:
         found = [value / 1000 for path in self._zones if (value := read_integer(path)) is not None]
         return max((value for value in found if PLAUSIBLE[0] < value < PLAUSIBLE[1]), default=None)
 
+    def rss(self) -> int | None:
+        """Bytes of memory that this process has now."""
+        statm = (read_text(self._root / "proc/self/statm") or "").split()
+        return int(statm[1]) * os.sysconf("SC_PAGE_SIZE") if len(statm) > 1 and statm[1].isdigit() else None
+
     def sample(self, question_index: int, paused_s: float = 0.0) -> Sample:
         memory = read_text(self._root / "proc/meminfo") or ""
         total, free = meminfo(memory, "SwapTotal"), meminfo(memory, "SwapFree")
-        statm = (read_text(self._root / "proc/self/statm") or "").split()
         flags = self._flags()
         return Sample(
             unix_time=time.time(),
             question_index=question_index,
-            rss_bytes=int(statm[1]) * os.sysconf("SC_PAGE_SIZE") if len(statm) > 1 and statm[1].isdigit() else None,
+            rss_bytes=self.rss(),
             memory_available_bytes=available_memory(self._root),
             swap_used_bytes=None if total is None or free is None else total - free,
             temperature_c=self.temperature(),

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColu
 from rich.progress import Progress as Bar
 
 from edge.cli_common import check_json, console, errors, run_app, write_json
+from edge.completion import complete_models
 from edge.questions import EMBEDDED, read_questions
 from export.build import DEFAULT_CONTEXT
 from export.build import build as build_artifacts
@@ -29,6 +30,10 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
+Source = Annotated[
+    str, typer.Argument(help="A known model (see `edge models`) or a checkpoint folder.", autocompletion=complete_models)
+]
+
 
 @app.callback()
 def top() -> None:
@@ -42,7 +47,7 @@ def say_fetching(where: Console, name: str, size: int) -> None:
 
 @app.command(epilog="Example: edge-export build nano-llama --to onnx-fp32 --to onnx-int4 --out models/nano-llama")
 def build(
-    source: Annotated[str, typer.Argument(help="A known model (see `edge models`) or a checkpoint folder.")],
+    source: Source,
     to: Annotated[list[str], typer.Option(help=f"Precision, may be given again: {', '.join(PRECISIONS)}.")],
     out: Annotated[Path, typer.Option(help="Folder in which PRECISION/ is made.")],
     taps: Annotated[str, typer.Option(help="none: logits; rows: what tracing needs; raw: every position.")] = "rows",
@@ -80,7 +85,7 @@ def build(
 
 @app.command(epilog="Example: edge-export mix nano-llama --out models/nano-llama --budget 1.15")
 def mix(
-    source: Annotated[str, typer.Argument(help="A known model (see `edge models`) or a checkpoint folder.")],
+    source: Source,
     out: Annotated[Path, typer.Option(help="Folder in which onnx-int4-mixed/ and the search's log are made.")],
     questions: Annotated[Path, typer.Option(help="CSV of questions to calibrate on: not those you will judge by.")] = EMBEDDED,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
@@ -111,7 +116,9 @@ def mix(
 
 @app.command(epilog="Example: edge-export synth llama-3.2-1b-instruct --out runs/llama-1b-shape")
 def synth(
-    model_id: Annotated[str, typer.Argument(help="A hub model whose shape is known (see `edge models`).")],
+    model_id: Annotated[
+        str, typer.Argument(help="A hub model whose shape is known (see `edge models`).", autocompletion=complete_models)
+    ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to make.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
 ) -> None:
@@ -123,7 +130,7 @@ def synth(
 
 @app.command(epilog="Example: edge-export reference nano-llama --out models/nano-llama/reference")
 def reference(
-    source: Annotated[str, typer.Argument(help="A known model (see `edge models`) or a checkpoint folder.")],
+    source: Source,
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     revision: Annotated[str, typer.Option(help="Commit, branch or tag of a hub model (default: main).")] = "",
 ) -> None:

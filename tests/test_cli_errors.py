@@ -110,6 +110,9 @@ EDGE = [
     (["compare", "{run}", "{run}", "--json", ""], "is no place for a file"),
     (["compare", "{run}", "{run}", "--delta", "nan"], "--delta is nan"),
     (["models", "--under", "{absent}"], "there is no folder {absent}"),
+    (["watch", "{absent}"], "{absent} is no run directory"),
+    (["watch", "{run}", "--every", "nan"], "--every is nan"),
+    (["watch", "{run}", "--json", "{foreign}"], "is no place for a file"),
     (["ask", "{artifact}", "half a character \udcff"], "is not UTF-8: type it again"),
 ]
 EXPORT = [
