@@ -20,6 +20,7 @@ from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
 from edge.cli_common import check_json, console, errors, run_app, write_json
+from edge.cli_demo import demo
 from edge.cli_paper import paper
 from edge.decode import DecodeSettings
 from edge.doctor import examine
@@ -27,7 +28,7 @@ from edge.errors import UserError
 from edge.force import force as force_job
 from edge.gguf_file import open_artifact
 from edge.questions import EMBEDDED, read_questions
-from edge.registry import MODELS, read_registry
+from edge.registry import read_registry
 from edge.run import Interrupted, Progress
 from edge.run import run as run_job
 from edge.tables import comparison, find_artifacts
@@ -226,17 +227,18 @@ def ask(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+app.command(epilog="Example: edge demo --model nano-llama")(demo)
 app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)
 
 
 @app.command(epilog="Example: edge models --under models")
 def models(
-    under: Annotated[Path, typer.Option(help="Folder in which to look for artifacts.")] = MODELS,
+    under: Annotated[Path, typer.Option(help="Folder in which to look for artifacts.")] = Path("models"),
     json_file: JsonFile = None,
 ) -> None:
     """List the known models and the artifacts that are built."""
     check_json(json_file)
-    if not under.is_dir():
+    if not under.is_dir() and under != Path("models"):  # the default may not be there yet
         raise UserError(f"there is no folder {under}: give one with --under")
     registry, found = read_registry(), find_artifacts(under)
     if json_file != "-":
