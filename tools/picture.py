@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple
 
 from edge.analysis.divergence import HeadChange, compare
@@ -121,8 +122,9 @@ def picture(folder: Path) -> str:
     key = list(legend(y, largest))
     map_parts, bottom = heads(change, y + 46)
     title = f"{full.manifest.label} and {forced.manifest.label.replace(' forced', '')} on the same tokens: {question}"
-    body = [text_at(MARGIN, 30, title), *drawn, *key, *map_parts]
-    height = bottom + MARGIN
+    notes = [text_at(MARGIN, bottom + 24 + 16 * i, line, "s") for i, line in enumerate(wrap(full.manifest.notice, 130))]
+    body = [text_at(MARGIN, 30, title), *drawn, *key, *map_parts, *notes]
+    height = bottom + MARGIN + 16 * len(notes)
     size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     canvas = f'<rect class="b" width="{WIDTH}" height="{height:.0f}"/>'
