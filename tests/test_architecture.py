@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import edge
 from tests.conftest import ROOT
 
 # Each module of edge with what it may import of edge; "edge" is the package itself (its version).
@@ -126,6 +127,13 @@ def test_edge_modules_import_upstream_only(name):
         return
     assert name in ALLOWED, f"edge/{name} is new: give it its place in this table"
     assert found - ALLOWED[name] == set()
+
+
+def test_edge_modules_take_their_version_alone_from_the_package():
+    """The public names that `edge` imports when asked would be a way around the table."""
+    for name, path in EDGE.items():
+        taken = {module.removeprefix("edge.") for module in imports(path) if module.startswith("edge.")}
+        assert taken & set(edge.__all__) <= {"__version__"}, name
 
 
 @pytest.mark.parametrize("name", sorted(EDGE))

@@ -1,7 +1,8 @@
 """What the pages say holds: their command lines and Python run, the table of commands is the commands', the site builds.
 
-A block of commands is run as it stands, after those of the README, unless a comment `<!-- not run: why -->` stands before it; then, as
-for commands inside sentences, it must name commands and options that exist. Pages take for granted what `edge demo` leaves.
+A block of commands is run as it stands, after those of the README, unless a comment `<!-- not run: why -->` stands before
+it; then, as for commands inside sentences, it must name commands and options that exist. Pages take for granted what
+`edge demo` leaves.
 """
 
 from __future__ import annotations
