@@ -53,7 +53,7 @@ lint: ## ruff and mypy alone (20 s), in a set-up with the dev extra
 
 docs: ## the documentation as a site in build/site, without a warning (10 s), in a set-up with the docs extra
 	@$(call install,docs)
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 docs-commands: ## docs/commands.md from the commands, after one has changed (2 s)
 	@$(call install,export)
