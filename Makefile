@@ -7,14 +7,13 @@ EXTRAS ?= export
 # Extras that are installed already, so that a target can ask for its own without taking others away.
 STAMP := $(VENV)/.extras
 NANO := nano-llama nano-qwen2 nano-qwen3 nano-gemma3
-DEMO := runs/demo
 MODELS ?= llama-3.2-1b-instruct gemma-3-1b-it deepseek-r1-distill-qwen-1.5b qwen3-1.7b
 PRECISION ?= onnx-int4
 comma := ,
 PRECISIONS ?= onnx-fp32 onnx-int8 onnx-int4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo export test test-arm check lint pytest bench-taps clean
+.PHONY: help setup demo export test test-arm check lint pytest docs docs-commands bench-taps clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,19 +23,7 @@ setup: ## .venv with edge and edge-export; EXTRAS=export,llama,... adds extras (
 
 demo: ## set-up, then trace and compare the embedded models in three precisions (2 min, 0.5 GB); needs no torch
 	@$(call install,export,analysis)
-	rm -rf $(DEMO)
-	for m in $(NANO); do \
-	  a=models/$$m r=$(DEMO)/$$m; \
-	  $(BIN)/edge-export build $$m --to onnx-fp32 --to onnx-int8 --to onnx-int4 --out $$a --force && \
-	  $(BIN)/edge run $$a/onnx-fp32 --out $$r/fp32 --reference || exit 1; \
-	  for p in int8 int4; do \
-	    $(BIN)/edge run $$a/onnx-$$p --out $$r/$$p && \
-	    $(BIN)/edge force $$a/onnx-$$p --like $$r/fp32 --out $$r/$$p-forced || exit 1; \
-	  done; \
-	  $(BIN)/edge compare $$r/fp32 $$r/int4-forced || exit 1; \
-	done
-	$(BIN)/edge report $(foreach m,$(NANO),$(foreach p,fp32 int8 int4 int8-forced int4-forced,$(DEMO)/$(m)/$(p))) --out $(DEMO)/report.html
-	@echo "Open $(DEMO)/report.html in a browser."
+	$(BIN)/edge demo --force
 
 export: ## the paper's four models from the hub, every precision, verified (hours, 40 GB of disk, 16 GB of memory); MODELS=, PRECISIONS=
 	@$(call install,export,reference)
@@ -64,12 +51,20 @@ lint: ## ruff and mypy alone (20 s), in a set-up with the dev extra
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: ## the documentation as a site in build/site, without a warning (10 s), in a set-up with the docs extra
+	@$(call install,docs)
+	$(BIN)/mkdocs build --strict
+
+docs-commands: ## docs/commands.md from the commands, after one has changed (2 s)
+	@$(call install,export)
+	$(BIN)/python -m tools.commands
+
 bench-taps: ## cost of tracing at Llama-3.2-1B's shape, random weights; PRECISION= (6 min, 5 GB of disk under runs/bench; GGUF 15 min)
 	@$(call install,export$(if $(filter gguf-%,$(PRECISION)),$(comma)llama))
 	$(BIN)/python -m benchmarks.tap_overhead --work runs/bench --precision $(PRECISION)
 
 clean: ## remove built artifacts and runs, keep .venv
-	rm -rf $(addprefix models/,$(NANO)) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(addprefix models/,$(NANO)) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Installs the project with the extras asked for and those already there; does nothing when nothing is missing.
 define install

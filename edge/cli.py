@@ -16,6 +16,7 @@ from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
 from edge.cli_common import check_json, console, errors, run_app, write_json, write_json_line
+from edge.cli_demo import demo
 from edge.cli_paper import paper
 from edge.cli_watch import watch
 from edge.completion import complete_artifacts, complete_runs
@@ -221,18 +222,19 @@ def ask(
             say_note(note)
 
 
+app.command(epilog="Example: edge demo --model nano-llama")(demo)
 app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)
 app.command(epilog="Example: edge watch runs/int4")(watch)
 
 
 @app.command(epilog="Example: edge models --under models")
 def models(
-    under: Annotated[Path, typer.Option(help="Folder in which to look for artifacts.")] = MODELS,
+    under: Annotated[Path, typer.Option(help="Folder in which to look for artifacts.")] = Path("models"),
     json_file: JsonFile = None,
 ) -> None:
     """List the known models and the artifacts that are built."""
     check_json(json_file)
-    if not under.is_dir():
+    if not under.is_dir() and under != Path("models"):  # the default may not be there yet
         raise UserError(f"there is no folder {under}: give one with --under")
     registry, found = read_registry(), find_artifacts(under)
     if json_file != "-":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 
 from edge.errors import UserError
@@ -42,7 +42,7 @@ def write_json(target: str, value: Any) -> None:
     write_whole(Path(target), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def run_app(app: typer.Typer) -> None:
+def run_app(app: Callable[[], Any]) -> None:
     """Runs the app; a UserError is printed as one sentence on stderr and ends with exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to stop, as on stderr

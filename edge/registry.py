@@ -1,4 +1,4 @@
-"""The models known by name: `models/registry.toml`."""
+"""The models known by name: `registry.toml` and embedded checkpoints, in a clone's `models/` or inside an installed package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from edge.errors import UserError
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
+PACKAGE = Path(__file__).resolve().parent
+# A wheel carries them inside the package (pyproject.toml), a clone keeps them beside it.
+MODELS = next((folder for folder in (PACKAGE / "models", PACKAGE.parent / "models") if folder.is_dir()), PACKAGE / "models")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """One model. `folder` (embedded checkpoint, relative to `models/`) or `hub` (hub id) is set, not both.
+    """One model. `folder` (embedded checkpoint, relative to MODELS) or `hub` (hub id) is set, not both.
 
     `notice` must stand wherever the model's numbers are shown; `paper_class` is the verdict of arXiv 2604.03589.
     """
@@ -67,6 +69,6 @@ def read_registry(path: Path = MODELS / "registry.toml") -> dict[str, RegistryEn
         raw = tomllib.loads(path.read_text(encoding="utf-8"))["models"]
         return {model_id: entry_of(model_id, fields) for model_id, fields in raw.items()}
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: install Edgetrace from a clone of its repository") from None
+        raise UserError(f"{path} is missing: install Edgetrace again") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is malformed ({error}): restore it from the repository") from error
+        raise UserError(f"{path} is malformed ({error}): install Edgetrace again") from error

@@ -1,0 +1,30 @@
+"""`edge-export`, also as `python -m export`: a base install, which lacks the exporter's libraries, is told so in one sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from edge.cli_common import run_app
+from edge.errors import UserError
+
+NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "huggingface_hub")  # modules of the extra `export`
+
+
+def start() -> None:
+    """Runs the command; raises UserError when a library is missing."""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"edge-export needs {', '.join(missing)}: install the extra edgetrace[export], in a clone with "
+            "'make setup EXTRAS=export' or \"pip install '.[export]'\""
+        )
+    from export.cli import app
+
+    app()
+
+
+def main() -> None:
+    run_app(start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What makes the documentation: the table of commands, the picture, the site's extra pages. Not in the wheel."""
