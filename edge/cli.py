@@ -28,7 +28,7 @@ from edge.gguf_file import open_artifact
 from edge.live import answer, as_json
 from edge.progress import Job, OnNote, OnProgress, with_progress
 from edge.questions import EMBEDDED, read_questions
-from edge.registry import MODELS, read_registry
+from edge.registry import read_registry
 from edge.run import Interrupted
 from edge.run import run as run_job
 from edge.tables import comparison, find_artifacts
