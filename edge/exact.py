@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from edge.artifact import Artifact
@@ -27,11 +27,16 @@ def check_full(artifact: Artifact, reference: Run) -> None:
 class FullModel:
     """Opened as it was for the reference run, with a cache of `capacity` positions."""
 
-    def __init__(self, artifact: Artifact, reference: Run, runtime: Runtime, capacity: int) -> None:
+    def __init__(
+        self, artifact: Artifact, reference: Run, runtime: Runtime, capacity: int, on_note: Callable[[str], None]
+    ) -> None:
         settings = reference.manifest.settings
         chosen = {name: settings[name] for name in RUNTIME_SETTINGS if name in settings}
         self._backend = open_backend(
-            artifact, replace(Runtime(runtime.threads, gpu_layers=runtime.gpu_layers), **chosen), capacity
+            artifact,
+            replace(Runtime(runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack), **chosen),
+            capacity,
+            on_note,
         )
         self._scratch = Scratch()
 

@@ -138,8 +138,8 @@ def force(
             return writer.manifest
         longest = max(lengths.values(), default=1) or 1
         with writer.or_nothing():
-            backend = open_backend(artifact, runtime, longest)
-            full = FullModel(exact, reference, runtime, longest) if exact else None
+            backend = open_backend(artifact, runtime, longest, on_note)
+            full = FullModel(exact, reference, runtime, longest, on_note) if exact else None
         reader = SignalReader(backend.spec)
         recorder = Recorder(writer, PartBuffer(forced=True, exact=exact is not None), backend, sensors, on_note)
         on_progress(Progress(recorder.done, total, None))

@@ -57,7 +57,7 @@ def answer(
     limit = artifact.manifest.model.context
     if len(made.ids) > limit:
         raise UserError(f"the question has {len(made.ids)} tokens, the artifact was built for {limit}: ask a shorter one")
-    backend = open_backend(artifact, runtime or Runtime(), capacity_for([made], settings, limit))
+    backend = open_backend(artifact, runtime or Runtime(), capacity_for([made], settings, limit), on_note)
     gauge = Gauge(Sensors())
     try:
         record = AnswerRecord(backend.spec, prompter, made, 0, "", question, "", cache_bytes_each=backend.cache_bytes_each)

@@ -203,7 +203,7 @@ def run(
             return writer.manifest
         with writer.or_nothing():
             backend = open_backend(
-                artifact, runtime, capacity_for(list(prompts.values()), settings, artifact.manifest.model.context)
+                artifact, runtime, capacity_for(list(prompts.values()), settings, artifact.manifest.model.context), on_note
             )
         reader = SignalReader(backend.spec)
         recorder = Recorder(writer, PartBuffer(reference=settings.reference_k > 0), backend, sensors, on_note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable
 from typing import Any
 
 from edge import __version__
@@ -10,6 +11,8 @@ from edge.artifact import LLAMA_CPP, Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.llamacpp import LlamaBackend, cache_type
 from edge.backends.onnx import OnnxBackend
+from edge.backends.prepacked import find_or_make
+from edge.device import usable_cores
 from edge.errors import UserError
 
 VERSIONS_OF = ("numpy", "tokenizers", "pyarrow")
@@ -37,15 +40,18 @@ def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
         raise UserError(f"{artifact.label} was built with --taps none: build it again without")
 
 
-def open_backend(artifact: Artifact, runtime: Runtime, capacity: int) -> Backend:
+def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: Callable[[str], None]) -> Backend:
     """The backend that runs this artifact, with a cache of `capacity` positions (the artifact's context at most).
 
-    Raises UserError when the choice is not the backend's, its library is missing, or it cannot load the model.
+    `on_note` hears what it left on disk. Raises UserError when the choice is not the backend's, its library is missing, or it
+    cannot load the model.
     """
     check_runtime(artifact, runtime)
     if artifact.manifest.backend == LLAMA_CPP:
         return LlamaBackend(artifact, capacity=capacity, runtime=runtime)
-    return OnnxBackend(artifact, capacity=capacity, threads=runtime.threads)
+    threads = runtime.threads or usable_cores()
+    graph = find_or_make(artifact, threads, on_note) if runtime.prepack else None
+    return OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
 
 
 def deciding(artifact: Artifact, runtime: Runtime) -> dict[str, Any]:

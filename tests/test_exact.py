@@ -105,7 +105,7 @@ def test_scaled_logits_change_distributions_and_nothing_inside(base, full, tmp_p
     assert all((c.mean == 0.0).all() for c in found.heads)
     assert found.forced.same_top1.value == 1.0
     # The twin: the full model's own logits, and those times the scale, in float64.
-    backend, rows = open_backend(base, ONE_THREAD, 300), run_of.steps().to_pylist()
+    backend, rows = open_backend(base, ONE_THREAD, 300, print), run_of.steps().to_pylist()
     expected_kl, expected_entropy = [], []
     for answer in full.answers().to_pylist():
         tokens = [row["token_id"] for row in rows if row["question_index"] == answer["question_index"]]

@@ -49,7 +49,7 @@ def test_the_recipe_decides_each_matrix(shape, checkpoints, tmp_path):
     kept = built.artifact.manifest
     assert kept.quantization == {"bits": 4, "block_size": 32, "accuracy_level": 4, "embedding": 8, "layers.1.mlp": 8}
     assert kept.tensor_types["int8"] + kept.tensor_types["int4"] == len(matrices)
-    backend = open_backend(built.artifact, Runtime(1), 20)
+    backend = open_backend(built.artifact, Runtime(1), 20, print)
     assert np.isfinite(backend.prefill([5, 6, 7]).logits).all()
     backend.close()
 
@@ -57,7 +57,7 @@ def test_the_recipe_decides_each_matrix(shape, checkpoints, tmp_path):
 def test_all_groups_in_8_bits_are_int8_bit_for_bit(checkpoints, artifacts, tmp_path):
     groups = ["embedding", *(f"layers.{n}.{part}" for n in range(3) for part in ("attention", "mlp"))]
     (built,) = build(str(checkpoints("odd")), [MIXED], tmp_path, wide=groups)
-    one, other = (open_backend(a, Runtime(1), 20) for a in (built.artifact, Artifact.open(artifacts("odd", "onnx-int8"))))
+    one, other = (open_backend(a, Runtime(1), 20, print) for a in (built.artifact, Artifact.open(artifacts("odd", "onnx-int8"))))
     np.testing.assert_array_equal(one.prefill([5, 6, 7]).logits, other.prefill([5, 6, 7]).logits)
     one.close(), other.close()
 

@@ -41,9 +41,10 @@ class Runtime:
     """How a model is run, as far as that is a choice.
 
     `threads` None: all processors this process may use. `taps`: "rows" wants attention and hidden states or an error, "auto"
-    goes on with logits alone where they cannot be had, "none" never asks for them. The others are llama.cpp's alone:
-    `kv_cache` the type of cached numbers (None: f32 for weights in float32, else f16), `low_memory` no second copy of the weights
-    laid out for the processor, `gpu_layers` so many layers on a GPU. Raises UserError for an unknown word.
+    goes on with logits alone where they cannot be had, "none" never asks for them. `prepack` is for onnxruntime: its weights are
+    laid out for this processor once and kept beside the artifact. The others are llama.cpp's alone: `kv_cache` the type of cached
+    numbers (None: f32 for weights in float32, else f16), `low_memory` no second copy of the weights laid out for the processor,
+    `gpu_layers` so many layers on a GPU. Raises UserError for an unknown word.
     """
 
     threads: int | None = None
@@ -51,6 +52,7 @@ class Runtime:
     kv_cache: str | None = None
     low_memory: bool = False
     gpu_layers: int = 0
+    prepack: bool = True
 
     def __post_init__(self) -> None:
         if self.taps not in TAPS_WANTED:

@@ -14,33 +14,54 @@ from edge.backends.base import Array, Taps, check_room
 from edge.device import usable_cores
 from edge.errors import UserError
 
+RUNTIME_VERSION: str = ort.__version__
 GRAPH_NAME = "model.onnx"
+WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
 CHUNK = 128  # prefill in chunks: the same bits, and attention buffers that do not grow with the prompt squared
 
 
-def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """A CPU session of one graph; raises UserError when onnxruntime refuses the file."""
+def session_options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Without it the attention buffers of all layers stay alive at once during prefill.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 3
+    return options
+
+
+def open_session(path: Path, threads: int, options: Any = None) -> ort.InferenceSession:
+    """A CPU session of one graph; raises UserError when onnxruntime refuses the file."""
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options or session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         detail = " ".join(str(error).split())[:300]
-        raise UserError(f"onnxruntime {ort.__version__} cannot load {path} ({detail}): build the artifact again") from error
+        raise UserError(f"onnxruntime {RUNTIME_VERSION} cannot load {path} ({detail}): build the artifact again") from error
+
+
+def save_prepacked(path: Path, folder: Path, threads: int) -> None:
+    """Writes the graph as this machine's kernels have its weights to GRAPH_NAME and WEIGHTS_NAME in `folder`.
+
+    Takes as much memory as loading the graph does. Raises UserError when onnxruntime refuses the file or cannot write.
+    """
+    options = session_options(threads)
+    options.optimized_model_filepath = str(folder / GRAPH_NAME)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    open_session(path, threads, options)
 
 
 class OnnxBackend:
     """Runs an artifact of `edge-export build --to onnx-*`; see `edge.backends.base.Backend`.
 
     `capacity` bounds the cached positions (default: all the artifact was built for); unused ones cost no memory.
-    `threads` defaults to the processors this process may use.
+    `threads` defaults to the processors this process may use; `graph` to the artifact's own.
     """
 
-    def __init__(self, artifact: Artifact, *, capacity: int | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, *, capacity: int | None = None, threads: int | None = None, graph: Path | None = None
+    ) -> None:
         self.spec = spec = artifact.manifest.model
         self.capacity = min(capacity or spec.context, spec.context)
         self.length = 0
@@ -48,7 +69,7 @@ class OnnxBackend:
         self.taps_lost = ""  # the graph has its taps or was built without
         self._raw = artifact.manifest.taps == "raw"
         self._tapped = artifact.manifest.taps != "none"
-        self._session: Any = open_session(artifact.path / GRAPH_NAME, threads or usable_cores())
+        self._session: Any = open_session(graph or artifact.path / GRAPH_NAME, threads or usable_cores())
         self._binding: Any = self._session.io_binding()
         self._cache = np.zeros((spec.layers, 2, 1, spec.kv_heads, self.capacity, spec.head_dim), np.float32)
         self._logits = np.empty((1, spec.vocabulary), np.float32)
