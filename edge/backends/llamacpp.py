@@ -13,6 +13,7 @@ from edge.artifact import Artifact
 from edge.backends.base import Array, Runtime, Taps, check_room
 from edge.backends.llama_library import NEWEST, OLDEST, library, listening, supported, version
 from edge.backends.llama_taps import TapError, TapReader, check_layout
+from edge.backends.mapped import let_go
 from edge.device import usable_cores
 from edge.errors import UserError
 
@@ -64,6 +65,7 @@ class LlamaBackend:
             self._open_context(path, artifact, runtime, flash_attention)
             if self._reader:
                 self._check_taps()
+            let_go(path)
         except BaseException:
             self.close()
             raise
@@ -102,8 +104,6 @@ class LlamaBackend:
         if self._reader is not None:
             params.cb_eval, params.cb_eval_user_data = self._reader.callback, self._reader.user_data
             self._called = self._reader  # kept although the taps may be lost: llama.cpp calls it
-            params.cb_eval_user_data = self._reader.user_data
-            self._keep = self._reader
         with listening() as log:
             self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:

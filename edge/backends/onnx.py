@@ -11,11 +11,13 @@ import onnxruntime as ort
 
 from edge.artifact import Artifact
 from edge.backends.base import Array, Taps, check_room
+from edge.backends.mapped import let_go
 from edge.device import usable_cores
 from edge.errors import UserError
 
 RUNTIME_VERSION: str = ort.__version__
 GRAPH_NAME = "model.onnx"
+DATA_NAME = "model.onnx.data"
 WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
 CHUNK = 128  # prefill in chunks: the same bits, and attention buffers that do not grow with the prompt squared
 
@@ -69,7 +71,10 @@ class OnnxBackend:
         self.taps_lost = ""  # the graph has its taps or was built without
         self._raw = artifact.manifest.taps == "raw"
         self._tapped = artifact.manifest.taps != "none"
-        self._session: Any = open_session(graph or artifact.path / GRAPH_NAME, threads or usable_cores())
+        graph = graph or artifact.path / GRAPH_NAME
+        self._session: Any = open_session(graph, threads or usable_cores())
+        for weights in (DATA_NAME, WEIGHTS_NAME):
+            let_go(graph.with_name(weights))
         self._binding: Any = self._session.io_binding()
         self._cache = np.zeros((spec.layers, 2, 1, spec.kv_heads, self.capacity, spec.head_dim), np.float32)
         self._logits = np.empty((1, spec.vocabulary), np.float32)

@@ -1,0 +1,52 @@
+"""Pages of mapped weight files that were read while loading and are not needed again."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edge.device import SYSTEM, read_text
+
+DONTNEED = 4  # MADV_DONTNEED of Linux
+HEADING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")
+
+
+class Mapping(NamedTuple):
+    """Part of a file in this process's address space; `clean`: nothing was written to it, the file has it all."""
+
+    start: int
+    length: int
+    path: str
+    clean: bool
+
+
+def mappings(smaps: str) -> list[Mapping]:
+    """From the text of /proc/self/smaps."""
+    found: list[Mapping] = []
+    for line in smaps.splitlines():
+        heading = HEADING.fullmatch(line)
+        if heading:
+            start, end = int(heading[1], 16), int(heading[2], 16)
+            found.append(Mapping(start, end - start, heading[3], clean=False))
+        elif found and line.startswith("Anonymous:"):
+            found[-1] = found[-1]._replace(clean=line.split()[1] == "0")
+    return found
+
+
+def let_go(path: Path, root: Path = SYSTEM) -> int:
+    """Takes the file's pages out of this process's memory; those that are used come back by themselves from the kernel's cache.
+
+    Loading reads every weight to lay it out; what the kernels use afterwards is the layout, not the weight. Gives the bytes of
+    the mappings that were let go; 0 where the system does not tell of mappings.
+    """
+    advise: Any = getattr(ctypes.CDLL(None, use_errno=True), "madvise", None)
+    if advise is None:
+        return 0
+    name, length = str(path.resolve()), 0
+    for mapping in mappings(read_text(root / "proc/self/smaps") or ""):
+        if mapping.path == name and mapping.clean:
+            advise(ctypes.c_void_p(mapping.start), ctypes.c_size_t(mapping.length), DONTNEED)
+            length += mapping.length
+    return length
