@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from edge.artifact import Artifact
 from edge.backends.base import Array, Taps, check_room
+from edge.backends.graph_order import put_in_order
 from edge.backends.mapped import let_go
 from edge.device import usable_cores
 from edge.errors import UserError
@@ -52,6 +53,7 @@ def save_prepacked(path: Path, folder: Path, threads: int) -> None:
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     open_session(path, threads, options)
+    put_in_order(folder / GRAPH_NAME, "logits")
 
 
 class OnnxBackend:
