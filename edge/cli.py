@@ -57,6 +57,7 @@ GpuLayers = Annotated[int, typer.Option(help="GGUF: so many layers on a GPU that
 NoPrepack = Annotated[
     bool, typer.Option("--no-prepack", help="ONNX: do not keep the weights as this processor wants them beside the artifact.")
 ]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Start although memory or disk may not suffice.")]
 PauseAbove = Annotated[float | None, typer.Option(help="Wait while the machine is hotter than so many degrees Celsius.")]
 JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")]
 
@@ -107,12 +108,13 @@ def run(
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
     no_prepack: NoPrepack = False,
+    anyway: Anyway = False,
     pause_above: PauseAbove = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
     settings = DecodeSettings(max_new_tokens, temperature, seed, REFERENCE_K if reference else 0)
-    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack)
+    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
     asked = read_questions(questions)
     opened = open_artifact(artifact)
 
@@ -141,11 +143,12 @@ def force(
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
     no_prepack: NoPrepack = False,
+    anyway: Anyway = False,
     pause_above: PauseAbove = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by position."""
-    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack)
+    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
     opened, full = open_artifact(artifact), open_artifact(exact) if exact else None
 
     def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
@@ -204,11 +207,12 @@ def ask(
     low_memory: LowMemory = False,
     gpu_layers: GpuLayers = 0,
     no_prepack: NoPrepack = False,
+    anyway: Anyway = False,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a token on standard output.")] = False,
 ) -> None:
     """Answer one question live: tokens coloured by entropy, statistics as they change."""
     settings = DecodeSettings(max_new_tokens, temperature, seed)
-    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack)
+    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
     opened = open_artifact(artifact)
     notes: list[str] = []  # told afterwards, so that they do not stand in the midst of what is drawn
     steps = answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=notes.append)

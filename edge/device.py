@@ -117,5 +117,30 @@ def meminfo(text: str, key: str) -> int | None:
 
 
 def available_memory(root: Path = SYSTEM) -> int | None:
-    """Bytes of memory that programs can still take."""
-    return meminfo(read_text(root / "proc/meminfo") or "", "MemAvailable")
+    """Bytes of memory that this process can still take: what the machine has left, or its control group where that is less."""
+    free = [meminfo(read_text(root / "proc/meminfo") or "", "MemAvailable"), *group_memory(root)]
+    return min((size for size in free if size is not None), default=None)
+
+
+def group_memory(root: Path = SYSTEM) -> list[int]:
+    """Bytes left in each limited control group around this process (container, systemd unit), its file cache not counted."""
+    left = []
+    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "")
+        if controllers == "":
+            base, limit_name, usage_name, cache = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, cache = root / "sys/fs/cgroup/memory", "total_inactive_file"
+            limit_name, usage_name = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = base / path.strip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(base):
+                break
+            limit, usage = read_integer(folder / limit_name), read_integer(folder / usage_name)
+            if limit is not None and usage is not None:
+                stat = [row.split() for row in (read_text(folder / "memory.stat") or "").splitlines()]
+                cached = next((int(row[1]) for row in stat if len(row) == 2 and row[0] == cache and row[1].isdigit()), 0)
+                left.append(max(0, limit - usage + cached))
+    return left

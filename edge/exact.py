@@ -32,12 +32,8 @@ class FullModel:
     ) -> None:
         settings = reference.manifest.settings
         chosen = {name: settings[name] for name in RUNTIME_SETTINGS if name in settings}
-        self._backend = open_backend(
-            artifact,
-            replace(Runtime(runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack), **chosen),
-            capacity,
-            on_note,
-        )
+        usual = Runtime(runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway)
+        self._backend = open_backend(artifact, replace(usual, **chosen), capacity, on_note)
         self._scratch = Scratch()
 
     def steps(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> Iterator[Taps]:

@@ -18,6 +18,7 @@ from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.decode import DecodeSettings, generate
 from edge.errors import UserError
+from edge.fit import check_disk, disk_needed
 from edge.prompt import Prompt, Prompter
 from edge.questions import Question, questions_sha256, select
 from edge.record import AnswerRecord, PartBuffer
@@ -163,6 +164,13 @@ def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: i
     return min(context, longest + settings.max_new_tokens)
 
 
+def disk_for(artifact: Artifact, answers: int, settings: DecodeSettings, runtime: Runtime) -> int:
+    """Bytes that so many answers take on disk where each is as long as it may be."""
+    tapped = runtime.taps != "none" and artifact.manifest.taps != "none"
+    rows = answers * settings.max_new_tokens
+    return disk_needed(artifact.manifest.model, rows, answers, reference_k=settings.reference_k, taps=tapped)
+
+
 def run(
     artifact: Artifact, questions: Sequence[Question], out: Path, settings: DecodeSettings, *,
     prompt: str | None = None, date: str | None = None, limit: int | None = None, shard: str = "1/1",
@@ -202,6 +210,8 @@ def run(
         if writer.complete(question.index for question in chosen):
             return writer.manifest
         with writer.or_nothing():
+            if not runtime.anyway:
+                check_disk(out, disk_for(artifact, len(chosen) - len(writer.done), settings, runtime), settings.max_new_tokens)
             backend = open_backend(
                 artifact, runtime, capacity_for(list(prompts.values()), settings, artifact.manifest.model.context), on_note
             )

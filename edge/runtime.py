@@ -9,11 +9,12 @@ from typing import Any
 from edge import __version__
 from edge.artifact import LLAMA_CPP, Artifact
 from edge.backends.base import Backend, Runtime
-from edge.backends.llamacpp import LlamaBackend, cache_type
-from edge.backends.onnx import OnnxBackend
+from edge.backends.llamacpp import CACHE_BYTES, LlamaBackend, cache_type
+from edge.backends.onnx import FLOAT_BYTES, OnnxBackend
 from edge.backends.prepacked import find_or_make
 from edge.device import usable_cores
 from edge.errors import UserError
+from edge.fit import check_memory
 
 VERSIONS_OF = ("numpy", "tokenizers", "pyarrow")
 RUNTIME_SETTINGS = ("taps", "kv_cache", "low_memory")  # see deciding()
@@ -43,15 +44,22 @@ def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
 def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: Callable[[str], None]) -> Backend:
     """The backend that runs this artifact, with a cache of `capacity` positions (the artifact's context at most).
 
-    `on_note` hears what it left on disk. Raises UserError when the choice is not the backend's, its library is missing, or it
-    cannot load the model.
+    `on_note` hears what it left on disk. Raises UserError when the choice is not the backend's, its library is missing, memory
+    will not do, or it cannot load the model.
     """
     check_runtime(artifact, runtime)
+    if not runtime.anyway:
+        check_memory(artifact, cache_bytes_each(artifact, runtime), capacity)
     if artifact.manifest.backend == LLAMA_CPP:
         return LlamaBackend(artifact, capacity=capacity, runtime=runtime)
     threads = runtime.threads or usable_cores()
     graph = find_or_make(artifact, threads, on_note) if runtime.prepack else None
     return OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
+
+
+def cache_bytes_each(artifact: Artifact, runtime: Runtime) -> int:
+    """Size of a cached number."""
+    return CACHE_BYTES[cache_type(artifact, runtime)] if artifact.manifest.backend == LLAMA_CPP else FLOAT_BYTES
 
 
 def deciding(artifact: Artifact, runtime: Runtime) -> dict[str, Any]:

@@ -15,7 +15,7 @@ LLAMA = {"errors", "backends.llama_library"}
 TYPES = {"errors", "artifact", "backends.base"}
 METRICS = TYPES | {"signals", "streaming"}
 DECODING = METRICS | {"decode", "prompt", "questions"}
-TRACING = DECODING | {"columns", "record", "parts", "trace", "device", "telemetry", "edge", "runtime"}
+TRACING = DECODING | {"columns", "fit", "record", "parts", "trace", "device", "telemetry", "edge", "runtime"}
 JOBS = TRACING | {"run"}
 READING = METRICS | {"columns", "parts", "trace", "registry", "questions"}
 ALLOWED: dict[str, set[str]] = {
@@ -40,7 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "tokenizer": {"errors", "artifact", "backends.llama_vocabulary"},
     "gguf_file": LLAMA | {"artifact", "tokenizer", "backends.llama_header", "backends.llama_vocabulary"},
     "prompt": {"errors", "artifact", "tokenizer"},
-    "runtime": TYPES | {"edge", "device", "backends.onnx", "backends.prepacked", "backends.llamacpp"},
+    "runtime": TYPES | {"edge", "device", "backends.onnx", "backends.prepacked", "backends.llamacpp", "fit"},
+    "fit": {"edge", "errors", "artifact", "device", "columns"},
     "signals": TYPES,
     "streaming": TYPES,
     "decode": METRICS,

@@ -42,9 +42,10 @@ class Runtime:
 
     `threads` None: all processors this process may use. `taps`: "rows" wants attention and hidden states or an error, "auto"
     goes on with logits alone where they cannot be had, "none" never asks for them. `prepack` is for onnxruntime: its weights are
-    laid out for this processor once and kept beside the artifact. The others are llama.cpp's alone: `kv_cache` the type of cached
-    numbers (None: f32 for weights in float32, else f16), `low_memory` no second copy of the weights laid out for the processor,
-    `gpu_layers` so many layers on a GPU. Raises UserError for an unknown word.
+    laid out for this processor once and kept beside the artifact. `anyway` starts although memory or disk may not do. The
+    others are llama.cpp's alone: `kv_cache` the type of cached numbers (None: f32 for weights in float32, else f16),
+    `low_memory` no second copy of the weights laid out for the processor, `gpu_layers` so many layers on a GPU.
+    Raises UserError for an unknown word.
     """
 
     threads: int | None = None
@@ -53,6 +54,7 @@ class Runtime:
     low_memory: bool = False
     gpu_layers: int = 0
     prepack: bool = True
+    anyway: bool = False
 
     def __post_init__(self) -> None:
         if self.taps not in TAPS_WANTED:

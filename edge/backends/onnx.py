@@ -20,6 +20,7 @@ RUNTIME_VERSION: str = ort.__version__
 GRAPH_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
+FLOAT_BYTES = 4  # the cache is in float32
 CHUNK = 128  # prefill in chunks: the same bits, and attention buffers that do not grow with the prompt squared
 
 
@@ -69,7 +70,7 @@ class OnnxBackend:
         self.spec = spec = artifact.manifest.model
         self.capacity = min(capacity or spec.context, spec.context)
         self.length = 0
-        self.cache_bytes_each = 4  # float32
+        self.cache_bytes_each = FLOAT_BYTES
         self.taps_lost = ""  # the graph has its taps or was built without
         self._raw = artifact.manifest.taps == "raw"
         self._tapped = artifact.manifest.taps != "none"
