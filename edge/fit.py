@@ -133,8 +133,8 @@ def check_disk(folder: Path, needed: int, longest: int, free: int | None = None)
     if needed <= free:
         return
     raise UserError(
-        f"answers of {longest} tokens at most take up to {amount(needed)} and {amount(free)} are free at {folder}: shorten them to "
-        f"{longest * free // needed} (--max-new-tokens), ask fewer questions (--limit), or start all the same with --anyway"
+        f"answers of {longest} tokens at most take up to {amount(needed)} and {amount(free)} are free at {folder}: shorten them "
+        f"to {longest * free // needed} (--max-new-tokens), ask fewer questions (--limit), or start all the same with --anyway"
     )
 
 

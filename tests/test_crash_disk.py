@@ -49,10 +49,8 @@ def whole(artifacts, many, tmp_path_factory):  # noqa: F811
 
 def edge_run(artifact, questions, out, **options):
     code = "import edge.run, edge.cli; edge.run.FLUSH_SECONDS = 0.0; edge.cli.main()"  # a part for each question
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments(artifact, questions, out), "--anyway"], cwd=ROOT, capture_output=True, text=True, check=False,
-        **options,
-    )  # fmt: skip
+    command = [sys.executable, "-c", code, *arguments(artifact, questions, out), "--anyway"]  # the disk is full, not too small
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
 def assert_one_sentence(done, words):
