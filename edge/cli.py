@@ -15,8 +15,9 @@ from edge import __version__, screen
 from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
-from edge.cli_common import check_json, console, errors, run_app, write_json, write_json_line
+from edge.cli_common import check_json, console, errors, run_app, say_note, write_json, write_json_line
 from edge.cli_demo import demo
+from edge.cli_merge import merge
 from edge.cli_paper import paper
 from edge.cli_watch import watch
 from edge.completion import complete_artifacts, complete_runs
@@ -233,6 +234,7 @@ def ask(
 
 
 app.command(epilog="Example: edge demo --model nano-llama")(demo)
+app.command(epilog="Example: edge merge runs/pi4 runs/pi5 --out runs/int4")(merge)
 app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)
 app.command(epilog="Example: edge watch runs/int4")(watch)
 
@@ -268,10 +270,6 @@ def doctor(json_file: JsonFile = None) -> None:
         console.print(doctor_table(found))
     if json_file:
         write_json(json_file, found.to_json())
-
-
-def say_note(text: str) -> None:
-    errors.print(f"note: {escaped(text)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -19,6 +19,10 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
+def say_note(text: str) -> None:
+    errors.print(f"note: {escaped(text)}", style="yellow", markup=False, soft_wrap=True)
+
+
 def check_json(target: str | None) -> None:
     """Raises UserError for a place that cannot take a JSON file, before the work is done."""
     if target is None or target == "-":

@@ -43,7 +43,8 @@ class RunManifest:
     `kind` is `run` or `force`. `artifact` names model, precision, taps and checksums; `settings` everything that decides
     the rows; `questions` the content hash and number; `like` the reference run of a forced one. `device`, `versions`
     and `created` describe and do not decide: a run may be resumed after they changed. `taps_lost` says why attention and
-    hidden states are missing in some of its rows although they were asked for, "" where none are.
+    hidden states are missing in some of its rows although they were asked for, "" where none are. `merged` has for each shard
+    that `edge merge` put together its device, versions and origin.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class RunManifest:
     created: str = ""
     state: str = RUNNING
     taps_lost: str = ""
+    merged: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -323,12 +325,17 @@ class Run:
                 rows = np.flatnonzero(indices == index)  # a question's rows stand together, in order of step
                 yield index, table.slice(rows[0] if rows.size else 0, rows.size)
 
-    def _part(self, kind: str, name: str, columns: list[str] | None) -> pa.Table:
+    def file(self, kind: str, name: str) -> Path:
+        """The file of a part of `steps` or `answers`; raises UserError when there is not just one."""
         found = [path for path in (self.folder / kind).glob(f"{name}.*") if part_stem(path.name) == name]
         if len(found) != 1:
             what = "missing" if not found else "there more than once"
             raise UserError(f"{self.folder / kind / name} is {what}: run the same command again to make its questions anew")
-        table = read_part(found[0], columns)
+        return found[0]
+
+    def _part(self, kind: str, name: str, columns: list[str] | None) -> pa.Table:
+        path = self.file(kind, name)
+        table = read_part(path, columns)
         if missing := [name for name in columns or () if name not in table.column_names]:
-            raise UserError(f"{found[0]} lacks the column {' and '.join(missing)}: trace the run again into another folder")
+            raise UserError(f"{path} lacks the column {' and '.join(missing)}: trace the run again into another folder")
         return table

@@ -35,7 +35,7 @@ COMMAND = re.compile(r"(?:^|[\s/=;&(])((?:edge|edge-export|make|pip) [^#\n]+)", 
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "100"}
 KNOWN = commands.every_command()
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-TOP = {"--help", "--version"}
+TOP = {"--help", "--version", "--install-completion", "--show-completion"}
 
 
 class Block(NamedTuple):
@@ -94,7 +94,7 @@ def check_command(words: list[str], whole: bool) -> None:
 def words_of(command: str) -> list[str]:
     """Of one command line, up to what ends it in a shell."""
     words = shlex.split(command.split(" | ")[0], comments=True)
-    ends = [i for i, word in enumerate(words) if word in ("&&", "||", ";") or word.endswith(";")]
+    ends = [i for i, word in enumerate(words) if word in ("&&", "||", ";", ">", ">>") or word.endswith(";")]
     return words[: ends[0]] if ends else words
 
 
