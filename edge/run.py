@@ -56,11 +56,16 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], None]]:
-    """Gives a function that raises Interrupted once SIGINT or SIGTERM has come, so that a token is never cut in half."""
+    """Gives a function that raises Interrupted once SIGINT or SIGTERM has come, so that a token is never cut in half.
+
+    Reading a long prompt can take a minute on a small board: a second signal raises Interrupted between two chunks of it.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        if len(received) > 1:
+            check()
 
     def check() -> None:
         if received:

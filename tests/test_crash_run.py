@@ -18,7 +18,7 @@ from edge.artifact import Artifact
 from edge.decode import DecodeSettings
 from edge.parts import is_damaged, part_stem
 from edge.questions import read_questions
-from edge.run import run
+from edge.run import Interrupted, run, stop_on_signal
 from edge.trace import Run, RunWriter
 from tests.conftest import ONE_THREAD, QUESTIONS, ROOT, write_questions
 
@@ -117,6 +117,21 @@ def test_an_interruption_keeps_finished_answers_says_so_and_can_be_taken_up(numb
     assert manifest.settings["date"] == "2026-01-01"
     assert Run.open(out).answers().column("question_index").to_pylist() == list(range(28))
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps  # what was there was not written again
+
+
+def test_a_second_signal_does_not_wait_for_the_token():
+    with pytest.raises(Interrupted) as stopped, stop_on_signal() as check:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)  # a token goes on
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        pytest.fail("the second signal was waited out")
+    assert stopped.value.code == 130  # of the first
+    with pytest.raises(Interrupted), stop_on_signal() as check:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        check()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_two_processes_cannot_write_one_run(artifacts, questions_file, tmp_path):
