@@ -15,6 +15,7 @@ from edge import __version__, screen
 from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
+from edge.cli_bench import bench
 from edge.cli_common import check_json, console, errors, run_app, say_note, write_json, write_json_line
 from edge.cli_demo import demo
 from edge.cli_merge import merge
@@ -233,6 +234,7 @@ def ask(
             say_note(note)
 
 
+app.command(epilog="Example: edge bench models/nano-llama/onnx-fp32 models/nano-llama/onnx-int4 --context 64")(bench)
 app.command(epilog="Example: edge demo --model nano-llama")(demo)
 app.command(epilog="Example: edge merge runs/pi4 runs/pi5 --out runs/int4")(merge)
 app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)

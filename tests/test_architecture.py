@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "run": TRACING,
     "exact": JOBS,
     "force": JOBS | {"exact"},
+    "bench": JOBS | {"gguf_file"},
     "live": JOBS,
     "merge": JOBS,
     "watch": {"errors", "device", "parts", "trace"},
@@ -75,7 +76,16 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Packages whose modules may import one another, and what they may import beside.
 PACKAGES = {"analysis": READING, "report": READING | {"analysis", "edge"}}
-DOORS = {"cli", "cli_demo", "cli_merge", "cli_paper", "cli_watch", "tables", "__main__"}  # may import everything in edge
+DOORS = {
+    "cli",
+    "cli_bench",
+    "cli_demo",
+    "cli_merge",
+    "cli_paper",
+    "cli_watch",
+    "tables",
+    "__main__",
+}  # may import everything in edge
 NEVER_IN_EDGE = {
     "export",
     "torch",
