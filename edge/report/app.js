@@ -69,6 +69,21 @@
       this.panels(figure, variants[0]);
       this.makeKeys(figure, variants[0].panels.flatMap((panel) => panel.data).filter((trace) => trace.meta).map((trace) => trace.meta));
       select?.addEventListener("change", () => this.panels(figure, variants[Number(select.value)]));
+      for (const button of figure.querySelectorAll("[data-format]")) button.addEventListener("click", () => this.save(figure, button.dataset.format));
+    }
+
+    // Every panel as a file of its own, dark on white whatever the screen is.
+    async save(figure, format) {
+      const { ink, line } = { ink: "#000000", line: "#bbbbbb" };
+      const plots = [...figure.querySelectorAll(".plot")];
+      for (const [i, plot] of plots.entries()) {
+        const axis = { color: ink, gridcolor: line, linecolor: line };
+        const layout = { ...plot.layout, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff", font: { ...plot.layout.font, color: ink },
+          title: { text: plot.getAttribute("aria-label").split(":")[0] }, showlegend: figure.querySelectorAll(".keys button").length > 1,
+          xaxis: { ...plot.layout.xaxis, ...axis }, yaxis: { ...plot.layout.yaxis, ...axis } };
+        const name = `${figure.dataset.figure}${plots.length > 1 ? `-${i + 1}` : ""}`;
+        await Plotly.downloadImage({ data: plot.data, layout }, { format, width: 800, height: 500, scale: 2, filename: name });
+      }
     }
 
     panels(figure, variant) {
@@ -135,7 +150,7 @@
       this.find = (name) => section.querySelector(name);
       this.find(".hot").textContent = `${(this.data.hot / 100).toFixed(2)} nat and more`;
       this.fill();
-      for (const name of [".search", ".category", ".differ"]) this.find(name)?.addEventListener("input", () => this.filter());
+      for (const name of [".search", ".category", ".outcome", ".differ"]) this.find(name)?.addEventListener("input", () => this.filter());
       this.filter();
       this.choose(0);
     }
@@ -161,7 +176,8 @@
         button.append(element("small", "", `${index + 1}${category ? ` · ${category}` : ""}`));
         button.addEventListener("click", () => this.choose(at));
         const differs = this.data.runs.some((run) => !run.forced && run !== this.data.runs[0] && run.answers[at][0] !== 0);
-        return { item, button, category, differs: differs ? "1" : "0", words: question.toLowerCase() };
+        const outcome = (this.data.outcomes[0] && this.data.outcomes[0][at]) || "-";
+        return { item, button, category, outcome, differs: differs ? "1" : "0", words: question.toLowerCase() };
       });
     }
 
@@ -169,9 +185,10 @@
       const words = this.find(".search").value.trim().toLowerCase();
       const category = this.find(".category").value;
       const differ = this.find(".differ")?.value ?? "";
+      const outcome = this.find(".outcome")?.value ?? "";
       let count = 0;
       this.items.forEach((it, at) => {
-        let kept = (!category || it.category === category) && (!differ || it.differs === differ);
+        let kept = (!category || it.category === category) && (!differ || it.differs === differ) && (!outcome || it.outcome === outcome);
         if (kept && words && !it.words.includes(words)) {
           it.answers ??= this.data.runs.map((run, i) => (run.forced ? "" : this.text(i, at))).join("\n").toLowerCase();
           kept = it.answers.includes(words);
@@ -208,6 +225,8 @@
       if (run.forced) summary += "; the reference’s tokens, coloured by this model’s entropy";
       else if (first >= 0) summary += `; first differs from ${this.data.runs[0].name} at token ${first + 1} (◆)`;
       else if (i > 0) summary += `; the same tokens as ${this.data.runs[0].name}`;
+      const judged = this.data.outcomes[i] && this.data.outcomes[i][at];
+      if (judged) summary += `; judged ${judged.replace("_", " ")}`;
       box.append(element("p", "small", summary));
       const line = box.appendChild(element("p", "tokens"));
       tokens.forEach((token, step) => {

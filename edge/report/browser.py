@@ -44,7 +44,10 @@ def browser_data(group: ModelGroup) -> dict[str, Any]:
         packed.append(run)
         reference_tokens = reference_tokens or tokens
         entropies += [entropy for answer in run.answers for entropy in answer[1]]
+    labels = [data.study.labels if data.study is not None else None for data in group.runs]
     return {
+        # By run: the outcome of each answer in the order of the questions, "" where nobody has judged it.
+        "outcomes": [[found.outcome.get(index, "") for index in table.column(0).to_pylist()] if found else 0 for found in labels],
         "questions": [list(row) for row in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True)],
         "vocabulary": list(vocabulary),
         "reasons": list(reasons),

@@ -19,6 +19,7 @@ from edge.errors import UserError
 from edge.report import figures, paper, paper_figures, tables, truth
 from edge.report.browser import browser_data
 from edge.report.model import ModelGroup
+from edge.report.overview import overview
 
 HERE = Path(__file__).parent
 # A JSON string may hold these as escapes anywhere, so that no text can end its script element or begin another.
@@ -34,6 +35,7 @@ class GroupView(NamedTuple):
     browser: Markup
     notes: list[str]
     studies: list[Study]
+    judged: bool
 
 
 def plotly_js() -> str:
@@ -80,6 +82,7 @@ def view(group: ModelGroup) -> GroupView:
         browser=json_block(browser_data(group)),
         notes=tables.notes(group),
         studies=[data.study for data in group.runs if data.study is not None],
+        judged=any(data.study is not None and data.study.labels is not None for data in group.runs),
     )
 
 
@@ -100,6 +103,7 @@ def render(groups: Sequence[ModelGroup], library: str) -> str:
     scripts = f"{checksum(app)} {checksum(library)}"
     return environment.get_template("template.html.j2").render(
         views=[view(group) for group in groups],
+        overview=overview(groups),
         notices=list(dict.fromkeys(group.notice for group in groups if group.notice)),
         style=Markup(own("style.css")),  # noqa: S704 - a file of this package
         app=Markup(app),  # noqa: S704 - a file of this package
