@@ -1,0 +1,240 @@
+"""The report in a real Chromium: nothing asked of any server, no error, usable by mouse, keyboard and screen reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from edge.parts import write_table
+from edge.report import write_report
+from edge.trace import Run
+from tests.planted import Planted, write_run
+from tests.test_report import HOSTILE, runs  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.slow
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+WIDE = Planted(slope=-1.2, profile=(2.0, 1.5, 1.2, 1.0), heads=4, effect=0.6)
+MODELS, PRECISIONS = ("one", "two", "three", "four"), ("onnx-fp32", "onnx-int8", "onnx-int4")
+QUESTIONS, TOKENS = 790, 30
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no Chromium: the checks install Debian's package")
+        pytest.skip("there is no Chromium: apt install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@dataclasses.dataclass
+class Opened:
+    """A page and what it said and asked for since it was opened."""
+
+    page: Page
+    said: list[str]
+    asked: list[str]
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens a file; at the end nothing may have been said or asked for."""
+    contexts, visits = [], []
+
+    def open_it(path: Path, *, size=DESKTOP, scheme: str = "light") -> Page:
+        contexts.append(chromium.new_context(viewport=size, color_scheme=scheme, accept_downloads=True))
+        page = contexts[-1].new_page()
+        made = Opened(page, [], [])
+        page.on("console", lambda message: made.said.append(message.text))
+        page.on("pageerror", lambda error: made.said.append(str(error)))
+        page.on("dialog", lambda dialog: (made.said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: made.asked.append(request.url))
+        page.goto(path.as_uri())
+        visits.append((made, path))
+        return page
+
+    yield open_it
+    for made, path in visits:
+        assert made.said == []
+        elsewhere = [url for url in made.asked if url != path.as_uri() and not url.startswith(("data:", "blob:"))]
+        assert elsewhere == []
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def hostile(runs, tmp_path_factory) -> Path:  # noqa: F811
+    """Questions, categories, a token, a notice and a model id that are markup; two of the answers are judged."""
+    folder = tmp_path_factory.mktemp("browser")
+    judged = shutil.copytree(runs["full"].folder, folder / "full")
+    rows = Run.open(judged).answers(["question_index", "question_id"])
+    label(judged, rows.slice(0, 2), ["best", "incorrect"])
+    out = folder / "report.html"
+    write_report([runs["forced"], Run.open(judged), runs["quantised"]], out)
+    return out
+
+
+def label(folder: Path, rows: pa.Table, outcomes: list[str]) -> None:
+    made = rows.append_column("outcome", pa.array(outcomes)).append_column("source", pa.array(["hand"] * len(outcomes)))
+    write_table(folder / "outcomes.parquet", made.append_column("rater", pa.array(["me"] * len(outcomes))))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """Four models in three precisions over as many questions as the paper has, judged."""
+    folder = tmp_path_factory.mktemp("large")
+    made = []
+    for m, model in enumerate(MODELS):
+        for p, precision in enumerate(PRECISIONS):
+            truth = dataclasses.replace(WIDE, entropy=1.5 + 0.01 * p)
+            run, untrue = write_run(folder / f"{model}-{p}", truth, 10 * m, QUESTIONS, TOKENS, model, precision)
+            rows = run.answers(["question_index", "question_id"])
+            label(run.folder, rows, np.where(untrue, "incorrect", "correct").tolist())
+            made.append(Run.open(run.folder))
+    out = folder / "report.html"
+    write_report(made, out)
+    return out
+
+
+def faults(page: Page) -> list[str]:
+    """Serious accessibility faults, as axe-core finds them."""
+    found = Axe().run(page).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    return [f"{each['id']}: {node['html'][:200]}" for each in serious for node in each["nodes"]]
+
+
+def fits(page: Page) -> bool:
+    """Whether nothing has to be scrolled sideways."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+def test_texts_of_models_and_files_are_shown_and_not_run(visit, hostile):
+    page = visit(hostile)
+    section = page.locator("section.model").first
+    section.locator(".browser").scroll_into_view_if_needed()
+    buttons = section.locator(".list button span")
+    expect(buttons).to_have_count(len(HOSTILE) + 3)
+    for number, text in enumerate(HOSTILE):
+        assert buttons.nth(number).text_content() == text
+    section.locator(".list button").first.click()
+    assert section.locator(".answers .question").text_content() == HOSTILE[0]
+    assert HOSTILE[0] in (section.locator(".answers .token").first.text_content() or "")
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2 + 2 * page.locator("section.model").count()
+    assert page.evaluate("Object.keys(window).filter((name) => /pwned|xss/i.test(name))") == []
+
+
+def test_questions_are_searched_filtered_and_read_by_mouse(visit, hostile):
+    page = visit(hostile)
+    section = page.locator("section.model").first
+    section.locator(".browser").scroll_into_view_if_needed()
+    shown = section.locator(".list li:visible")
+    total = len(HOSTILE) + 3
+    expect(shown).to_have_count(total)
+    section.locator(".search").fill("salty")
+    expect(shown).to_have_count(1)
+    expect(section.locator(".count")).to_have_text(f"1 of {total} questions")
+    section.locator(".search").fill("")
+    section.locator(".category").select_option(index=1)
+    assert 0 < shown.count() < total
+    section.locator(".category").select_option("")
+    section.locator(".outcome").select_option("incorrect")
+    expect(shown).to_have_count(1)
+    section.locator(".outcome").select_option("-")
+    expect(shown).to_have_count(total - 2)
+    section.locator(".outcome").select_option("")
+    section.locator(".list li:visible button").nth(1).click()
+    expect(section.locator(".answers")).to_contain_text("judged incorrect")
+    section.locator(".answers .token").nth(2).hover()
+    expect(section.locator(".reading")).to_contain_text(re.compile(r"token 3 .*entropy \d\.\d\d nat, top-1 probability \d\.\d\d"))
+
+
+def test_everything_is_reached_by_keyboard(visit, hostile):
+    page = visit(hostile)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "theme"
+    section = page.locator("section.model").first
+    section.locator(".browser").scroll_into_view_if_needed()
+    section.locator(".list button").first.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(section.locator(".list button").nth(1)).to_have_attribute("aria-current", "true")
+    section.locator(".answers .token").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(section.locator(".reading")).to_contain_text("token 2 ")
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    expect(section.locator(".reading")).to_contain_text("token 1 ")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_no_serious_fault_of_accessibility_and_no_sideways_scrolling(visit, hostile, scheme, size):
+    page = visit(hostile, size=size, scheme=scheme)
+    page.locator(".browser").first.scroll_into_view_if_needed()
+    page.locator(".answers .token").first.wait_for()
+    for figure in page.locator("figure").all():
+        figure.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelectorAll('figure .plot .main-svg').length > 0")
+    assert faults(page) == []
+    assert fits(page)
+
+
+def test_colours_are_chosen_in_the_page(visit, hostile):
+    page = visit(hostile, scheme="dark")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("#theme").select_option("light")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
+
+
+def test_figures_are_drawn_hovered_and_saved(visit, hostile, tmp_path):
+    page = visit(hostile)
+    figure = page.locator("figure[data-figure]").first
+    figure.scroll_into_view_if_needed()
+    plot = figure.locator(".plot .nsewdrag").first
+    plot.hover()
+    expect(figure.locator(".hoverlayer .hovertext").first).to_be_attached()
+    for kind, head in (("svg", b"<svg"), ("png", b"\x89PNG")):
+        with page.expect_download() as saved:
+            figure.locator(f"[data-format={kind}]").click()
+        saved.value.save_as(tmp_path / f"figure.{kind}")
+        content = (tmp_path / f"figure.{kind}").read_bytes()
+        assert content.startswith(head)
+        assert len(content) > 2000
+
+
+def test_four_models_in_three_precisions_over_the_papers_questions(visit, large):
+    assert large.stat().st_size < 10e6
+    page = visit(large)
+    rows = page.locator("table:has(#overview) tbody tr")
+    expect(rows).to_have_count(len(MODELS))
+    assert "deterministic" in (rows.first.text_content() or "")
+    assert "yes: AUROC" in (rows.first.text_content() or "")
+    section = page.locator("section.model").nth(3)
+    section.locator(".browser").scroll_into_view_if_needed()
+    shown = section.locator(".list li:visible")
+    expect(shown).to_have_count(QUESTIONS)
+    section.locator(".search").fill("question 78")
+    expect(shown).to_have_count(11)  # 78 and 780 to 789
+    section.locator(".search").fill("")
+    section.locator(".outcome").select_option("correct")
+    correct = shown.count()
+    section.locator(".outcome").select_option("incorrect")
+    assert correct + shown.count() == QUESTIONS
+    assert faults(page) == []
