@@ -1,9 +1,9 @@
 """What each precision does to the embedded models: `python -m benchmarks.damage_table --work DIR --questions truthfulqa_790.csv`.
 
-Builds every artifact, traces the full-precision one as the reference, every other one alone and on the reference's tokens with the
-full model beside it, and prints the Markdown tables of docs/compare.md. Each run is a process of its own, so that its memory is its
-own; finished runs are kept, so the same command goes on. onnx-int4-mixed is searched for on the embedded questions, none of which
-may be among those judged by.
+Builds every artifact, traces the full-precision one as the reference, every other one alone and on the reference's tokens with
+the full model beside it, and prints the Markdown tables of docs/compare.md. Each run is a process of its own, so that its memory
+is its own; finished runs are kept, so that the same command goes on. onnx-int4-mixed is searched for on the embedded questions,
+none of which may be among those judged by.
 """
 
 from __future__ import annotations

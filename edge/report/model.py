@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.analysis.divergence import Divergence, LayerChange, compare
+from edge.analysis.divergence import Divergence, compare
 from edge.analysis.dynamics import Curve, Dynamics, curves, describe, head_map, layer_means, numbers
 from edge.analysis.intervals import Float64
+from edge.analysis.places import LayerChange
 from edge.analysis.study import Study, study
 from edge.artifact import ModelSpec
 from edge.errors import UserError
