@@ -36,13 +36,7 @@ from edge.streaming import SeriesSummary, pearson, spearman
 from edge.trace import Run
 
 STEP_SCALARS = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")
-COURSE = tuple(f"output_entropy_{part}" for part in ("slope", "early", "late", "shift")) + ("attention_entropy_shift",)
-    "output_entropy_slope",
-    "output_entropy_early",
-    "output_entropy_late",
-    "output_entropy_shift",
-    "attention_entropy_shift",
-)
+COURSE = (*(f"output_entropy_{part}" for part in ("slope", "early", "late", "shift")), "attention_entropy_shift")
 
 
 class MetricChange(NamedTuple):
@@ -174,8 +168,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def compare(full: Run, quantised: Run, delta: float = DELTA) -> Divergence:
-    """Raises UserError when the two runs are not over the same questions, prompts and tokens."""
+def compare(full: Run, quantised: Run, delta: float = DELTA, *, outcomes: bool = True) -> Divergence:
+    """`outcomes`: also what the runs' outcomes say, where there are some, which takes seconds. Raises UserError when the two runs
+    are not over the same questions, prompts and tokens."""
     check_pair(full, quantised)
     a, b = paired_answers(full, quantised)
     forced = forced_part(full, quantised, b) if quantised.manifest.kind == "force" else None
@@ -197,7 +192,7 @@ def compare(full: Run, quantised: Run, delta: float = DELTA) -> Divergence:
         heads=tuple(head_change(name, a, b, full, tokens) for name in ATTENTION_BY_HEAD) if both else (),
         full_class=classify(numbers(a, "output_entropy_shift"), delta),
         quantised_class=classify(numbers(b, "output_entropy_shift"), delta),
-        truth=truth_change(full, quantised),
+        truth=truth_change(full, quantised) if outcomes else None,
     )
 
 
