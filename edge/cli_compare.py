@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from edge.analysis.divergence import compare as compare_runs
-from edge.analysis.divergence import plain
 from edge.analysis.dynamics import DELTA
 from edge.analysis.many import best_fit, compare_many
 from edge.cli_common import check_json, console, write_json
@@ -49,4 +48,4 @@ def compare(
         if fit:
             console.print(unmarked(fit.text), soft_wrap=True)
     if json_file:
-        write_json(json_file, found.to_json() | {"fits": plain(fit)})
+        write_json(json_file, found.to_json() | {"fits": fit.to_json() if fit else None})

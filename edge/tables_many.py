@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from edge.analysis.intervals import Interval
-from edge.analysis.many import Cost, Damage, Line, Many
+from edge.analysis.many import Cost, Damage, Many
 from edge.tables import number, table
 from edge.terminal import escaped, unmarked
 
@@ -20,15 +20,17 @@ def many(found: Many) -> Group:
         head.append(f"\n{escaped(found.notice)}", style="dim")
     if any(not run.same_checkpoint for run in found.runs):
         head.append("\nNot all are known to come from one checkpoint: a change may not be quantisation's alone.", style="yellow")
-    first = table("Cost and damage", "artifact", "MB", "RSS MB", "tokens/s", "mean KL", "± s.e.", "same top 1", "class")
+    first = table("Cost and damage (top 1: share of tokens with the same most likely one)",
+                  "artifact", "MB", "RSS MB", "tokens/s", "mean KL", "± s.e.", "top 1")  # fmt: skip
     second = table("Change, mean over questions (* where the 95% interval leaves out 0; intervals are in the JSON)",
-                   "artifact", "ln PPL ratio", "output entropy", "attention entropy", "hidden error")  # fmt: skip
+                   "artifact", "ln PPL ratio", "output entropy", "attention entropy", "hidden error", "class")  # fmt: skip
     for line in (found.full, *found.lines):
-        first.add_row(unmarked(line.precision), *costs(line.cost), *damages(line.damage), class_of(line, found.full))
+        first.add_row(unmarked(line.precision), *costs(line.cost), *damages(line.damage))
     for line in found.lines:
         harm = line.damage
         changes = (harm and harm.log_ppl_ratio, line.entropy_change, line.attention_change)
-        second.add_row(unmarked(line.precision), *map(change, changes), number(harm.hidden_error.value) if harm else "-")
+        hidden = number(harm.hidden_error.value) if harm else "-"
+        second.add_row(unmarked(line.precision), *map(change, changes), hidden, "same" if line.same_class else line.model_class)
     return Group(head, first, second)
 
 
@@ -36,12 +38,8 @@ def costs(cost: Cost) -> tuple[str, str, str]:
     def megabytes(size: int | None) -> str:
         return "-" if size is None else f"{size / 1e6:.1f}"
 
-    speed = cost.tokens_per_second
-    return (
-        megabytes(cost.bytes),
-        megabytes(cost.rss_bytes),
-        "-" if speed is None else f"{speed:.0f}" if speed >= 100 else number(speed),
-    )
+    speed = "-" if cost.tokens_per_second is None else f"{cost.tokens_per_second:.4g}"
+    return megabytes(cost.bytes), megabytes(cost.rss_bytes), speed
 
 
 def damages(damage: Damage | None) -> tuple[str, str, str]:
@@ -49,10 +47,6 @@ def damages(damage: Damage | None) -> tuple[str, str, str]:
         return "-", "-", "-"
     bound = "" if damage.exact or math.isnan(damage.kl) else "≥ "
     return f"{bound}{number(damage.kl)}", number(damage.kl_error, digits=2), f"{100 * damage.same_top1.value:.2f}%"
-
-
-def class_of(line: Line, full: Line) -> str:
-    return line.model_class if line is full or not line.same_class else "same"
 
 
 def change(value: Interval | None) -> str:

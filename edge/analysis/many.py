@@ -158,12 +158,17 @@ def tokens_per_second(run: Run) -> float | None:
     return 1e3 * tokens / spent if tokens and spent else None
 
 
-class Fit(NamedTuple):
+@dataclass(frozen=True)
+class Fit:
     """The answer to "the best that fits in `gigabytes` of memory" (1e9 bytes): a line, or None; `text` is a sentence."""
 
     gigabytes: float
     best: Line | None
     text: str
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = plain(asdict(self))
+        return value
 
 
 def best_fit(found: Many, gigabytes: float) -> Fit:
