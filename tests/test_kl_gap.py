@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.kl_gap import KEPT, Position, bytes_each, measure, of_model, rounded
-from edge.signals import Scratch, kl_exact, kl_to_reference, output_signals, top_k
+from edge.columns import REFERENCE
+from edge.force import distributions
+from edge.signals import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
 from export.build import build
 
 
@@ -49,3 +52,14 @@ def test_the_gap_is_that_of_a_hand_worked_position():
     one = top_k(full, 0.0, 1)
     assert kl_to_reference(one, quantised, 0.0) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75), abs=1e-6)
     assert rounded(one, np.float16).logprobs[0] == np.float32(np.float16(np.log(0.5)))
+
+
+def test_kept_distributions_come_back_as_they_went_in():
+    rng = np.random.default_rng(3)
+    kept = [TopK(rng.integers(0, 99, n).astype(np.int32), rng.normal(size=n).astype(np.float32), 0.25) for n in (4, 4, 3)]
+    schema = pa.schema(REFERENCE)
+    columns = {"reference_token_ids": "ids", "reference_logprobs": "logprobs", "reference_rest": "rest"}
+    table = pa.table({name: [getattr(each, part) for each in kept] for name, part in columns.items()}, schema=schema)
+    for one, other in zip(distributions(table.slice(1)), kept[1:], strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert distributions(table.slice(0, 0)) == []
