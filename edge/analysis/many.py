@@ -83,9 +83,6 @@ def compare_many(full: Run, others: Sequence[Run], delta: float = DELTA) -> Many
     for run in others:
         check_pair(full, run)
     found = [compare(full, run, delta) for run in others]
-    by_artifact: dict[str, list[tuple[Run, Divergence]]] = {}
-    for run, divergence in zip(others, found, strict=True):
-        by_artifact.setdefault(json.dumps(dict(run.manifest.artifact), sort_keys=True), []).append((run, divergence))
     own = found[0].full_class.label
     return Many(
         full=Line(
@@ -94,9 +91,17 @@ def compare_many(full: Run, others: Sequence[Run], delta: float = DELTA) -> Many
         ),
         notice=full.manifest.notice,
         questions=found[0].questions,
-        lines=tuple(line(members) for members in by_artifact.values()),
+        lines=tuple(lines_of(list(zip(others, found, strict=True)))),
         runs=tuple(found),
     )  # fmt: skip
+
+
+def lines_of(pairs: Sequence[tuple[Run, Divergence]]) -> list[Line]:
+    """One for each artifact, in the order in which they come."""
+    by_artifact: dict[str, list[tuple[Run, Divergence]]] = {}
+    for run, divergence in pairs:
+        by_artifact.setdefault(json.dumps(dict(run.manifest.artifact), sort_keys=True), []).append((run, divergence))
+    return [line(members) for members in by_artifact.values()]
 
 
 def line(members: Sequence[tuple[Run, Divergence]]) -> Line:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from edge import __version__
 from edge.analysis.study import Study, changes_of
 from edge.errors import UserError
-from edge.report import figures, paper, paper_figures, tables, truth
+from edge.report import figures, paper, paper_figures, pareto, tables, truth, twice
 from edge.report.browser import browser_data
 from edge.report.model import ModelGroup
 
@@ -34,6 +34,7 @@ class GroupView(NamedTuple):
     browser: Markup
     notes: list[str]
     studies: list[Study]
+    twice: Markup
 
 
 def plotly_js() -> str:
@@ -62,7 +63,7 @@ def own(name: str) -> str:
 
 
 def view(group: ModelGroup) -> GroupView:
-    drawn = [*figures.figures(group), *paper_figures.paper_figures(group)]
+    drawn = [*figures.figures(group), *pareto.pareto_figures(group), *paper_figures.paper_figures(group)]
     free = {data.run.manifest.precision for data in group.runs if not data.forced}
     looks = [
         {
@@ -80,6 +81,7 @@ def view(group: ModelGroup) -> GroupView:
         browser=json_block(browser_data(group)),
         notes=tables.notes(group),
         studies=[data.study for data in group.runs if data.study is not None],
+        twice=twice.twice(group),
     )
 
 
