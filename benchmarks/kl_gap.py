@@ -117,7 +117,7 @@ def bytes_each(kept: Sequence[TopK], kind: type[np.floating], vocabulary: int = 
 
 def open_pair(artifacts: Path, precision: str, capacity: int) -> tuple[Artifact, Backend, Backend]:
     one, other = (Artifact.open(artifacts / name) for name in (FULL, precision))
-    return one, *(open_backend(each, Runtime(1), capacity) for each in (one, other))
+    return one, *(open_backend(each, Runtime(1), capacity, print) for each in (one, other))
 
 
 def of_model(artifacts: Path, precision: str, limit: int | None, tokens: int) -> tuple[dict[int, Gap], dict[int, list[TopK]]]:
