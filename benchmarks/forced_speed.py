@@ -2,7 +2,8 @@
 
 Whole jobs in one process, as `edge run` and `edge force` do them, on the same tokens: *run* and *run2* (the noise) answer, *run
 K* keeps distributions too; *force* reads the tokens of a run without kept distributions, *force K* those of one with them. Rounds
-are interleaved in rotating order; tokens a second over the whole job, medians; ratios are taken round by round against *run*.
+are interleaved in rotating order; medians of tokens a second over the whole job, and of the processor time against *run* of the
+same round, which others on the machine disturb less. One thread, so that both are of the same work.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,9 +33,9 @@ DAY = "2026-01-01"
 REFERENCE_K = 256
 
 
-def jobs(artifact: Artifact, work: Path, limit: int, tokens: int, threads: int) -> dict[str, Callable[[Path], object]]:
+def jobs(artifact: Artifact, work: Path, limit: int, tokens: int) -> dict[str, Callable[[Path], object]]:
     """Each takes the folder of its run; the references are made here."""
-    questions, runtime = list(itertools.islice(read_questions(EMBEDDED), limit)), Runtime(threads)
+    questions, runtime = list(itertools.islice(read_questions(EMBEDDED), limit)), Runtime(1)
 
     def answer(out: Path, kept: int = 0) -> object:
         return run(artifact, questions, out, DecodeSettings(tokens, reference_k=kept), date=DAY, runtime=runtime)
@@ -49,11 +51,18 @@ def jobs(artifact: Artifact, work: Path, limit: int, tokens: int, threads: int) 
     }
 
 
-def seconds(job: Callable[[Path], object], out: Path) -> float:
+class Spent(NamedTuple):
+    """Seconds on the clock and of the processor."""
+
+    wall: float
+    processor: float
+
+
+def spend(job: Callable[[Path], object], out: Path) -> Spent:
     shutil.rmtree(out, ignore_errors=True)
-    started = time.perf_counter()
+    started = Spent(time.perf_counter(), time.process_time())
     job(out)
-    return time.perf_counter() - started
+    return Spent(time.perf_counter() - started.wall, time.process_time() - started.processor)
 
 
 def main() -> None:
@@ -64,7 +73,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = {}
@@ -72,24 +80,23 @@ def main() -> None:
         name = built.artifact.manifest.precision
         work = options.work / name
         shutil.rmtree(work, ignore_errors=True)
-        made = jobs(built.artifact, work, options.limit, options.tokens, options.threads)
+        made = jobs(built.artifact, work, options.limit, options.tokens)
         tokens = Run.open(work / "plain").steps(["question_index", "step"]).num_rows
-        speeds: dict[str, list[float]] = {each: [] for each in made}
+        spent: dict[str, list[Spent]] = {each: [] for each in made}
         for number in range(options.rounds + 1):
             names = list(made)[number % len(made) :] + list(made)[: number % len(made)]
             for each in names:
-                spent = seconds(made[each], work / "out")
+                took = spend(made[each], work / "out")
                 if number:  # the first round warms up
-                    speeds[each].append(tokens / spent)
+                    spent[each].append(took)
         result[name] = {}
-        for each, values in speeds.items():
-            ratios = np.array(values) / np.array(speeds["run"])
+        for each, values in spent.items():
+            speed = tokens / median(value.wall for value in values)
+            ratios = [value.processor / base.processor for value, base in zip(values, spent["run"], strict=True)]
             low, middle, high = np.percentile(ratios, (25, 50, 75))
-            result[name][each] = {"tokens_per_second": median(values), "ratio": middle, "quartiles": [low, high]}
-            said = (
-                f"{name:12} {each:8} {median(values):8.0f} tokens/s   over run {middle:.3f} (quartiles {low:.3f} to {high:.3f})"
-            )
-            print(said, flush=True)
+            result[name][each] = {"tokens_per_second": speed, "ratio": middle, "quartiles": [low, high]}
+            spread = f"{middle:.3f} (quartiles {low:.3f} to {high:.3f})"
+            print(f"{name:12} {each:8} {speed:8.0f} tokens/s   processor time over run {spread}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
 
