@@ -9,7 +9,7 @@ import typer
 
 from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
-from edge.analysis.many import best_fit, compare_many
+from edge.analysis.many import best_fit, check_room, compare_many
 from edge.cli_common import check_json, console, write_json
 from edge.completion import complete_runs
 from edge.tables import comparison
@@ -33,6 +33,8 @@ def compare(
     """Say what quantisation changed: agreement of tokens and distributions, entropies and dispersion by layer, class; of several
     runs a table by artifact with size, memory and speed."""
     check_json(json_file)
+    if fits is not None:
+        check_room(fits)
     reference, others = Run.open(full), [Run.open(path) for path in quantised]
     if len(others) == 1 and fits is None:
         single = compare_runs(reference, others[0], delta)

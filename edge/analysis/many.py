@@ -16,10 +16,9 @@ from edge.analysis.intervals import UNDEFINED, Interval
 from edge.analysis.pairs import check_pair
 from edge.errors import UserError
 from edge.parts import read_part
-from edge.trace import Run
+from edge.trace import DEVICE_NAME, Run
 
 GB = 1e9
-DEVICE_NAME = "device.parquet"
 
 
 class Cost(NamedTuple):
@@ -136,7 +135,7 @@ def damage(found: Divergence) -> Damage | None:
 
 
 def cost(runs: Sequence[Run]) -> Cost:
-    """Of one artifact's runs: the least loaded one, without the full model beside it, counts."""
+    """Of one artifact's runs without the full model beside it: the largest memory and the best speed."""
     single = [run for run in runs if not (run.manifest.like or {}).get("exact")]
     memory = [size for run in single if (size := rss(run)) is not None]
     speeds = [speed for run in single if (speed := tokens_per_second(run)) is not None]
@@ -176,11 +175,16 @@ class Fit:
         return value
 
 
+def check_room(gigabytes: float) -> None:
+    """Raises UserError for a number that is no size."""
+    if not 0.0 < gigabytes < math.inf:
+        raise UserError(f"--fits is {gigabytes}: a number of gigabytes above 0 is needed")
+
+
 def best_fit(found: Many, gigabytes: float) -> Fit:
     """The least mean KL among the artifacts whose measured memory is at most so many gigabytes; full precision itself, where it
     fits, damages nothing. Raises UserError for a number that is no size, and where memory or KL was measured of none."""
-    if not 0.0 < gigabytes < math.inf:
-        raise UserError(f"--fits is {gigabytes}: a number of gigabytes above 0 is needed")
+    check_room(gigabytes)
     judged = [each for each in found.lines if each.damage and not math.isnan(each.damage.kl)]
     known = [(each, each.cost.rss_bytes) for each in (found.full, *judged) if each.cost.rss_bytes is not None]
     if not known:
