@@ -72,7 +72,7 @@ def test_runs_of_one_artifact_share_a_line_of_either_backend(runs):
 
 
 def test_costs_are_what_the_artifacts_own_runs_measured(runs):
-    full, *others = opened(runs, "full", "onnx-int4", "onnx-int4-exact")
+    full, *others = opened(runs, "full", "onnx-int4", "onnx-int4-exact", "onnx-int4-forced")
     (line,) = compare_many(full, others).lines
     alone = others[0]
     rows = pq.read_table(alone.folder / "device.parquet").column("rss_bytes").to_pylist()
@@ -80,6 +80,8 @@ def test_costs_are_what_the_artifacts_own_runs_measured(runs):
     seconds = sum(row["decode_ms"] for row in answers) / 1e3
     assert line.cost.rss_bytes == max(rows)
     assert line.cost.tokens_per_second == pytest.approx(sum(row["tokens"] - 1 for row in answers) / seconds)
+    (only,) = compare_many(full, others[2:]).lines
+    assert only.cost.rss_bytes == max(pq.read_table(others[2].folder / "device.parquet").column("rss_bytes").to_pylist())
     assert line.cost.bytes == alone.manifest.artifact["bytes"] > 0
 
 

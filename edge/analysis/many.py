@@ -135,8 +135,10 @@ def damage(found: Divergence) -> Damage | None:
 
 
 def cost(runs: Sequence[Run]) -> Cost:
-    """Of one artifact's runs without the full model beside it: the largest memory and the best speed."""
-    single = [run for run in runs if not (run.manifest.like or {}).get("exact")]
+    """From the runs that decode alone, the largest memory and the best speed; without one from those that are forced, which hold
+    the reference too, but never with the full model beside."""
+    alone = [run for run in runs if run.manifest.kind == "run"]
+    single = alone or [run for run in runs if not (run.manifest.like or {}).get("exact")]
     memory = [size for run in single if (size := rss(run)) is not None]
     speeds = [speed for run in single if (speed := tokens_per_second(run)) is not None]
     size = runs[0].manifest.artifact.get("bytes")
