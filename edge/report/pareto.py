@@ -12,7 +12,7 @@ from edge.report.model import ModelGroup
 CAPTION = (
     "Each mark is an artifact: down is less damage, and what lies on the dotted line is beaten by no other in both. KL is that "
     "of runs on the reference’s tokens, a lower bound unless they were made with --exact; bars are its standard error. Memory "
-    "and speed are those of runs of this artifact by itself."
+    "and speed are those of its run alone, or of the forced one."
 )
 
 
