@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 
 from edge import __version__, screen
-from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
 from edge.cli_bench import bench
 from edge.cli_common import check_json, console, errors, run_app, say_note, write_json, write_json_line
+from edge.cli_compare import compare
 from edge.cli_demo import demo
 from edge.cli_merge import merge
 from edge.cli_paper import paper
@@ -33,8 +33,8 @@ from edge.questions import EMBEDDED, read_questions
 from edge.registry import read_registry
 from edge.run import Interrupted
 from edge.run import run as run_job
-from edge.tables import comparison, find_artifacts
 from edge.tables import doctor as doctor_table
+from edge.tables import find_artifacts
 from edge.tables import models as models_table
 from edge.terminal import escaped, unmarked
 from edge.trace import Run, RunManifest
@@ -161,22 +161,7 @@ def force(
     traced(job, f"{opened.label} forced", out, quiet)
 
 
-@app.command(epilog="Example: edge compare runs/fp32 runs/int4-forced --json compare.json")
-def compare(
-    full: Annotated[Path, typer.Argument(help="Run of the full-precision artifact.", autocompletion=complete_runs)],
-    quantised: Annotated[
-        Path, typer.Argument(help="Run of the quantised one: free-running, or from `edge force`.", autocompletion=complete_runs)
-    ],
-    delta: Annotated[float, typer.Option(help="Nats of early/late shift that still count as balanced.")] = DELTA,
-    json_file: JsonFile = None,
-) -> None:
-    """Say what quantisation changed: agreement of tokens and distributions, entropies and dispersion by layer, class."""
-    check_json(json_file)
-    result = compare_runs(Run.open(full), Run.open(quantised), delta)
-    if json_file != "-":
-        console.print(comparison(result))
-    if json_file:
-        write_json(json_file, result.to_json())
+app.command(epilog="Example: edge compare runs/fp32 runs/int4-forced --json compare.json")(compare)
 
 
 @app.command(epilog="Example: edge report runs/fp32 runs/int4 runs/int4-forced --out report.html")

@@ -62,13 +62,13 @@ def read_reference(run: Run) -> Iterator[ReferenceAnswer]:
 
 
 def distributions(steps: pa.Table) -> list[TopK]:
-    """The reference's K most likely tokens of each step."""
-    ids = steps.column("reference_token_ids").to_pylist()
-    logprobs = steps.column("reference_logprobs").to_pylist()
-    rest = steps.column("reference_rest").to_pylist()
-    return [
-        TopK(np.asarray(i, np.int32), np.asarray(p, np.float32), float(r)) for i, p, r in zip(ids, logprobs, rest, strict=True)
-    ]
+    """The reference's K most likely tokens of each step, as views of the table."""
+    if steps.num_rows == 0:
+        return []
+    cells = [steps.column(name).combine_chunks() for name in ("reference_token_ids", "reference_logprobs")]
+    flat = [cell.flatten().to_numpy() for cell in cells]
+    rows = [np.split(values, np.cumsum(cell.value_lengths())[:-1]) for values, cell in zip(flat, cells, strict=True)]
+    return [TopK(*kept) for kept in zip(*rows, steps.column("reference_rest").to_pylist(), strict=True)]
 
 
 class Listener:

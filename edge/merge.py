@@ -17,9 +17,7 @@ from edge.errors import UserError
 from edge.parts import read_part, write_table, write_whole
 from edge.questions import parse_shard
 from edge.run import ignore
-from edge.trace import RUN_NAME, Run, RunManifest, differences
-
-DEVICE_NAME = "device.parquet"
+from edge.trace import DEVICE_NAME, RUN_NAME, Run, RunManifest, differences
 
 
 def merge(folders: Sequence[Path], out: Path, on_note: Callable[[str], None] = ignore) -> RunManifest:

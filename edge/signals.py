@@ -222,7 +222,8 @@ def top_k(logits: Array, log_normaliser: float, k: int) -> TopK:
 def tail_mass(logits: Array, log_normaliser: float, ids: npt.NDArray[np.int32]) -> float:
     """Probability of every token that is not among ids."""
     rounded = np.float32(log_normaliser)
-    weights = np.exp(logits - rounded)
+    weights = logits - rounded
+    np.exp(weights, out=weights)
     weights[ids] = 0.0
     return float(weights.sum()) * math.exp(float(rounded) - log_normaliser)
 
@@ -231,9 +232,12 @@ def kl_to_reference(reference: TopK, logits: Array, log_normaliser: float) -> fl
     """KL(reference || this) over the reference's K tokens and one bucket for all others: a lower bound of the full KL
     (data-processing inequality), equal to it where K = V. 0 or above.
     """
-    possible = np.isfinite(reference.logprobs)  # 0 ln 0 = 0
-    log_p = reference.logprobs[possible].astype(np.float64)
-    log_q = logits[reference.ids[possible]].astype(np.float64) - log_normaliser
+    ids, logprobs = reference.ids, reference.logprobs
+    if logprobs[-1] == -np.inf:  # impossible ones come last: 0 ln 0 = 0
+        possible = np.isfinite(logprobs)
+        ids, logprobs = ids[possible], logprobs[possible]
+    log_p = logprobs.astype(np.float64)
+    log_q = logits[ids].astype(np.float64) - log_normaliser
     divergence = float(np.dot(np.exp(log_p), log_p - log_q))
     if reference.rest > 0.0:
         rest = max(tail_mass(logits, log_normaliser, reference.ids), float(TINY))

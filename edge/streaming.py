@@ -163,5 +163,5 @@ class AnswerStatistics:
             early=early,
             late=late,
             shift=late - early,
-            spearman=spearman(series, np.arange(n, dtype=np.float64)),
+            spearman=pearson(ranks(series), np.arange(n, dtype=np.float64)),  # places are their own ranks
         )

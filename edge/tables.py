@@ -15,6 +15,7 @@ from rich.text import Text
 from edge.analysis.divergence import Divergence, ForcedPart, FreePart
 from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
+from edge.analysis.warning import TruthChange
 from edge.artifact import MANIFEST_NAME, Artifact
 from edge.doctor import Findings
 from edge.errors import UserError
@@ -25,6 +26,8 @@ from edge.terminal import escaped, unmarked
 SHOWN_METRICS = ("output_entropy", "varentropy", "top1_probability", "surprisal", "attention_entropy",
                  "attention_entropy_normalised", "sink_mass", "head_dispersion", "head_divergence", "hidden_norm",
                  "layer_delta")  # fmt: skip
+PARTINGS = 5  # of the answers that part, in the terminal
+WARNINGS = (("output_entropy", "mean"), ("output_entropy", "extreme"), ("surprisal", "sum"), ("attention_entropy", "mean"))
 SHOWN_LAYERS = ("attention_entropy_layer", "head_dispersion", "hidden_norm")
 
 
@@ -63,15 +66,39 @@ def comparison(d: Divergence) -> Group:
             metrics.add_row(
                 change.metric, number(change.full.value), number(change.quantised.value), interval(change.change, signed=True)
             )
+    metrics.add_section()
+    for change in d.course:
+        metrics.add_row(
+            change.metric, number(change.full.value), number(change.quantised.value), interval(change.change, signed=True)
+        )
     parts: list[RenderableType] = [head, forced(d.forced) if d.forced else free(d.free), metrics]
     if d.layers:
         parts.append(layers(d))
     one, other = d.full_class, d.quantised_class
     parts.append(Text(
         f"class: {one.label} (early/late shift {interval(one.shift, True)}) -> "
-        f"{other.label} ({interval(other.shift, True)}), delta {one.delta:g} nats"
+        f"{other.label} ({interval(other.shift, True)}), delta {one.delta:g} nats: {'the same' if d.same_class else 'changed'}"
     ))  # fmt: skip
+    if d.truth:
+        parts.append(truth(d.truth))
     return Group(*parts)
+
+
+def truth(found: TruthChange) -> Group:
+    """Whether answers turned untrue, and whether output and attention entropy still warn of those that are."""
+    made = table(
+        f"Truth of the answers ({unmarked(found.source)} labels) [95% interval]", "measure", "full", "quantised", "change"
+    )
+    if found.outcomes:
+        o = found.outcomes
+        made.add_row("share untrue", number(o.full.value), number(o.quantised.value), interval(o.change, signed=True))
+        made.add_row("answers that turned untrue / true", "", "", f"{o.became_untrue} / {o.became_true}")
+    shown = [each for name in WARNINGS if (each := found.of(*name))]
+    for each in shown:
+        name = f"AUROC of {each.metric} {each.summary}"
+        made.add_row(name, number(each.first), number(each.second), interval(each.difference, signed=True))
+    few = Text("AUROC is not judged: at least ten answers of each kind are needed.", style="dim")
+    return Group(made) if shown else Group(made, few)
 
 
 def forced(part: ForcedPart) -> Group:
@@ -96,12 +123,30 @@ def forced(part: ForcedPart) -> Group:
     return Group(*parts)
 
 
-def free(part: FreePart | None) -> Table:
+def free(part: FreePart | None) -> Group:
     made = table("Each decoding alone", "statistic", "value")
     if part is not None:
         made.add_row("identical answers", interval(part.identical))
         made.add_row("share of the answer before the first difference", interval(part.common_prefix))
         made.add_row("median first differing step, where they differ", number(part.median_step))
+    return Group(made, *([partings(part)] if part and part.first else []))
+
+
+def partings(part: FreePart) -> Table:
+    """The first token that differs, and what each model said there with how much probability."""
+    shown = part.first[:PARTINGS]
+    more = f"; all {len(part.first)} are in the JSON" if len(part.first) > len(shown) else ""
+    made = table(f"Where answers part, the first {len(shown)}{more}", "question", "step", "full said", "quantised said")
+    made.columns[0].no_wrap = False
+
+    def said(text: str, probability: float) -> str:
+        return "(ended)" if math.isnan(probability) else unmarked(f"{text!r} {100 * probability:.0f}%")
+
+    for each in shown:
+        made.add_row(
+            unmarked(each.question), str(each.step), said(each.full_token, each.full_probability),
+            said(each.quantised_token, each.quantised_probability),
+        )  # fmt: skip
     return made
 
 

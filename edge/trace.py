@@ -27,6 +27,7 @@ from edge.parts import is_damaged, part_stem, read_part, remove_temporary, write
 SCHEMA_VERSION = 1
 RUN_NAME = "run.json"
 LOCK_NAME = ".lock"
+DEVICE_NAME = "device.parquet"
 RUNNING, FINISHED = "running", "finished"
 # What readers take for granted beside the fields themselves.
 NEEDED = {
@@ -234,7 +235,7 @@ class RunWriter:
 
     def write_device(self, table: pa.Table) -> None:
         """Appends telemetry rows; the file is replaced as a whole. One that cannot be read is begun anew: it decides nothing."""
-        path = self.folder / "device.parquet"
+        path = self.folder / DEVICE_NAME
         if path.exists():
             try:
                 table = pa.concat_tables([read_part(path), table], promote_options="default")

@@ -14,6 +14,7 @@ import scipy.stats
 from edge.analysis import dynamics
 from edge.analysis.divergence import compare, first_difference
 from edge.analysis.intervals import bootstrap, cluster_error, distribution
+from edge.analysis.places import by_column
 from edge.artifact import ModelSpec
 from edge.columns import VECTORS, answers_schema, mean_column, steps_schema
 from edge.errors import UserError
@@ -193,6 +194,32 @@ def test_forced_statistics_are_those_of_the_planted_numbers(tmp_path: Path) -> N
     assert entropy.spearman == pytest.approx(scipy.stats.spearmanr(one, other)[0], rel=1e-9)
 
 
+def test_correlations_by_column_are_scipys() -> None:
+    rng = np.random.default_rng(9)
+    x = np.round(rng.normal(size=(80, 3)), 1)  # with ties
+    y = x + rng.normal(0, 0.5, x.shape)
+    found = by_column(x, y)
+    for i in range(3):
+        assert found.rms[i] == pytest.approx(np.sqrt(np.mean((y[:, i] - x[:, i]) ** 2)), rel=1e-12)
+        assert found.pearson[i] == pytest.approx(scipy.stats.pearsonr(x[:, i], y[:, i])[0], rel=1e-9)
+        assert found.spearman[i] == pytest.approx(scipy.stats.spearmanr(x[:, i], y[:, i])[0], rel=1e-9)
+
+
+def test_a_planted_turn_of_the_course_comes_out_in_slope_shift_and_class(tmp_path: Path) -> None:
+    """The same noise, but entropy rises where it fell."""
+    falling, rising = (series(np.random.default_rng(4), 40, drift) for drift in (-0.5, 0.5))
+    full = make_run(tmp_path / "full", falling, manifest())
+    found = compare(full, make_run(tmp_path / "int4", rising, manifest("onnx-int4")))
+    course = {change.metric: change.change for change in found.course}
+    assert course["output_entropy_slope"].value == pytest.approx(1.0, abs=1e-5)
+    assert course["output_entropy_shift"].value == pytest.approx(0.8, abs=1e-5)  # windows of 20% lie 0.8 of the answer apart
+    assert course["output_entropy_late"].value - course["output_entropy_early"].value == pytest.approx(0.8, abs=1e-5)
+    assert (found.full_class.label, found.quantised_class.label, found.same_class) == ("deterministic", "exploratory", False)
+    by_name = {change.metric: change for change in found.summaries}
+    assert by_name["output_entropy_p90"].change.low <= by_name["output_entropy_p90"].change.value
+    assert "output_entropy_mean" not in by_name  # that is in `changes`
+
+
 def test_the_first_difference_is_where_tokens_part(tmp_path: Path) -> None:
     assert first_difference([1, 2, 3], [1, 2, 3]) is None
     assert first_difference([1, 2, 3], [1, 5, 3]) == 1
@@ -205,6 +232,10 @@ def test_the_first_difference_is_where_tokens_part(tmp_path: Path) -> None:
     assert free is not None
     assert free.identical.value == 0.5 and free.common_prefix.value == 0.75
     assert [(d.question_index, d.step) for d in free.first] == [(1, 2)]
+    assert free.first[0].full_probability == pytest.approx(math.exp(-1.0))
+    short = make_run(tmp_path / "c", [np.ones(4), np.ones(2)], manifest("onnx-int4"), tokens=[[1, 2, 3, 4], [5, 6]])
+    ended = compare(full, short).free
+    assert ended is not None and ended.first[0].quantised_token == "" and math.isnan(ended.first[0].quantised_probability)
 
 
 @pytest.mark.parametrize(

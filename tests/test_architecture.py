@@ -79,11 +79,13 @@ PACKAGES = {"analysis": READING, "report": READING | {"analysis", "edge"}}
 DOORS = {
     "cli",
     "cli_bench",
+    "cli_compare",
     "cli_demo",
     "cli_merge",
     "cli_paper",
     "cli_watch",
     "tables",
+    "tables_many",
     "__main__",
 }  # may import everything in edge
 NEVER_IN_EDGE = {

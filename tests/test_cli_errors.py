@@ -108,6 +108,8 @@ EDGE = [
     (["compare", "{run}", "{run}", "--json", "{file}/a.json"], "is no place for a file"),
     (["compare", "{run}", "{run}", "--json", "{foreign}"], "is no place for a file"),
     (["compare", "{run}", "{run}", "--json", ""], "is no place for a file"),
+    (["compare", "{run}", "{run}", "--fits", "0"], "--fits is 0.0: a number of gigabytes above 0 is needed"),
+    (["compare", "{run}", "{run}", "{absent}"], "{absent} is no run directory"),
     (["compare", "{run}", "{run}", "--delta", "nan"], "--delta is nan"),
     (["models", "--under", "{absent}"], "there is no folder {absent}"),
     (["watch", "{absent}"], "{absent} is no run directory"),

@@ -74,7 +74,16 @@ def test_a_model_against_itself_is_exactly_the_same(base, full, tmp_path):
     assert all(change.change.value == 0.0 for change in found.changes)
     assert found.full_class == found.quantised_class
     assert max(found.forced.hidden_error.mean) == 0.0
-    np.testing.assert_array_equal(next(c for c in found.heads).mean, 0.0)
+    assert found.same_class
+    assert found.to_json()["same_class"] is True
+    known = [c.change for c in found.summaries if not np.isnan(c.full.value)]
+    assert len(known) > 150
+    assert all(change == (0.0, 0.0, 0.0) for change in known)
+    for place in (*found.heads, *found.layers):
+        np.testing.assert_array_equal(place.mean, 0.0)
+        np.testing.assert_array_equal(place.rms, 0.0)
+        for correlation in (place.pearson, place.spearman):  # none where all is constant
+            np.testing.assert_allclose(correlation[~np.isnan(correlation)], 1.0, atol=1e-9)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -91,6 +100,10 @@ def test_noise_in_one_layer_starts_there(layer, base, full, tmp_path):
     entropy = next(c for c in found.layers if c.metric == "attention_entropy_layer")
     assert (entropy.rms[: layer + 1] == 0.0).all()  # attention of a layer comes before its noise
     assert (entropy.rms[layer + 1 :] > 0.0).all()
+    heads = next(c for c in found.heads if c.metric == "attention_entropy")
+    assert (heads.rms[: layer + 1] == 0.0).all()
+    assert (heads.rms[layer + 1 :] > 0.0).all()
+    assert (np.abs(heads.spearman[layer + 1 :]) < 1.0).all()
 
 
 def test_scaled_logits_change_distributions_and_nothing_inside(base, full, tmp_path):
@@ -103,6 +116,7 @@ def test_scaled_logits_change_distributions_and_nothing_inside(base, full, tmp_p
     np.testing.assert_array_equal(column(run_of, "hidden_error"), 0.0)
     found = compare(full, run_of)
     assert all((c.mean == 0.0).all() for c in found.heads)
+    assert all((c.rms == 0.0).all() for c in (*found.heads, *found.layers))
     assert found.forced.same_top1.value == 1.0
     # The twin: the full model's own logits, and those times the scale, in float64.
     backend, rows = open_backend(base, ONE_THREAD, 300, print), run_of.steps().to_pylist()

@@ -13,7 +13,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import NamedTuple
 
-from edge.analysis.divergence import HeadChange, compare
+from edge.analysis.divergence import compare
+from edge.analysis.places import HeadChange
 from edge.trace import Run
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "picture.svg"

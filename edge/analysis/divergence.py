@@ -7,23 +7,36 @@ first position where they differ. Either way each metric's change is paired by q
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.dynamics import DELTA, DynamicsClass, classify, matrix, mean_vectors, numbers, width_of
-from edge.analysis.intervals import Distribution, Float64, Interval, bootstrap, bootstrap_columns, distribution, mean_rows
+from edge.analysis.dynamics import DELTA, DynamicsClass, classify, numbers
+from edge.analysis.intervals import Distribution, Interval, bootstrap, bootstrap_each, distribution
+from edge.analysis.pairs import by_question, check_pair, paired_answers, paired_steps, weighted
 from edge.analysis.perplexity import Statistic, statistics
-from edge.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, EXACT, HIDDEN, mean_column
+from edge.analysis.places import (
+    BY_LAYER,
+    HeadChange,
+    LayerChange,
+    head_change,
+    hidden_change,
+    layer_change,
+    tapped,
+    token_statistics,
+)
+from edge.analysis.warning import TruthChange, truth_change
+from edge.columns import ATTENTION_BY_HEAD, EXACT
 from edge.errors import UserError
 from edge.signals import SCALARS
-from edge.streaming import pearson, spearman
+from edge.streaming import SeriesSummary, pearson, spearman
 from edge.trace import Run
 
 STEP_SCALARS = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")
-BY_LAYER = (*ATTENTION_BY_LAYER, *HIDDEN)
+COURSE = (*(f"output_entropy_{part}" for part in ("slope", "early", "late", "shift")), "attention_entropy_shift")
 
 
 class MetricChange(NamedTuple):
@@ -43,27 +56,6 @@ class TokenChange(NamedTuple):
     rms: float
     pearson: float
     spearman: float
-
-
-class LayerChange(NamedTuple):
-    """Change of a by-layer metric: mean over questions with its interval, each [L] or [L+1].
-
-    `rms` and `pearson` are position by position (forced runs only, else None).
-    """
-
-    metric: str
-    mean: Float64
-    low: Float64
-    high: Float64
-    rms: Float64 | None
-    pearson: Float64 | None
-
-
-class HeadChange(NamedTuple):
-    """Change of a by-head metric, mean over questions: [L, H]."""
-
-    metric: str
-    mean: Float64
 
 
 class Perplexity(NamedTuple):
@@ -100,13 +92,16 @@ class ForcedPart:
 
 
 class FirstDivergence(NamedTuple):
-    """Where one question's two answers part: `step` is the first differing row, with both tokens' text ("" past an end)."""
+    """Where one question's two answers part: `step` is the first differing row, with both tokens' text and the probability that
+    each model gave its own ("" and NaN past an end)."""
 
     question_index: int
     question: str
     step: int
     full_token: str
     quantised_token: str
+    full_probability: float
+    quantised_probability: float
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,11 @@ class FreePart:
 
 @dataclass(frozen=True)
 class Divergence:
-    """What quantisation (or any other change of an artifact) did, from two runs over the same questions."""
+    """What quantisation (or any other change of an artifact) did, from two runs over the same questions.
+
+    `changes` are of each metric's mean over the answer, `summaries` of every other summary (METRIC_SUMMARY). `truth` is None
+    where the answers were not judged.
+    """
 
     full: str
     quantised: str
@@ -132,15 +131,26 @@ class Divergence:
     forced: ForcedPart | None
     free: FreePart | None
     changes: tuple[MetricChange, ...]
+    summaries: tuple[MetricChange, ...]
     layers: tuple[LayerChange, ...]
     heads: tuple[HeadChange, ...]
     full_class: DynamicsClass
     quantised_class: DynamicsClass
+    truth: TruthChange | None
+
+    @property
+    def same_class(self) -> bool:
+        return self.full_class.label == self.quantised_class.label
+
+    @property
+    def course(self) -> tuple[MetricChange, ...]:
+        """What the answer's course is judged by: slope, early and late part, shift."""
+        return tuple(change for change in self.summaries if change.metric in COURSE)
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; NaN becomes None."""
         value: dict[str, Any] = plain(asdict(self))
-        return value
+        return value | {"same_class": self.same_class}
 
 
 def plain(value: Any) -> Any:
@@ -158,17 +168,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def compare(full: Run, quantised: Run, delta: float = DELTA) -> Divergence:
-    """Raises UserError when the two runs are not over the same questions, prompts and tokens."""
+def compare(full: Run, quantised: Run, delta: float = DELTA, *, outcomes: bool = True) -> Divergence:
+    """`outcomes`: also what the runs' outcomes say, where there are some, which takes seconds. Raises UserError when the two runs
+    are not over the same questions, prompts and tokens."""
     check_pair(full, quantised)
-    a, b = full.answers(), quantised.answers()
-    if not a.column("question_index").equals(b.column("question_index")):
-        raise UserError(f"{full.folder} and {quantised.folder} hold different questions: trace the same ones")
-    if a.column("prompt_ids") != b.column("prompt_ids"):
-        raise UserError(f"{full.folder} and {quantised.folder} have different prompts: use the same --prompt and --date")
+    a, b = paired_answers(full, quantised)
     forced = forced_part(full, quantised, b) if quantised.manifest.kind == "force" else None
-    token_layers = layer_token_changes(full, quantised) if forced else {}
-    tapped = "none" not in (full.manifest.artifact["taps"], quantised.manifest.artifact["taps"])
+    both = tapped(full, quantised)
+    tokens = token_statistics(full, quantised) if forced and both else {}
+    means = tuple(f"{metric}_mean" for metric in SCALARS)
+    others = tuple(f"{metric}_{part}" for metric in SCALARS for part in SeriesSummary._fields if part != "mean")
     return Divergence(
         full=full.manifest.label,
         quantised=quantised.manifest.label,
@@ -177,62 +186,24 @@ def compare(full: Run, quantised: Run, delta: float = DELTA) -> Divergence:
         same_checkpoint=full.manifest.same_checkpoint(quantised.manifest),
         forced=forced,
         free=None if forced else free_part(full, quantised, a),
-        changes=tuple(metric_change(metric, a, b) for metric in SCALARS),
-        layers=tuple(layer_change(name, a, b, full, token_layers) for name in BY_LAYER) if tapped else (),
-        heads=tuple(head_change(name, a, b, full) for name in ATTENTION_BY_HEAD) if tapped else (),
+        changes=tuple(c._replace(metric=m) for c, m in zip(summary_changes(means, a, b), SCALARS, strict=True)),
+        summaries=summary_changes(others, a, b),
+        layers=tuple(layer_change(name, a, b, full, tokens) for name in BY_LAYER) if both else (),
+        heads=tuple(head_change(name, a, b, full, tokens) for name in ATTENTION_BY_HEAD) if both else (),
         full_class=classify(numbers(a, "output_entropy_shift"), delta),
         quantised_class=classify(numbers(b, "output_entropy_shift"), delta),
+        truth=truth_change(full, quantised) if outcomes else None,
     )
 
 
-def check_pair(full: Run, quantised: Run) -> None:
-    a, b = full.manifest, quantised.manifest
-    if a.kind != "run":
-        raise UserError(f"{full.folder} is a forced run: give the free-running full-precision run first")
-    for what, one, other in (
-        ("questions", a.questions["sha256"], b.questions["sha256"]),
-        ("tokenizers", a.artifact["tokenizer_sha256"], b.artifact["tokenizer_sha256"]),
-        ("vocabularies", a.model.vocabulary, b.model.vocabulary),
-        ("layers and heads", (a.model.layers, a.model.heads), (b.model.layers, b.model.heads)),
-        ("prompts", a.settings["prompt"], b.settings["prompt"]),
-    ):
-        if one != other:
-            raise UserError(f"{full.folder} and {quantised.folder} have different {what}: compare runs of one model and setting")
-    if b.like is not None and b.like["artifact"] != a.artifact:
-        raise UserError(
-            f"{quantised.folder} was forced on another run than {full.folder}: "
-            f"make one with 'edge force ARTIFACT --like {full.folder}'"
-        )
-
-
-def metric_change(metric: str, a: pa.Table, b: pa.Table) -> MetricChange:
-    one, other = numbers(a, f"{metric}_mean"), numbers(b, f"{metric}_mean")
-    return MetricChange(metric, bootstrap(one), bootstrap(other), bootstrap(other - one))
-
-
-def layer_change(name: str, a: pa.Table, b: pa.Table, full: Run, tokens: dict[str, tuple[Float64, Float64]]) -> LayerChange:
-    width = width_of(name, full.manifest.model)
-    mean, low, high = bootstrap_columns(mean_vectors(b, name, width) - mean_vectors(a, name, width))
-    rms, correlation = tokens.get(name, (None, None))
-    return LayerChange(name, mean, low, high, rms, correlation)
-
-
-def head_change(name: str, a: pa.Table, b: pa.Table, full: Run) -> HeadChange:
-    width = width_of(name, full.manifest.model)
-    mean = mean_rows(mean_vectors(b, name, width) - mean_vectors(a, name, width))
-    return HeadChange(name, mean.reshape(full.manifest.model.layers, full.manifest.model.heads))
+def summary_changes(columns: Sequence[str], a: pa.Table, b: pa.Table) -> tuple[MetricChange, ...]:
+    """One for each numeric column of `answers`."""
+    one, other = (np.stack([numbers(table, name) for name in columns], axis=1) for table in (a, b))
+    found = zip(columns, *map(bootstrap_each, (one, other, other - one)), strict=True)
+    return tuple(MetricChange(*line) for line in found)
 
 
 # Forced
-
-
-def paired_steps(full: Run, quantised: Run, columns: list[str], extra: list[str]) -> tuple[pa.Table, pa.Table]:
-    """The same rows of both runs; raises UserError when their tokens differ."""
-    keys = ["question_index", "step", "token_id"]
-    a, b = full.steps([*keys, *columns]), quantised.steps([*keys, *columns, *extra])
-    if not a.select(keys).equals(b.select(keys)):
-        raise UserError(f"{quantised.folder} was forced on other tokens than {full.folder} holds: force it again")
-    return a, b
 
 
 def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
@@ -271,59 +242,30 @@ def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
     )
 
 
-def hidden_change(name: str, answers: pa.Table, run: Run) -> LayerChange | None:
-    """Distance of the residual streams by layer, mean over questions; None where one of the models had no taps."""
-    if answers.column(mean_column(name)).null_count == answers.num_rows:
-        return None
-    mean, low, high = bootstrap_columns(mean_vectors(answers, name, run.manifest.model.layers + 1))
-    return LayerChange(name, mean, low, high, None, None)
-
-
-def by_question(values: Float64, questions: Float64) -> tuple[Float64, Float64]:
-    """Mean and number of tokens of each question."""
-    _, inverse, counts = np.unique(questions, return_inverse=True, return_counts=True)
-    return np.bincount(inverse, weights=values) / counts, counts.astype(np.float64)
-
-
-def weighted(values: Float64, questions: Float64) -> Interval:
-    """Mean over tokens, with an interval over questions."""
-    return bootstrap(*by_question(values, questions))
-
-
-def layer_token_changes(full: Run, quantised: Run) -> dict[str, tuple[Float64, Float64]]:
-    """RMS change and correlation over tokens of each by-layer metric, each [L] or [L+1]; {} without taps."""
-    if "none" in (full.manifest.artifact["taps"], quantised.manifest.artifact["taps"]):
-        return {}
-    result = {}
-    for name in BY_LAYER:  # one metric at a time: a long run's vectors of all metrics would not fit a board
-        a, b = paired_steps(full, quantised, [name], [])
-        x, y = (matrix(table.column(name)) for table in (a, b))
-        if x.size == 0:
-            continue  # no row has it: every answer is one token long
-        result[name] = (
-            np.sqrt(np.mean((y - x) ** 2, axis=0)),
-            np.array([pearson(x[:, i], y[:, i]) for i in range(x.shape[1])]),
-        )
-    return result
-
-
 # Free-running
 
 
+class Said(NamedTuple):
+    """One token of an answer, with the probability that the model gave it."""
+
+    token_id: int
+    text: str
+    probability: float
+
+
 def free_part(full: Run, quantised: Run, answers: pa.Table) -> FreePart:
-    columns = ["question_index", "step", "token_id", "token"]
-    one, other = token_lists(full.steps(columns)), token_lists(quantised.steps(columns))
+    one, other = token_lists(full), token_lists(quantised)
     identical, shares, first = [], [], []
     for index, question in zip(*(answers.column(c).to_pylist() for c in ("question_index", "question")), strict=True):
         a, b = one.get(index, []), other.get(index, [])
         if not a and not b:
             continue  # the question fitted neither context: nothing was answered, so nothing is the same
-        step = first_difference([i for i, _ in a], [i for i, _ in b])
+        step = first_difference([said.token_id for said in a], [said.token_id for said in b])
         identical.append(float(step is None))
         shares.append(1.0 if step is None else step / len(a) if a else math.nan)
         if step is not None:
-            texts = [side[step][1] if step < len(side) else "" for side in (a, b)]
-            first.append(FirstDivergence(index, question, step, *texts))
+            mine, theirs = (side[step] if step < len(side) else Said(-1, "", math.nan) for side in (a, b))
+            first.append(FirstDivergence(index, question, step, mine.text, theirs.text, mine.probability, theirs.probability))
     return FreePart(
         identical=bootstrap(identical),
         common_prefix=bootstrap(shares),
@@ -332,11 +274,13 @@ def free_part(full: Run, quantised: Run, answers: pa.Table) -> FreePart:
     )
 
 
-def token_lists(steps: pa.Table) -> dict[int, list[tuple[int, str]]]:
-    """(id, text) of each token by question."""
-    lists: dict[int, list[tuple[int, str]]] = {}
-    for row in zip(*(steps.column(c).to_pylist() for c in ("question_index", "token_id", "token")), strict=True):
-        lists.setdefault(row[0], []).append((row[1], row[2]))
+def token_lists(run: Run) -> dict[int, list[Said]]:
+    """What was said, by question."""
+    steps = run.steps(["question_index", "step", "token_id", "token", "surprisal"])
+    lists: dict[int, list[Said]] = {}
+    names = ("question_index", "token_id", "token", "surprisal")
+    for index, token, text, surprisal in zip(*(steps.column(c).to_pylist() for c in names), strict=True):
+        lists.setdefault(index, []).append(Said(token, text, math.exp(-surprisal)))
     return lists
 
 

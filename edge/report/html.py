@@ -16,7 +16,7 @@ from markupsafe import Markup
 from edge import __version__
 from edge.analysis.study import Study, changes_of
 from edge.errors import UserError
-from edge.report import figures, paper, paper_figures, tables, truth
+from edge.report import figures, paper, paper_figures, pareto, tables, truth, twice
 from edge.report.browser import browser_data
 from edge.report.model import ModelGroup
 from edge.report.overview import overview
@@ -36,6 +36,7 @@ class GroupView(NamedTuple):
     notes: list[str]
     studies: list[Study]
     judged: bool
+    twice: Markup
 
 
 def plotly_js() -> str:
@@ -64,7 +65,7 @@ def own(name: str) -> str:
 
 
 def view(group: ModelGroup) -> GroupView:
-    drawn = [*figures.figures(group), *paper_figures.paper_figures(group)]
+    drawn = [*figures.figures(group), *pareto.pareto_figures(group), *paper_figures.paper_figures(group)]
     free = {data.run.manifest.precision for data in group.runs if not data.forced}
     looks = [
         {
@@ -83,6 +84,7 @@ def view(group: ModelGroup) -> GroupView:
         notes=tables.notes(group),
         studies=[data.study for data in group.runs if data.study is not None],
         judged=any(data.study is not None and data.study.labels is not None for data in group.runs),
+        twice=twice.twice(group),
     )
 
 

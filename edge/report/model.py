@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.analysis.divergence import Divergence, LayerChange, compare
+from edge.analysis.divergence import Divergence, compare
 from edge.analysis.dynamics import Curve, Dynamics, curves, describe, head_map, layer_means, numbers
 from edge.analysis.intervals import Float64
+from edge.analysis.places import LayerChange
 from edge.analysis.study import Study, study
 from edge.artifact import ModelSpec
 from edge.errors import UserError
@@ -173,7 +174,7 @@ def read_run(run: Run, name: str, delta: float) -> RunData:
 
 
 def comparison(full: RunData, quantised: RunData, delta: float) -> Comparison:
-    divergence = compare(full.run, quantised.run, delta)
+    divergence = compare(full.run, quantised.run, delta, outcomes=False)  # the studies judge them
     changes = {change.metric: change for change in divergence.layers}
     answered = quantised.dynamics.questions - quantised.without_rows
     starts = tuple(start(changes[m], full.layers[m], answered) for m in LAYER_METRICS if m in changes and m in full.layers)

@@ -1,0 +1,163 @@
+"""What K kept tokens lose and take: `python -m benchmarks.kl_gap --work DIR`.
+
+Full-precision answers to the embedded questions are stepped through onnx-int8 and onnx-int4 beside onnx-fp32. At each position
+the bound from the K most likely tokens and one bucket for the rest is set against KL over whole logits, with log-probabilities
+kept in float32 and in float16. Bytes are those of the reference's columns alone in a part as runs write it, also with token ids
+spread at random over a vocabulary of 128,256, which no encoding can shorten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from edge.artifact import Artifact
+from edge.backends.base import Array, Backend, Runtime
+from edge.parts import write_table
+from edge.prompt import Prompter
+from edge.questions import EMBEDDED, read_questions
+from edge.runtime import open_backend
+from edge.signals import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
+from export.build import build
+
+MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
+FULL, QUANTISED = "onnx-fp32", ("onnx-int8", "onnx-int4")
+KEPT = (16, 64, 256, 1024, 4096)
+WIDE = 128_256  # Llama 3's vocabulary
+TYPES = {"float32": np.float32, "float16": np.float16}
+DAY = "2026-01-01"
+
+
+class Position(NamedTuple):
+    """Logits [V] of the full and of the quantised model before one token."""
+
+    full: Array
+    quantised: Array
+
+
+class Gap(NamedTuple):
+    """Over all positions, in nats: exact KL's mean; exact - bound in mean and at most; the largest change of the bound by
+    keeping log-probabilities in float16, and by how much such a bound exceeds the exact value at most."""
+
+    kl: float
+    mean: float
+    largest: float
+    half_error: float
+    half_excess: float
+
+
+def positions(full: Backend, quantised: Backend, prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[Position]:
+    """Along the full model's greedy answers of at most so many tokens; views that the next step overwrites."""
+    stop = frozenset(full.spec.stop_ids)
+    for prompt in prompts:
+        token = -1
+        for backend in (full, quantised):
+            backend.rewind(0)
+        for step in range(tokens):
+            one, other = (backend.step(token) if step else backend.prefill(prompt) for backend in (full, quantised))
+            yield Position(one.logits, other.logits)
+            token = int(one.logits.argmax())
+            if token in stop:
+                break
+
+
+def rounded(kept: TopK, kind: type[np.floating]) -> TopK:
+    """As it comes back from a file that keeps log-probabilities in this type."""
+    return kept._replace(logprobs=kept.logprobs.astype(kind).astype(np.float32))
+
+
+def measure(steps: Iterator[Position]) -> tuple[dict[int, Gap], dict[int, list[TopK]]]:
+    """Gaps and kept distributions by K."""
+    scratch = Scratch()
+    found: dict[int, list[tuple[float, float, float]]] = {k: [] for k in KEPT}
+    distributions: dict[int, list[TopK]] = {k: [] for k in KEPT}
+    for step in steps:
+        one, other = (output_signals(logits, scratch).log_normaliser for logits in step)
+        exact = kl_exact(step.full, one, step.quantised, other)
+        for k in KEPT:
+            kept = top_k(step.full, one, k)
+            bounds = (kl_to_reference(rounded(kept, kind), step.quantised, other) for kind in TYPES.values())
+            found[k].append((exact, *bounds))
+            distributions[k].append(kept)
+    gaps = {}
+    for k, values in found.items():
+        exact_kl, bound, half = np.array(values).T
+        gap = exact_kl - bound
+        gaps[k] = Gap(
+            float(exact_kl.mean()), float(gap.mean()), float(gap.max()), float(np.abs(half - bound).max()),
+            float((half - exact_kl).max()),
+        )  # fmt: skip
+    return gaps, distributions
+
+
+def bytes_each(kept: Sequence[TopK], kind: type[np.floating], vocabulary: int = 0) -> float:
+    """Bytes a token of the reference's columns; with `vocabulary`, ids are spread over so many at random."""
+    spread = np.random.default_rng(1).permutation(vocabulary or 1 << 16).astype(np.int32)
+    ids = [spread[each.ids] if vocabulary else each.ids for each in kept]
+    table = pa.table(
+        {
+            "reference_token_ids": pa.array(ids, pa.list_(pa.int32())),
+            "reference_logprobs": pa.array([each.logprobs.astype(kind) for each in kept], pa.list_(pa.from_numpy_dtype(kind))),
+            "reference_rest": pa.array([each.rest for each in kept], pa.float32()),
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "part.parquet"
+        write_table(path, table)
+        return path.stat().st_size / len(kept)
+
+
+def open_pair(artifacts: Path, precision: str, capacity: int) -> tuple[Artifact, Backend, Backend]:
+    one, other = (Artifact.open(artifacts / name) for name in (FULL, precision))
+    return one, *(open_backend(each, Runtime(1), capacity, print) for each in (one, other))
+
+
+def of_model(artifacts: Path, precision: str, limit: int | None, tokens: int) -> tuple[dict[int, Gap], dict[int, list[TopK]]]:
+    opened, full, quantised = open_pair(artifacts, precision, 512)
+    prompter = Prompter(opened, None, DAY)
+    prompts = [prompter.prompt(question.question).ids for question in itertools.islice(read_questions(EMBEDDED), limit)]
+    try:
+        return measure(positions(full, quantised, prompts, tokens))
+    finally:
+        full.close()
+        quantised.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder for artifacts (0.1 GB)")
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result: dict[str, object] = {}
+    print("| model | precision | mean KL | K | gap, mean | gap, largest | largest error of float16 | bound above KL, float16 |")
+    print("|---|---|---|---|---|---|---|---|")
+    for model in options.models:
+        build(model, [FULL, *QUANTISED], options.work / model / "artifacts")
+        for precision in QUANTISED:
+            gaps, kept = of_model(options.work / model / "artifacts", precision, options.limit, options.tokens)
+            for k, gap in gaps.items():
+                print(f"| {model} | {precision} | {gap.kl:.3g} | {k} | {gap.mean:.2g} | {gap.largest:.2g} | "
+                      f"{gap.half_error:.2g} | {gap.half_excess:.2g} |", flush=True)  # fmt: skip
+            result[f"{model} {precision}"] = {k: gap._asdict() for k, gap in gaps.items()}
+        sizes = {k: {f"{name}{' wide' if wide else ''}": bytes_each(kept[k], kind, wide)
+                     for wide in (0, WIDE) for name, kind in TYPES.items()} for k in KEPT}  # fmt: skip
+        for k, row in sizes.items():
+            print(f"bytes a token, {model}, K={k}: " + ", ".join(f"{name} {size:.0f}" for name, size in row.items()), flush=True)
+        result[f"{model} bytes"] = sizes
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What changed where: by-layer and by-head metrics of two runs, and how far their residual streams are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from edge.analysis.dynamics import mean_vectors, rows_of, width_of
+from edge.analysis.intervals import Float64, bootstrap_columns, mean_rows
+from edge.analysis.pairs import paired_steps
+from edge.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, HIDDEN, mean_column
+from edge.streaming import pearson, spearman
+from edge.trace import Run
+
+BY_LAYER = (*ATTENTION_BY_LAYER, *HIDDEN)
+
+
+class LayerChange(NamedTuple):
+    """Change of a by-layer metric: mean over questions with its interval, each [L] or [L+1].
+
+    `rms`, `pearson` and `spearman` are position by position (forced runs only, else None).
+    """
+
+    metric: str
+    mean: Float64
+    low: Float64
+    high: Float64
+    rms: Float64 | None = None
+    pearson: Float64 | None = None
+    spearman: Float64 | None = None
+
+
+class HeadChange(NamedTuple):
+    """Change of a by-head metric, mean over questions: [L, H]; the others as in LayerChange."""
+
+    metric: str
+    mean: Float64
+    rms: Float64 | None = None
+    pearson: Float64 | None = None
+    spearman: Float64 | None = None
+
+
+class TokenStatistics(NamedTuple):
+    """Position by position, each [columns] of a list column: RMS change and correlations of the two series."""
+
+    rms: Float64
+    pearson: Float64
+    spearman: Float64
+
+
+def tapped(full: Run, quantised: Run) -> bool:
+    """Whether both have attention and hidden states."""
+    return "none" not in (full.manifest.artifact["taps"], quantised.manifest.artifact["taps"])
+
+
+def layer_change(name: str, a: pa.Table, b: pa.Table, full: Run, tokens: Mapping[str, TokenStatistics]) -> LayerChange:
+    width = width_of(name, full.manifest.model)
+    means = bootstrap_columns(mean_vectors(b, name, width) - mean_vectors(a, name, width))
+    return LayerChange(name, *means, *tokens.get(name, ()))
+
+
+def head_change(name: str, a: pa.Table, b: pa.Table, full: Run, tokens: Mapping[str, TokenStatistics]) -> HeadChange:
+    model = full.manifest.model
+    width = width_of(name, model)
+    mean = mean_rows(mean_vectors(b, name, width) - mean_vectors(a, name, width))
+    return HeadChange(name, *(values.reshape(model.layers, model.heads) for values in (mean, *tokens.get(name, ()))))
+
+
+def token_statistics(full: Run, quantised: Run) -> dict[str, TokenStatistics]:
+    """Of each by-layer and by-head metric of a forced run and its reference; without those that no row of both has."""
+    found = {}
+    for name in (*BY_LAYER, *ATTENTION_BY_HEAD):  # one at a time: a long run's vectors of all metrics would not fit a board
+        a, b = paired_steps(full, quantised, [name], [])
+        x, y = rows_of(a.column(name)), rows_of(b.column(name))
+        known = ~(np.isnan(x[:, 0]) | np.isnan(y[:, 0]))  # row 0 has no drift; taps may be lost on the way
+        if known.any():
+            found[name] = by_column(x[known], y[known])
+    return found
+
+
+def by_column(x: Float64, y: Float64) -> TokenStatistics:
+    """Of each column of two tables [tokens, columns]."""
+    pairs = [(x[:, i], y[:, i]) for i in range(x.shape[1])]
+    return TokenStatistics(
+        np.sqrt(np.mean((y - x) ** 2, axis=0)),
+        np.array([pearson(*pair) for pair in pairs]),
+        np.array([spearman(*pair) for pair in pairs]),
+    )
+
+
+def hidden_change(name: str, answers: pa.Table, run: Run) -> LayerChange | None:
+    """Distance of the residual streams by layer, mean over questions; None where one of the models had no taps."""
+    if answers.column(mean_column(name)).null_count == answers.num_rows:
+        return None
+    return LayerChange(name, *bootstrap_columns(mean_vectors(answers, name, run.manifest.model.layers + 1)))
