@@ -208,8 +208,10 @@ def test_figures_are_drawn_hovered_and_saved(visit, hostile, tmp_path):
     figure = page.locator("figure[data-figure]").first
     figure.scroll_into_view_if_needed()
     plot = figure.locator(".plot .nsewdrag").first
-    plot.hover()
-    expect(figure.locator(".hoverlayer .hovertext").first).to_be_attached()
+    box = plot.bounding_box()
+    for part in (0.2, 0.3):
+        page.mouse.move(box["x"] + part * box["width"], box["y"] + part * box["height"], steps=3)
+    expect(figure.locator(".hoverlayer > g").first).to_be_attached()
     for kind, head in (("svg", b"<svg"), ("png", b"\x89PNG")):
         with page.expect_download() as saved:
             figure.locator(f"[data-format={kind}]").click()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -64,6 +66,9 @@ class Page(HTMLParser):
             self.styles.append(text)
         elif attributes.get("type") == "application/json":
             self.blocks.setdefault(str(attributes["class"]), []).append(json.loads(text))
+        elif attributes.get("type") == "application/octet-stream":
+            unpacked = json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
+            self.blocks.setdefault(str(attributes["class"]), []).append(unpacked)
         else:
             self.scripts.append(text)
         self._open = None
