@@ -36,11 +36,13 @@ class Peak:
 
     def __init__(self) -> None:
         self.anonymous = 0
+        self._lock = threading.Lock()
         threading.Thread(target=self._look, daemon=True).start()
 
     def reset(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-        self.anonymous = 0
+        with self._lock:
+            self.anonymous = 0
 
     def resident(self) -> int:
         return self._read("VmHWM")
@@ -50,7 +52,8 @@ class Peak:
 
     def _look(self) -> None:
         while True:
-            self.anonymous = max(self.anonymous, self._read("RssAnon"))
+            with self._lock:
+                self.anonymous = max(self.anonymous, self._read("RssAnon"))
             time.sleep(0.005)
 
 

@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends.mapped": {"device"},
     "backends.graph_order": set(),
     "backends.onnx": TYPES | {"device", "backends.mapped", "backends.graph_order"},
-    "backends.prepacked": TYPES | {"device", "backends.onnx"},
+    "backends.prepacked": TYPES | {"device", "backends.mapped", "backends.onnx"},
     "backends.llama_library": {"errors"},
     "backends.llama_header": LLAMA,
     "backends.llama_vocabulary": LLAMA,

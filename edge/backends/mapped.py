@@ -1,4 +1,4 @@
-"""Pages of mapped weight files that were read while loading and are not needed again."""
+"""Memory that loading a model needed and running it does not."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def mappings(smaps: str) -> list[Mapping]:
         elif found and line.startswith("Anonymous:"):
             found[-1] = found[-1]._replace(clean=line.split()[1] == "0")
     return found
+
+
+def trim() -> None:
+    """Gives freed memory back to the system, which glibc keeps for later; does nothing where the C library has no such call."""
+    give: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give is not None:
+        give(ctypes.c_size_t(0))
 
 
 def let_go(path: Path, root: Path = SYSTEM) -> int:

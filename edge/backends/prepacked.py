@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge.artifact import Artifact
+from edge.backends.mapped import trim
 from edge.backends.onnx import GRAPH_NAME, RUNTIME_VERSION, WEIGHTS_NAME, save_prepacked
 from edge.device import SYSTEM, entries, read_text
 from edge.errors import UserError
@@ -76,6 +77,7 @@ def make(artifact: Artifact, folder: Path, threads: int) -> None:
     try:
         temporary.mkdir()
         save_prepacked(artifact.path / GRAPH_NAME, temporary, threads)
+        trim()
         checksums = {name: checksum(temporary / name) for name in (GRAPH_NAME, WEIGHTS_NAME)}
         (temporary / MADE_NAME).write_text(json.dumps({"identity": identity(artifact), "checksums": checksums}))
         temporary.rename(folder)
