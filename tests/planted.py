@@ -20,6 +20,7 @@ from edge.trace import Run, RunManifest, RunWriter
 
 PART_ROWS = 4096
 PROMPT = 12
+VOCABULARY = 150
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,11 @@ def tables(
     }
     means["attention_entropy_normalised"] = means["attention_entropy"] / bound
     index, total = np.arange(first, first + count), count * tokens
+    words = rng.spawn(1)[0].integers(0, VOCABULARY, total).astype(np.int32)
     columns = {
         "question_index": np.repeat(index, tokens), "question_id": ["q"] * total, "step": np.tile(np.arange(tokens), count),
         "phase": ["generation"] * total, "position": np.tile(PROMPT - 1 + np.arange(tokens), count),
-        "token_id": np.zeros(total, np.int32), "token": ["x"] * total, "step_ms": np.ones(total),
+        "token_id": words, "token": [f"w{word} " for word in words], "step_ms": np.ones(total),
     } | {name: values.ravel() for name, values in scalars.items()}  # fmt: skip
     for name, values in vectors.items():
         undefined = name.startswith("token_")
@@ -129,7 +131,7 @@ def write_run(
     """The run, and which of its answers are untrue [questions]."""
     rng = np.random.default_rng(seed)
     untrue = rng.random(questions) < truth.untrue
-    spec = ModelSpec("llama", truth.layers, 8, truth.heads, 1, 8, 150, 4096, (0,) * truth.layers, (1,))
+    spec = ModelSpec("llama", truth.layers, 8, truth.heads, 1, 8, VOCABULARY, 4096, (0,) * truth.layers, (1,))
     artifact = {"model_id": model_id, "precision": precision, "taps": "rows", "tokenizer_sha256": "t", "notice": ""}
     settings = {"prompt": "raw", "shard": "1/1", "reference_k": 0, "temperature": 0.0}
     chosen = {"sha256": "q", "count": questions, "selected": questions}

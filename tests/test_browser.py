@@ -15,9 +15,18 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from edge.analysis.dynamics import DELTA
+from edge.artifact import Artifact
+from edge.decode import DecodeSettings
+from edge.force import force
 from edge.parts import write_table
+from edge.questions import read_questions
 from edge.report import write_report
+from edge.report.html import plotly_js, render
+from edge.report.model import build_groups
+from edge.run import run as run_questions
 from edge.trace import Run
+from tests.conftest import write_questions
 from tests.planted import Planted, write_run
 from tests.test_report import HOSTILE, runs  # noqa: F401 - a fixture
 
@@ -28,15 +37,20 @@ MODELS, PRECISIONS = ("one", "two", "three", "four"), ("onnx-fp32", "onnx-int8",
 QUESTIONS, TOKENS = 790, 30
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
+def program() -> str:
+    """Where Chromium is. In the checks its absence is a failure."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
         if os.environ.get("CI"):
             pytest.fail("there is no Chromium: the checks install Debian's package")
         pytest.skip("there is no Chromium: apt install chromium")
+    return found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=program(), args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -95,18 +109,40 @@ def label(folder: Path, rows: pa.Table, outcomes: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
-    """Four models in three precisions over as many questions as the paper has, judged."""
+    """Four models in three precisions over as many questions as the paper has, one run of each judged. The analysis of one
+    model stands for all four, for it takes ten times as long as all that is tested here."""
     folder = tmp_path_factory.mktemp("large")
     made = []
-    for m, model in enumerate(MODELS):
-        for p, precision in enumerate(PRECISIONS):
-            truth = dataclasses.replace(WIDE, entropy=1.5 + 0.01 * p)
-            run, untrue = write_run(folder / f"{model}-{p}", truth, 10 * m, QUESTIONS, TOKENS, model, precision)
+    for p, precision in enumerate(PRECISIONS):
+        run, untrue = write_run(folder / precision, WIDE, p, QUESTIONS, TOKENS, "one", precision)
+        if p == 0:
             rows = run.answers(["question_index", "question_id"])
             label(run.folder, rows, np.where(untrue, "incorrect", "correct").tolist())
-            made.append(Run.open(run.folder))
+        made.append(Run.open(run.folder))
+    group = build_groups(made, DELTA)[0]
     out = folder / "report.html"
-    write_report(made, out)
+    out.write_text(render([dataclasses.replace(group, model_id=model) for model in MODELS], plotly_js()), encoding="utf-8")
+    return out
+
+
+@pytest.fixture(scope="module")
+def demo(artifacts, tmp_path_factory) -> Path:
+    """The report of what `edge demo` makes of one model, of fewer questions."""
+    folder = tmp_path_factory.mktemp("demo")
+    asked = read_questions(
+        write_questions(folder / "questions.csv", ["Is the sea salty?", "Why?", "How many legs has a spider?"])
+    )
+    made = []
+    for precision in PRECISIONS:
+        artifact = Artifact.open(artifacts("nano-llama", precision))
+        full = precision == PRECISIONS[0]
+        made.append(folder / precision)
+        run_questions(artifact, asked, made[-1], DecodeSettings(24, reference_k=64 if full else 0))
+        if not full:
+            made.append(folder / f"{precision}-forced")
+            force(artifact, made[0], made[-1])
+    out = folder / "report.html"
+    write_report([Run.open(each) for each in made], out)
     return out
 
 
@@ -196,6 +232,42 @@ def test_no_serious_fault_of_accessibility_and_no_sideways_scrolling(visit, host
     assert fits(page)
 
 
+def test_the_first_screen_of_the_demo_answers_in_sentences(visit, demo):
+    page = visit(demo)
+    short = page.locator(".short")
+    expect(short).to_have_count(1)
+    expect(short).to_be_in_viewport(ratio=0.9)
+    expect(short).to_contain_text(re.compile(r"onnx-int4: KL \S+ ± \S+ nat a token, output entropy [+−]"))
+    expect(short).to_contain_text("Not known: no outcomes are labelled")
+    for figure in page.locator("figure").all():
+        figure.scroll_into_view_if_needed()
+    expect(page.locator(".panels:empty")).to_have_count(0)
+    assert faults(page) == []
+
+
+def test_what_a_bad_page_asks_and_does_would_be_seen(chromium, tmp_path):
+    path = tmp_path / "bad.html"
+    path.write_text("<html><img src='http://127.0.0.1:9/a.png'><script>throw new Error('mine')</script>", encoding="utf-8")
+    page = chromium.new_page()
+    seen = []
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("request", lambda request: seen.append(request.url))
+    page.goto(path.as_uri())
+    assert {"mine", "http://127.0.0.1:9/a.png"} <= set(seen)
+    assert any(fault.startswith("image-alt") for fault in faults(page))
+    page.close()
+
+
+def test_without_a_browser_checks_fail_and_others_skip(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception, match="no Chromium"):
+        program()
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="no Chromium"):
+        program()
+
+
 def test_colours_are_chosen_in_the_page(visit, hostile):
     page = visit(hostile, scheme="dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -224,10 +296,10 @@ def test_figures_are_drawn_hovered_and_saved(visit, hostile, tmp_path):
 def test_four_models_in_three_precisions_over_the_papers_questions(visit, large):
     assert large.stat().st_size < 10e6
     page = visit(large)
-    rows = page.locator("table:has(#overview) tbody tr")
-    expect(rows).to_have_count(len(MODELS))
-    assert "deterministic" in (rows.first.text_content() or "")
-    assert "yes: AUROC" in (rows.first.text_content() or "")
+    shorts = page.locator(".short")
+    expect(shorts).to_have_count(len(MODELS))
+    expect(shorts.first).to_contain_text("Deterministic. Early to late shift of output entropy −")
+    expect(shorts.first).to_contain_text(re.compile(r"Yes: the mean output entropy of an answer has AUROC 0\.\d+ \["))
     section = page.locator("section.model").nth(3)
     section.locator(".browser").scroll_into_view_if_needed()
     shown = section.locator(".list li:visible")
