@@ -24,6 +24,11 @@ class Pair(NamedTuple):
     forced: Comparison | None
     free: Comparison | None
 
+    @property
+    def shown(self) -> Comparison | None:
+        """The one that compares token by token, where there is one."""
+        return self.forced or self.free
+
 
 def overview(groups: Sequence[ModelGroup]) -> list[Short]:
     """Which class, how much quantisation changes, where that starts, whether entropy can be trusted as a warning."""
@@ -55,10 +60,9 @@ def pairs(group: ModelGroup) -> list[Pair]:
 
 
 def changes(pair: Pair) -> str:
-    shown = pair.forced or pair.free
-    assert shown is not None  # noqa: S101 - a pair is made of a comparison
     parts = [kl_part(pair.forced.divergence) if pair.forced else "KL not known (edge force measures it)"]
-    parts.append(f"output entropy {change_of('output_entropy')(shown.divergence)} nat")
+    if pair.shown:
+        parts.append(f"output entropy {change_of('output_entropy')(pair.shown.divergence)} nat")
     if pair.free and pair.free.divergence.free:
         parts.append(f"{percent(pair.free.divergence.free.identical)} of its own answers are the same")
     return f"{pair.name}: {', '.join(parts)}."
@@ -72,7 +76,7 @@ def kl_part(found: Divergence) -> str:
 
 def starts(pair: Pair) -> list[str]:
     """The first layer that changes beyond chance, by the metric in which that is earliest, and the token where answers part."""
-    shown = pair.forced or pair.free
+    shown = pair.shown
     said = []
     if shown is not None and shown.starts:
         found = [(start.first, start.metric) for start in shown.starts if start.first is not None]
