@@ -24,6 +24,7 @@ from edge.questions import read_questions
 from edge.report import write_report
 from edge.report.html import plotly_js, render
 from edge.report.model import build_groups
+from edge.report.overview import overview
 from edge.run import run as run_questions
 from edge.trace import Run
 from tests.conftest import write_questions
@@ -309,3 +310,12 @@ def test_four_models_in_three_precisions_over_the_papers_questions(visit, large)
     correct = shown.count()
     section.locator(".outcome").select_option("incorrect")
     assert correct + shown.count() == QUESTIONS
+
+
+def test_a_null_result_is_said_as_one(tmp_path):
+    made, untrue = write_run(tmp_path / "run", Planted(), 1, 80, 10)
+    rows = made.answers(["question_index", "question_id"])
+    label(made.folder, rows, np.where(untrue, "incorrect", "correct").tolist())
+    said = dict(overview(build_groups([Run.open(made.folder)], DELTA))[0].answers)
+    assert re.match(r"No sign of it: .* AUROC 0\.\d+ \[.* no better than chance", said["Does entropy warn of untrue answers?"][0])
+    assert "How much does quantisation change?" not in said  # there is one run
