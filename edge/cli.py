@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +14,15 @@ from edge import __version__, screen
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
 from edge.cli_bench import bench
-from edge.cli_common import check_json, console, errors, run_app, say_note, write_json, write_json_line
+from edge.cli_common import QUESTIONS_HELP, check_json, chosen_questions, console, run_app, say_note, write_json, write_json_line
 from edge.cli_compare import compare
 from edge.cli_demo import demo
+from edge.cli_job import shown
+from edge.cli_label import label
 from edge.cli_merge import merge
 from edge.cli_paper import paper
+from edge.cli_questions import questions as questions_app
+from edge.cli_score import score
 from edge.cli_watch import watch
 from edge.completion import complete_artifacts, complete_runs
 from edge.decode import DecodeSettings
@@ -28,15 +31,15 @@ from edge.errors import UserError
 from edge.force import force as force_job
 from edge.gguf_file import open_artifact
 from edge.live import answer, as_json
-from edge.progress import Job, OnNote, OnProgress, with_progress
-from edge.questions import EMBEDDED, read_questions
+from edge.progress import Job, OnNote, OnProgress
+from edge.questions import read_questions
 from edge.registry import read_registry
 from edge.run import Interrupted
 from edge.run import run as run_job
 from edge.tables import doctor as doctor_table
 from edge.tables import find_artifacts
 from edge.tables import models as models_table
-from edge.terminal import escaped, unmarked
+from edge.terminal import unmarked
 from edge.trace import Run, RunManifest
 
 REFERENCE_K = 256
@@ -79,13 +82,7 @@ def top(
 
 def traced(job: Job, title: str, out: Path, quiet: bool) -> None:
     """Runs the job under its progress view and says what it made; an interruption exits with its code after a hint."""
-    try:
-        manifest = with_progress(job, title, errors, say_note, quiet=quiet)
-    except Interrupted as error:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        hint = f"interrupted: finished answers are kept, go on with: {escaped(command)}"
-        errors.print(hint, style="yellow", markup=False, soft_wrap=True)
-        raise typer.Exit(error.code) from None
+    manifest = shown(job, title, quiet)
     console.print(unmarked(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
     if manifest.notice:
         console.print(unmarked(manifest.notice), style="dim", soft_wrap=True)
@@ -95,7 +92,7 @@ def traced(job: Job, title: str, out: Path, quiet: bool) -> None:
 def run(
     artifact: ArtifactPath,
     out: Annotated[Path, typer.Option(help="Run directory to make or to continue.")],
-    questions: Annotated[Path, typer.Option(help="CSV in TruthfulQA's columns.")] = EMBEDDED,
+    questions: Annotated[Path | None, typer.Option(help=QUESTIONS_HELP)] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 1000,
     shard: Annotated[str, typer.Option(help="I/N: every N-th question, for several boards.")] = "1/1",
@@ -117,7 +114,7 @@ def run(
     """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
     settings = DecodeSettings(max_new_tokens, temperature, seed, REFERENCE_K if reference else 0)
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
-    asked = read_questions(questions)
+    asked = read_questions(chosen_questions(questions))
     opened = open_artifact(artifact)
 
     def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
@@ -221,8 +218,11 @@ def ask(
 
 app.command(epilog="Example: edge bench models/nano-llama/onnx-fp32 models/nano-llama/onnx-int4 --context 64")(bench)
 app.command(epilog="Example: edge demo --model nano-llama")(demo)
+app.command(epilog="Example: edge label runs/fp32 --auto")(label)
 app.command(epilog="Example: edge merge runs/pi4 runs/pi5 --out runs/int4")(merge)
 app.command(epilog="Example: edge paper runs/fp32 runs/int4 --question 0 --csv tables")(paper)
+app.add_typer(questions_app, name="questions")
+app.command(epilog="Example: edge score models/nano-llama/onnx-int4 --out scores/int4")(score)
 app.command(epilog="Example: edge watch runs/int4")(watch)
 
 

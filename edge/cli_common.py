@@ -13,14 +13,26 @@ from rich.console import Console
 
 from edge.errors import UserError
 from edge.parts import write_whole
+from edge.questions import EMBEDDED, default_questions
 from edge.terminal import escaped
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+QUESTIONS_HELP = "CSV in TruthfulQA's columns, or the hub's Parquet or JSON lines (default: those fetched, else embedded ones)."
 
 
 def say_note(text: str) -> None:
     errors.print(f"note: {escaped(text)}", style="yellow", markup=False, soft_wrap=True)
+
+
+def chosen_questions(given: Path | None) -> Path:
+    """The file given, else the fetched or the embedded one, and says which of them."""
+    if given is not None:
+        return given
+    path = default_questions()
+    which = "the embedded questions" if path == EMBEDDED else f"TruthfulQA's questions in {path}"
+    errors.print(f"questions: {escaped(which)}", style="dim", markup=False, soft_wrap=True)
+    return path
 
 
 def check_json(target: str | None) -> None:

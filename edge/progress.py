@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.text import Text
@@ -17,6 +18,7 @@ from edge.trace import RunManifest
 OnProgress = Callable[[Progress], None]
 OnNote = Callable[[str], None]
 Job = Callable[[OnProgress, OnNote], RunManifest]
+Made = TypeVar("Made")
 
 FIRST_LINE, GROWTH = 10.0, 1.5  # seconds; lines come ever more rarely, so that a log of a day has some 25
 BAR_WIDTH = 24
@@ -108,7 +110,9 @@ def view(title: str, course: Course, temperature: float | None) -> Group:
     return Group(*lines)
 
 
-def with_progress(job: Job, title: str, console: Console, on_note: OnNote, *, quiet: bool) -> RunManifest:
+def with_progress(
+    job: Callable[[OnProgress, OnNote], Made], title: str, console: Console, on_note: OnNote, *, quiet: bool
+) -> Made:
     """Runs job(on_progress, on_note) and shows how far it is on the console, unless `quiet`; a line of it stays at the end."""
     course, gauge, rarely = Course(), Gauge(Sensors()), Rarely()
     frame = Frame(console, DRAW_EVERY) if can_draw(console) and not quiet else None

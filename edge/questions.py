@@ -1,4 +1,4 @@
-"""Questions with their reference answers: TruthfulQA's CSV of 817 or of 790 questions, or one of your own."""
+"""Questions with their reference answers: TruthfulQA's CSV of 817 or of 790 questions, its forms on the hub, or your own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge.errors import UserError
+from edge.hub_questions import JSON_LINES, PARQUET, cells_of, read_rows
 
 EMBEDDED = Path(__file__).resolve().parent / "data" / "questions.csv"
 REQUIRED = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
@@ -37,15 +39,28 @@ class Question:
         return hashlib.sha256(self.question.encode()).hexdigest()[:12]
 
 
+def fetched_path() -> Path:
+    """Where `edge questions fetch` puts the authors' CSV: below $XDG_DATA_HOME, by default ~/.local/share."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "edgetrace" / "truthfulqa.csv"
+
+
+def default_questions() -> Path:
+    """The authors' questions where they have been fetched, else the embedded ones."""
+    return fetched_path() if fetched_path().is_file() else EMBEDDED
+
+
 def split_answers(cell: str) -> tuple[str, ...]:
     return tuple(answer for part in cell.split(ANSWER_SEPARATOR) if (answer := part.strip()))
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Reads a CSV in TruthfulQA's columns (those of 2025 or before); further columns are ignored.
+    """Reads a CSV in TruthfulQA's columns (those of 2025 or before), or by their names' ends the hub's Parquet and JSON lines;
+    further columns are ignored.
 
     Raises UserError, naming file, row and mend, when it is missing, empty, not UTF-8, lacks a column or a question.
     """
+    if path.suffix.lower() in (PARQUET, *JSON_LINES):
+        return [made_of(path, number, *cells_of(path, number, row)) for number, row in enumerate(read_rows(path))]
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -73,18 +88,22 @@ def read_questions(path: Path) -> list[Question]:
 
 def question_of(path: Path, index: int, row: dict[str, str | None]) -> Question:
     cells = {name: (row.get(name) or "").strip() for name in (*REQUIRED, "Best Incorrect Answer", "Type", "Category", "Source")}
+    return made_of(path, index, cells, split_answers(cells["Correct Answers"]), split_answers(cells["Incorrect Answers"]))
+
+
+def made_of(path: Path, index: int, cells: Mapping[str, str], correct: tuple[str, ...], incorrect: tuple[str, ...]) -> Question:
     if not cells["Question"]:
         raise UserError(f"{path} has no question in data row {index + 1}: fill it in or delete the row")
     return Question(
         index=index,
         question=cells["Question"],
         best=cells["Best Answer"],
-        best_incorrect=cells["Best Incorrect Answer"],
-        correct=split_answers(cells["Correct Answers"]),
-        incorrect=split_answers(cells["Incorrect Answers"]),
-        type=cells["Type"],
-        category=cells["Category"],
-        source=cells["Source"],
+        best_incorrect=cells.get("Best Incorrect Answer", ""),
+        correct=correct,
+        incorrect=incorrect,
+        type=cells.get("Type", ""),
+        category=cells.get("Category", ""),
+        source=cells.get("Source", ""),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,14 @@ def artifacts(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory
         return made[key]
 
     return get
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_fetched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Questions that this machine's user has fetched are not what the tests ask."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
+        yield
 
 
 @pytest.fixture

@@ -17,12 +17,14 @@ METRICS = TYPES | {"signals", "streaming"}
 DECODING = METRICS | {"decode", "prompt", "questions"}
 TRACING = DECODING | {"columns", "fit", "record", "parts", "trace", "device", "telemetry", "edge", "runtime"}
 JOBS = TRACING | {"run"}
-READING = METRICS | {"columns", "parts", "trace", "registry", "questions"}
+READING = METRICS | {"columns", "parts", "trace", "registry", "questions", "outcomes"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "artifact": {"errors"},
     "registry": {"errors"},
-    "questions": {"errors"},
+    "hub_questions": {"errors"},
+    "questions": {"errors", "hub_questions"},
+    "fetch": {"errors", "parts"},
     "device": set(),
     "telemetry": {"device"},
     "backends": set(),
@@ -49,6 +51,11 @@ ALLOWED: dict[str, set[str]] = {
     "record": DECODING | {"columns"},
     "parts": {"errors"},
     "trace": {"errors", "artifact", "columns", "parts"},
+    "similarity": {"errors", "questions"},
+    "outcomes": {"errors", "parts", "trace", "questions", "similarity"},
+    "score_directory": {"errors", "artifact", "parts", "trace"},
+    "score": JOBS | {"score_directory"},
+    "cli_job": {"cli_common", "progress", "run", "terminal"},
     "doctor": TYPES
     | LLAMA
     | {
@@ -72,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "terminal": set(),
     "screen": JOBS | {"live", "terminal"},
     "progress": JOBS | {"live", "terminal"},
-    "cli_common": {"errors", "parts", "terminal"},
+    "cli_common": {"errors", "parts", "terminal", "questions"},
 }
 # Packages whose modules may import one another, and what they may import beside.
 PACKAGES = {"analysis": READING, "report": READING | {"analysis", "edge"}}
@@ -81,8 +88,11 @@ DOORS = {
     "cli_bench",
     "cli_compare",
     "cli_demo",
+    "cli_label",
     "cli_merge",
     "cli_paper",
+    "cli_questions",
+    "cli_score",
     "cli_watch",
     "tables",
     "tables_many",

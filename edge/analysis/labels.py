@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from edge.errors import UserError
-from edge.parts import read_part
+from edge.outcomes import AUTOMATIC, OUTCOMES, UNTRUE, read_outcomes
 from edge.trace import Run
-
-OUTCOMES_NAME = "outcomes.parquet"
-OUTCOMES = ("best", "correct", "best_incorrect", "incorrect")
-UNTRUE = frozenset(("best_incorrect", "incorrect"))
-AUTOMATIC = "automatic"
-COLUMNS = ["question_index", "question_id", "outcome", "source"]
 
 
 class Labels(NamedTuple):
@@ -30,26 +23,11 @@ def read_labels(run: Run) -> Labels | None:
     """None where nobody has judged the run. A person's label goes before an automatic one; of several raters the majority
     decides between true and untrue. Raises UserError for labels of questions that the run does not hold, and for words that
     are no outcome."""
-    path = run.folder / OUTCOMES_NAME
-    if not path.is_file():
-        return None
-    table = read_part(path)
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
-        raise UserError(f"{path} lacks the column {' and '.join(missing)}: label the run again")
-    answers = run.answers(["question_index", "question_id"])
-    known = dict(zip(*(answers.column(name).to_pylist() for name in ("question_index", "question_id")), strict=True))
     said: dict[int, dict[bool, list[str]]] = {}  # by question: labels of people (False) and of programs (True)
-    for index, identity, outcome, source in zip(*(table.column(name).to_pylist() for name in COLUMNS), strict=True):
-        if known.get(index) != identity:
-            raise UserError(
-                f"{path} labels question {index} ({identity}), which {run.folder} does not hold: label this run's answers"
-            )
-        if outcome is None:
-            continue
-        if outcome not in OUTCOMES:
-            raise UserError(f"{path} calls question {index} {outcome!r:.40}: an outcome is one of {', '.join(OUTCOMES)}")
-        said.setdefault(index, {}).setdefault(source == AUTOMATIC, []).append(outcome)
-    return decide(said, len(known))
+    for row in read_outcomes(run):
+        if row.outcome is not None:
+            said.setdefault(row.question_index, {}).setdefault(row.source == AUTOMATIC, []).append(row.outcome)
+    return decide(said, len(run.answers(["question_index"])))
 
 
 def decide(said: dict[int, dict[bool, list[str]]], questions: int) -> Labels | None:

@@ -16,7 +16,7 @@ import numpy as np
 from edge.analysis.calibration import ReliabilityBin, cross_fit, judge, reliability
 from edge.analysis.dynamics import numbers
 from edge.analysis.intervals import UNDEFINED, Float64, Interval, bootstrap
-from edge.analysis.labels import OUTCOMES, UNTRUE, Labels
+from edge.analysis.labels import Labels
 from edge.analysis.ranking import (
     Bool,
     RiskCoverage,
@@ -31,6 +31,7 @@ from edge.analysis.ranking import (
 )
 from edge.analysis.tokens import MeanCourse, TokenPass, mean_course
 from edge.errors import UserError
+from edge.outcomes import OUTCOMES, UNTRUE
 from edge.signals import SCALARS
 from edge.trace import Run
 

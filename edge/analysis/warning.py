@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from edge.analysis.intervals import Interval, bootstrap
-from edge.analysis.labels import UNTRUE, Labels, read_labels
+from edge.analysis.labels import Labels, read_labels
 from edge.analysis.tokens import read_tokens
 from edge.analysis.truth import AurocChange, compare_truth, scores_of
+from edge.outcomes import UNTRUE
 from edge.trace import Run
 
 
