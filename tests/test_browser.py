@@ -105,7 +105,8 @@ def hostile(runs, tmp_path_factory) -> Path:  # noqa: F811
 
 def label(folder: Path, rows: pa.Table, outcomes: list[str]) -> None:
     made = rows.append_column("outcome", pa.array(outcomes)).append_column("source", pa.array(["hand"] * len(outcomes)))
-    write_table(folder / "outcomes.parquet", made.append_column("rater", pa.array(["me"] * len(outcomes))))
+    made = made.append_column("rater", pa.array(["me"] * len(outcomes)))
+    write_table(folder / "outcomes.parquet", made.append_column("margin", pa.nulls(len(outcomes), pa.float32())))
 
 
 @pytest.fixture(scope="module")
