@@ -24,7 +24,8 @@ OUTCOMES_NAME = "outcomes.parquet"
 OUTCOMES = ("best", "correct", "best_incorrect", "incorrect")
 UNTRUE = frozenset(("best_incorrect", "incorrect"))
 AUTOMATIC, HAND, IMPORTED = "automatic", "hand", "imported"
-REQUIRED = ("question_index", "question_id", "outcome", "source", "rater", "margin")
+REQUIRED = ("question_index", "question_id", "outcome", "source")
+OPTIONAL = ("rater", "margin")  # a file made elsewhere may do without
 SCHEMA = pa.schema([
     ("question_index", pa.int32()), ("question_id", pa.string()), ("outcome", pa.string()), ("source", pa.string()),
     ("rater", pa.string()), ("margin", pa.float32()), *((name, pa.float64()) for name in SCORES),
@@ -40,7 +41,7 @@ class Judgement:
     question_id: str
     outcome: str | None
     source: str
-    rater: str
+    rater: str = ""
     margin: float | None = None
     scores: dict[str, float | None] = field(default_factory=dict)
 
@@ -69,7 +70,8 @@ def read_outcomes(run: Run) -> list[Judgement]:
     found = []
     for row in table.to_pylist():
         scores = {name: row[name] for name in there} if row["source"] == AUTOMATIC else {}
-        found.append(Judgement(**{name: row[name] for name in REQUIRED}, scores=scores))
+        given = {name: row[name] for name in OPTIONAL if row.get(name) is not None}
+        found.append(Judgement(**{name: row[name] for name in REQUIRED}, **given, scores=scores))
     check(found, run, path)
     return found
 
