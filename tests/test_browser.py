@@ -129,7 +129,7 @@ def large(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(artifacts, tmp_path_factory) -> Path:
-    """The report of what `edge demo` makes of one model, of fewer questions."""
+    """The report of what `edge demo` makes, of fewer questions; one model stands for all four, each with its notice."""
     folder = tmp_path_factory.mktemp("demo")
     asked = read_questions(
         write_questions(folder / "questions.csv", ["Is the sea salty?", "Why?", "How many legs has a spider?"])
@@ -143,8 +143,11 @@ def demo(artifacts, tmp_path_factory) -> Path:
         if not full:
             made.append(folder / f"{precision}-forced")
             force(artifact, made[0], made[-1])
+    group = build_groups([Run.open(each) for each in made], DELTA)[0]
+    assert group.notice
+    shown = [dataclasses.replace(group, model_id=model, notice=f"{model}: {group.notice}") for model in MODELS]
     out = folder / "report.html"
-    write_report([Run.open(each) for each in made], out)
+    out.write_text(render(shown, plotly_js()), encoding="utf-8")
     return out
 
 
@@ -233,16 +236,22 @@ def test_no_serious_fault_of_accessibility_and_no_sideways_scrolling(visit, host
     assert fits(page)
 
 
-def test_the_first_screen_of_the_demo_answers_in_sentences(visit, demo):
-    page = visit(demo)
-    short = page.locator(".short")
-    expect(short).to_have_count(1)
-    expect(short).to_be_in_viewport(ratio=0.9)
+@pytest.mark.parametrize(("size", "share"), [(DESKTOP, 0.9), (PHONE, 0.5)], ids=["desktop", "phone"])
+def test_the_first_screen_of_the_demo_answers_in_sentences(visit, demo, size, share):
+    page = visit(demo, size=size)
+    expect(page.locator(".short")).to_have_count(len(MODELS))
+    short = page.locator(".short").first
+    expect(short).to_be_in_viewport(ratio=share)
+    expect(short.locator(".notice")).to_contain_text(f"{MODELS[0]}: ")
     expect(short).to_contain_text(re.compile(r"onnx-int4: KL \S+ ± \S+ nat a token, output entropy [+−]"))
     expect(short).to_contain_text("Not known: no outcomes are labelled")
-    for figure in page.locator("figure").all():
+
+
+def test_the_figures_of_the_demo_are_drawn(visit, demo):
+    section = visit(demo).locator("section.model").first
+    for figure in section.locator("figure").all():
         figure.scroll_into_view_if_needed()
-    expect(page.locator(".panels:empty")).to_have_count(0)
+    expect(section.locator(".panels:empty")).to_have_count(0)
 
 
 def test_what_a_bad_page_asks_and_does_would_be_seen(chromium, tmp_path):

@@ -113,7 +113,6 @@ def render(groups: Sequence[ModelGroup], library: str) -> str:
     return environment.get_template("template.html.j2").render(
         views=[view(group) for group in groups],
         overview=overview(groups),
-        notices=list(dict.fromkeys(group.notice for group in groups if group.notice)),
         style=Markup(own("style.css")),  # noqa: S704 - a file of this package
         app=Markup(app),  # noqa: S704 - a file of this package
         library=Markup(library),  # noqa: S704 - plotly's own
