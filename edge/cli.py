@@ -20,11 +20,27 @@ from edge.cli_demo import demo
 from edge.cli_job import shown
 from edge.cli_label import label
 from edge.cli_merge import merge
+from edge.cli_options import (
+    Anyway,
+    ArtifactPath,
+    Delta,
+    GpuLayers,
+    JsonFile,
+    KvCache,
+    Limit,
+    LowMemory,
+    NoPrepack,
+    PauseAbove,
+    Quiet,
+    Shard,
+    Taps,
+    Threads,
+)
 from edge.cli_paper import paper
 from edge.cli_questions import questions as questions_app
 from edge.cli_score import score
 from edge.cli_watch import watch
-from edge.completion import complete_artifacts, complete_runs
+from edge.completion import complete_runs
 from edge.decode import DecodeSettings
 from edge.doctor import examine
 from edge.errors import UserError
@@ -49,22 +65,6 @@ app = typer.Typer(
     help="See what a small language model does inside while it answers, and what quantisation does to that.",
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-
-ArtifactPath = Annotated[
-    Path,
-    typer.Argument(help="Artifact folder, as `edge-export build` made it, or any GGUF file.", autocompletion=complete_artifacts),
-]
-Threads = Annotated[int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)]
-Taps = Annotated[str, typer.Option(help="rows: attention and hidden states or an error; auto: where they can be had; none.")]
-KvCache = Annotated[str | None, typer.Option(help="GGUF: f16 or f32 (default: f32 for gguf-f32, else f16).")]
-LowMemory = Annotated[bool, typer.Option("--low-memory", help="GGUF: no second, faster copy of the weights.")]
-GpuLayers = Annotated[int, typer.Option(help="GGUF: so many layers on a GPU that llama.cpp was built for.")]
-NoPrepack = Annotated[
-    bool, typer.Option("--no-prepack", help="ONNX: do not keep the weights as this processor wants them beside the artifact.")
-]
-Anyway = Annotated[bool, typer.Option("--anyway", help="Start although memory or disk may not suffice.")]
-PauseAbove = Annotated[float | None, typer.Option(help="Wait while the machine is hotter than so many degrees Celsius.")]
-JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")]
 
 
 def show_version(value: bool) -> None:
@@ -93,9 +93,9 @@ def run(
     artifact: ArtifactPath,
     out: Annotated[Path, typer.Option(help="Run directory to make or to continue.")],
     questions: Annotated[Path | None, typer.Option(help=QUESTIONS_HELP)] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
+    limit: Limit = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 1000,
-    shard: Annotated[str, typer.Option(help="I/N: every N-th question, for several boards.")] = "1/1",
+    shard: Shard = "1/1",
     prompt: Annotated[str | None, typer.Option(help=PROMPT_HELP)] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy; above it tokens are sampled.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling, used with each question's index.")] = 0,
@@ -109,7 +109,7 @@ def run(
     no_prepack: NoPrepack = False,
     anyway: Anyway = False,
     pause_above: PauseAbove = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
     settings = DecodeSettings(max_new_tokens, temperature, seed, REFERENCE_K if reference else 0)
@@ -144,7 +144,7 @@ def force(
     no_prepack: NoPrepack = False,
     anyway: Anyway = False,
     pause_above: PauseAbove = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by position."""
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
@@ -167,7 +167,7 @@ def report(
         list[Path], typer.Argument(help="Run directories; those of one model are compared.", autocompletion=complete_runs)
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
-    delta: Annotated[float, typer.Option(help="Nats of early/late shift that still count as balanced.")] = DELTA,
+    delta: Delta = DELTA,
 ) -> None:
     """Write one HTML file with tables and figures of one or more runs; it opens offline."""
     from edge.report import write_report  # plotly is large: only this command pays for it

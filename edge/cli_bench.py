@@ -16,6 +16,7 @@ from edge.artifact import LLAMA_CPP, Artifact
 from edge.backends.base import Runtime
 from edge.bench import Result, race, read_bandwidth, summarise, traced, weight_bytes
 from edge.cli_common import check_json, console, errors, write_json
+from edge.cli_options import Anyway, JsonFile, NoPrepack, Threads
 from edge.completion import complete_artifacts
 from edge.errors import UserError
 from edge.gguf_file import open_artifact
@@ -39,14 +40,10 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Rounds, after one that warms up.", min=1)] = 7,
     tokens: Annotated[int, typer.Option(help="Tokens after the prompt in a round.", min=1)] = 32,
     untapped: Annotated[bool, typer.Option("--untapped", help="GGUF: each also without taps.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)] = None,
-    no_prepack: Annotated[
-        bool, typer.Option("--no-prepack", help="ONNX: do not keep the weights as this processor wants them beside the artifact.")
-    ] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Start although memory may not suffice.")] = False,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")
-    ] = None,
+    threads: Threads = None,
+    no_prepack: NoPrepack = False,
+    anyway: Anyway = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Tokens a second with every column traced, time to first token, peak memory, and the share of the memory's speed."""
     check_json(json_file)

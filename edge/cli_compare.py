@@ -11,6 +11,7 @@ from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
 from edge.analysis.many import best_fit, check_room, compare_many
 from edge.cli_common import check_json, console, write_json
+from edge.cli_options import Delta, JsonFile
 from edge.completion import complete_runs
 from edge.tables import comparison
 from edge.tables_many import many as many_tables
@@ -25,10 +26,8 @@ def compare(
         typer.Argument(help="Runs of quantised ones: free-running, or from `edge force`.", autocompletion=complete_runs),
     ],
     fits: Annotated[float | None, typer.Option(help="Name the least damaged that fits in so many GB of memory.")] = None,
-    delta: Annotated[float, typer.Option(help="Nats of early/late shift that still count as balanced.")] = DELTA,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")
-    ] = None,
+    delta: Delta = DELTA,
+    json_file: JsonFile = None,
 ) -> None:
     """Say what quantisation changed: agreement of tokens and distributions, entropies and dispersion by layer, class; of several
     runs a table by artifact with size, memory and speed."""

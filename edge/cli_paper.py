@@ -19,6 +19,7 @@ from edge.analysis.paper import PaperRun
 from edge.analysis.published import published
 from edge.analysis.study import Change, Study, changes_of, study_runs
 from edge.cli_common import check_json, console, write_json
+from edge.cli_options import JsonFile
 from edge.completion import complete_runs
 from edge.device import usable_cores
 from edge.report.paper import correlation_table, diffusion_text, paper_tables
@@ -38,9 +39,7 @@ def paper(
     csv: Annotated[Path | None, typer.Option(help="Write every table as CSV into this folder.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write every table as Parquet into this folder.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs analysed at once (default: as many as there are cores).", min=1)] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Tables 1 to 7 of arXiv 2604.03589 for runs, beside the paper's numbers; with outcomes, whether a metric predicts them."""
     check_json(json_file)

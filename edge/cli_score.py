@@ -14,7 +14,19 @@ from edge.artifact import LLAMA_CPP
 from edge.backends.base import Runtime
 from edge.cli_common import QUESTIONS_HELP, check_json, chosen_questions, console, write_json
 from edge.cli_job import shown
-from edge.completion import complete_artifacts
+from edge.cli_options import (
+    Anyway,
+    ArtifactPath,
+    GpuLayers,
+    JsonFile,
+    KvCache,
+    Limit,
+    LowMemory,
+    NoPrepack,
+    Quiet,
+    Shard,
+    Threads,
+)
 from edge.gguf_file import open_artifact
 from edge.progress import OnNote, OnProgress
 from edge.questions import read_questions
@@ -24,23 +36,19 @@ from edge.terminal import unmarked
 
 
 def score(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder, or any GGUF file.", autocompletion=complete_artifacts)],
+    artifact: ArtifactPath,
     out: Annotated[Path, typer.Option(help="Folder to make or to continue.")],
     questions: Annotated[Path | None, typer.Option(help=QUESTIONS_HELP)] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
-    shard: Annotated[str, typer.Option(help="I/N: every N-th question, for several boards.")] = "1/1",
-    threads: Annotated[int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)] = None,
-    kv_cache: Annotated[str | None, typer.Option(help="GGUF: f16 or f32 (default: f32 for gguf-f32, else f16).")] = None,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="GGUF: no second, faster copy of the weights.")] = False,
-    gpu_layers: Annotated[int, typer.Option(help="GGUF: so many layers on a GPU that llama.cpp was built for.")] = 0,
-    no_prepack: Annotated[
-        bool, typer.Option("--no-prepack", help="ONNX: do not keep the weights as this processor wants them.")
-    ] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Start although memory may not suffice.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")
-    ] = None,
+    limit: Limit = None,
+    shard: Shard = "1/1",
+    threads: Threads = None,
+    kv_cache: KvCache = None,
+    low_memory: LowMemory = False,
+    gpu_layers: GpuLayers = 0,
+    no_prepack: NoPrepack = False,
+    anyway: Anyway = False,
+    quiet: Quiet = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Say which listed answers a model finds likeliest: mc1, mc2 and binary; continues by itself where it was stopped."""
     check_json(json_file)

@@ -79,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "terminal": set(),
     "screen": JOBS | {"live", "terminal"},
     "progress": JOBS | {"live", "terminal"},
+    "cli_options": {"completion"},
     "cli_common": {"errors", "parts", "terminal", "questions"},
 }
 # Packages whose modules may import one another, and what they may import beside.
