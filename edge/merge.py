@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from edge.artifact import file_sha256
 from edge.errors import UserError
-from edge.parts import read_part, write_table, write_whole
+from edge.parts import read_part, write_record, write_table, write_whole
 from edge.questions import parse_shard
 from edge.run import ignore
 from edge.trace import DEVICE_NAME, RUN_NAME, Run, RunManifest, differences
@@ -39,8 +38,7 @@ def merge(folders: Sequence[Path], out: Path, on_note: Callable[[str], None] = i
         for run in runs:
             copy_parts(run, temporary)
         write_devices(runs, temporary / DEVICE_NAME)
-        text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
-        write_whole(temporary / RUN_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+        write_record(temporary / RUN_NAME, manifest)
         Run(temporary, manifest).answers(["question_index"])  # no question twice
         temporary.rename(out)
     except OSError as error:

@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from edge.errors import UserError
-from edge.parts import read_part, write_table, write_whole
+from edge.parts import LOCK_NAME, read_part, write_table, write_whole
 from edge.questions import Question, questions_sha256
 from edge.similarity import NEAREST_BY, SCORES, against
-from edge.trace import LOCK_NAME, Run
+from edge.trace import Run
 
 OUTCOMES_NAME = "outcomes.parquet"
 OUTCOMES = ("best", "correct", "best_incorrect", "incorrect")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and parts of a run that are known again by the checksum in their names.
+"""Files that are whole or absent, the lock of a folder, and parts that are known again by the checksum in their names.
 
 A part is named part-IofN-FIRST-LAST.CHECKSUM.parquet: the checksum (16 hex digits of SHA-256 of the file) travels with the file
 when the parts of shards are copied into one folder, and needs no second file that a crash could tear from the first. Parts
@@ -8,12 +8,17 @@ without one, of older versions, are read as they are.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
+import fcntl
 import functools
 import hashlib
+import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +27,7 @@ from edge.errors import UserError
 
 PART = re.compile(r"(part-\d+of\d+-\d+-\d+)(?:\.([0-9a-f]{16}))?\.parquet")
 DIGITS = 16
+LOCK_NAME = ".lock"
 # Columns whose values come again and again in a part.
 REPEATED = frozenset({"question_index", "question_id", "phase", "token", "token_id", "category", "stop_reason"})
 AGAIN = "run the same command again to trace its questions anew"
@@ -43,6 +49,35 @@ def write_part(folder: Path, stem: str, table: pa.Table) -> Path:
     """Writes a part whole, named by what is in it; raises UserError where it cannot be written."""
     write = functools.partial(_write_parquet, table)
     return _put(folder / f".{stem}.tmp", write, lambda written: folder / f"{stem}.{checksum(written)}.parquet")
+
+
+def write_record(path: Path, record: Any) -> None:
+    """A dataclass as JSON, keys sorted."""
+    text = json.dumps(dataclasses.asdict(record), indent=2, sort_keys=True) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def claim(folder: Path) -> IO[str]:
+    """The folder's lock, held until the stream is closed or the process ends, however. Raises UserError when the folder cannot be
+    written or locked, or another process has it."""
+    try:
+        lock = (folder / LOCK_NAME).open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise UserError(f"{folder} cannot be locked ({error.strerror}): give an --out on a local disk") from None
+        raise UserError(f"{folder} is being written by another process: wait for it or give another --out") from None
+    return lock
+
+
+def part_name(shard: str, indices: Sequence[int]) -> str:
+    """Stem of a part's name, from the shard I/N and the questions that it holds."""
+    number, count = shard.split("/")
+    return f"part-{number}of{count}-{indices[0]:06d}-{indices[-1]:06d}"
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ import pyarrow as pa
 
 from edge.artifact import check_types
 from edge.errors import UserError
-from edge.parts import is_damaged, read_part, remove_temporary, write_part, write_whole
-from edge.trace import FINISHED, LOCK_NAME, RUNNING, differences, plain
+from edge.parts import LOCK_NAME, claim, is_damaged, part_name, read_part, remove_temporary, write_part, write_record
+from edge.trace import FINISHED, RUNNING, differences, plain
 
 SCHEMA_VERSION = 1
 SCORE_NAME = "score.json"
@@ -72,13 +71,9 @@ class ScoreWriter:
         existing = self._existing(manifest)  # refuses before anything is written
         try:
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / LOCK_NAME).open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"{folder} is being written by another process: wait for it or give another --out") from None
         except OSError as error:
             raise UserError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
+        self._lock = claim(folder)
         self.manifest = existing or manifest
         if existing is None:
             self._write_manifest()
@@ -106,14 +101,12 @@ class ScoreWriter:
         return sorted((self.folder / FOLDER).glob("part-*.parquet"))
 
     def _write_manifest(self) -> None:
-        text = json.dumps(dataclasses.asdict(self.manifest), indent=2, sort_keys=True) + "\n"
-        write_whole(self.folder / SCORE_NAME, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_record(self.folder / SCORE_NAME, self.manifest)
 
     def write_part(self, rows: pa.Table) -> None:
         """Commits whole questions."""
         indices = rows.column("question_index").to_pylist()
-        shard, shards = str(self.manifest.settings["shard"]).split("/")
-        write_part(self.folder / FOLDER, f"part-{shard}of{shards}-{indices[0]:06d}-{indices[-1]:06d}", rows)
+        write_part(self.folder / FOLDER, part_name(str(self.manifest.settings["shard"]), indices), rows)
         self.done.update(indices)
 
     def rows(self) -> pa.Table:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,11 +20,21 @@ import pyarrow as pa
 
 from edge.artifact import ModelSpec, check_types
 from edge.errors import UserError
-from edge.parts import is_damaged, part_stem, read_part, remove_temporary, write_part, write_table, write_whole
+from edge.parts import (
+    LOCK_NAME,
+    claim,
+    is_damaged,
+    part_name,
+    part_stem,
+    read_part,
+    remove_temporary,
+    write_part,
+    write_record,
+    write_table,
+)
 
 SCHEMA_VERSION = 1
 RUN_NAME = "run.json"
-LOCK_NAME = ".lock"
 DEVICE_NAME = "device.parquet"
 RUNNING, FINISHED = "running", "finished"
 # What readers take for granted beside the fields themselves.
@@ -143,16 +151,9 @@ class RunWriter:
         try:
             for name in ("steps", "answers"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / LOCK_NAME).open("w")
         except OSError as error:
             raise UserError(f"cannot write to {self.folder} ({error.strerror}): give another --out") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process ends, however
-        except OSError as error:
-            self._lock.close()
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(f"{self.folder} cannot be locked ({error.strerror}): give an --out on a local disk") from None
-            raise UserError(f"{self.folder} is being written by another process: wait for it or give another --out") from None
+        self._lock = claim(self.folder)
         try:
             existing = self._existing(manifest)  # again: another process may have come and gone before the lock was ours
             self._fresh = existing is None
@@ -221,14 +222,12 @@ class RunWriter:
             raise
 
     def _write_manifest(self) -> None:
-        text = json.dumps(dataclasses.asdict(self.manifest), indent=2, sort_keys=True) + "\n"
-        write_whole(self.folder / RUN_NAME, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_record(self.folder / RUN_NAME, self.manifest)
 
     def write_part(self, steps: pa.Table, answers: pa.Table) -> None:
         """Commits whole questions: steps first, answers last."""
         indices = answers.column("question_index").to_pylist()
-        shard, shards = str(self.manifest.settings["shard"]).split("/")
-        stem = f"part-{shard}of{shards}-{indices[0]:06d}-{indices[-1]:06d}"
+        stem = part_name(str(self.manifest.settings["shard"]), indices)
         write_part(self.folder / "steps", stem, steps)
         write_part(self.folder / "answers", stem, answers)
         self.done.update(indices)
