@@ -122,25 +122,39 @@ def available_memory(root: Path = SYSTEM) -> int | None:
     return min((size for size in free if size is not None), default=None)
 
 
+# Of a control group: folder below /sys/fs/cgroup, files of limit and use, and what of memory.stat can be dropped.
+GROUPS = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
 def group_memory(root: Path = SYSTEM) -> list[int]:
     """Bytes left in each limited control group around this process (container, systemd unit), its file cache not counted."""
     left = []
     for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "")
-        if controllers == "":
-            base, limit_name, usage_name, cache = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, cache = root / "sys/fs/cgroup/memory", "total_inactive_file"
-            limit_name, usage_name = "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        kind = "memory" if "memory" in controllers.split(",") else controllers
+        if kind not in GROUPS or line.count(":") < 2:
             continue
+        name, *files = GROUPS[kind]
+        base = root / "sys/fs/cgroup" / name
         group = base / path.strip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(base):
-                break
-            limit, usage = read_integer(folder / limit_name), read_integer(folder / usage_name)
-            if limit is not None and usage is not None:
-                stat = [row.split() for row in (read_text(folder / "memory.stat") or "").splitlines()]
-                cached = next((int(row[1]) for row in stat if len(row) == 2 and row[0] == cache and row[1].isdigit()), 0)
-                left.append(max(0, limit - usage + cached))
+        around = [folder for folder in (group, *group.parents) if folder.is_relative_to(base)]
+        left += [room for folder in around if (room := group_room(folder, *files)) is not None]
     return left
+
+
+def group_room(folder: Path, limit_name: str, usage_name: str, droppable: str) -> int | None:
+    """Bytes left in one control group, None where it has no limit."""
+    limit, usage = read_integer(folder / limit_name), read_integer(folder / usage_name)
+    if limit is None or usage is None:
+        return None
+    cached = entry(read_text(folder / "memory.stat") or "", droppable)
+    return max(0, limit - usage + cached)
+
+
+def entry(stat: str, name: str) -> int:
+    """A number of memory.stat, 0 where it is not there."""
+    rows = (line.split() for line in stat.splitlines())
+    return next((int(row[1]) for row in rows if len(row) == 2 and row[0] == name and row[1].isdigit()), 0)

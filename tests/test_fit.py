@@ -7,8 +7,10 @@ import re
 import pytest
 
 import edge.cli
+import edge.fit
 from edge.artifact import Artifact, FileRecord
 from edge.backends.base import Runtime
+from edge.backends.onnx import CHUNK
 from edge.device import available_memory, group_memory
 from edge.errors import UserError
 from edge.fit import LAID_OUT, WEIGHT_BYTES, check_disk, check_memory, disk_needed, memory_needed, needed_by, vector_values
@@ -34,6 +36,7 @@ def test_the_formats_are_those_that_are_built():
         exact = PRECISIONS[name].bytes_of("model.layers.0.mlp.up_proj.weight", (8192, 2048)) / (8192 * 2048)
         assert WEIGHT_BYTES[name] == pytest.approx(exact, rel=0.04), name
     assert set(LAID_OUT) == {name for name in PRECISIONS if name.startswith("onnx-")}
+    assert edge.fit.CHUNK == CHUNK
 
 
 def test_too_little_memory_is_one_sentence_with_what_fits(large):

@@ -42,8 +42,8 @@ def trim() -> None:
         give(ctypes.c_size_t(0))
 
 
-def let_go(path: Path, root: Path = SYSTEM) -> int:
-    """Takes the file's pages out of this process's memory; those that are used come back by themselves from the kernel's cache.
+def let_go(*paths: Path, root: Path = SYSTEM) -> int:
+    """Takes the files' pages out of this process's memory; those that are used come back by themselves from the kernel's cache.
 
     Loading reads every weight to lay it out; what the kernels use afterwards is the layout, not the weight. Gives the bytes of
     the mappings that were let go; 0 where the system does not tell of mappings.
@@ -51,9 +51,9 @@ def let_go(path: Path, root: Path = SYSTEM) -> int:
     advise: Any = getattr(ctypes.CDLL(None, use_errno=True), "madvise", None)
     if advise is None:
         return 0
-    name, length = str(path.resolve()), 0
+    names, length = {str(path.resolve()) for path in paths}, 0
     for mapping in mappings(read_text(root / "proc/self/smaps") or ""):
-        if mapping.path == name and mapping.clean:
+        if mapping.path in names and mapping.clean:
             advise(ctypes.c_void_p(mapping.start), ctypes.c_size_t(mapping.length), DONTNEED)
             length += mapping.length
     return length

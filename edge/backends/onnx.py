@@ -76,8 +76,7 @@ class OnnxBackend:
         self._tapped = artifact.manifest.taps != "none"
         graph = graph or artifact.path / GRAPH_NAME
         self._session: Any = open_session(graph, threads or usable_cores())
-        for weights in (DATA_NAME, WEIGHTS_NAME):
-            let_go(graph.with_name(weights))
+        let_go(graph.with_name(DATA_NAME), graph.with_name(WEIGHTS_NAME))
         self._binding: Any = self._session.io_binding()
         self._cache = np.zeros((spec.layers, 2, 1, spec.kv_heads, self.capacity, spec.head_dim), np.float32)
         self._logits = np.empty((1, spec.vocabulary), np.float32)
