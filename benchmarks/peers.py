@@ -14,11 +14,10 @@ import os
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.bench import Opened, Round, peak_rss, race, random_ids, read_bandwidth, summarise, traced, weight_bytes
+from edge.bench import Contestant, Opened, Round, peak_rss, race, random_ids, read_bandwidth, summarise, traced, weight_bytes
 from edge.run import ignore
 from edge.runtime import open_backend
 from export.build import build
@@ -137,7 +136,7 @@ def main() -> None:
     gguf = build(str(source), ["gguf-q4_k_m"], options.work / "rows")[0].artifact
     threads, capacity = options.threads, max(options.contexts) + options.tokens + 8
     runtime = Runtime(threads)
-    every: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    every: dict[str, Contestant] = {
         "untapped": (bare, (none.path, runtime, capacity)),
         "untapped (2)": (bare, (none.path, runtime, capacity)),
         "tapped": (traced, (rows.path, runtime, capacity)),

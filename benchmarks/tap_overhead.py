@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import os
 import platform
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +29,7 @@ from edge.backends.base import Backend, Runtime, Taps
 from edge.backends.llama_library import library
 from edge.backends.llamacpp import LlamaBackend
 from edge.backends.onnx import OnnxBackend
+from edge.bench import Running, started, turns
 from edge.decode import LENGTH, force
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
@@ -190,53 +189,48 @@ def main() -> None:
     for taps in ("rows",) if llama else ("none", "rows"):  # what is tapped is decided when an ONNX graph is built
         (built,) = build(str(source), [options.precision], options.work / taps, taps=taps)
         paths[taps] = built.artifact.path
-    spawn = multiprocessing.get_context("spawn")
     capacity = max(options.contexts) + options.tokens + 8
-    groups = []
+    contestants = {}
     for group in [variants] if llama else [{name: variant} for name, variant in variants.items()]:
-        pipe, theirs = spawn.Pipe()
         where = {name: paths["rows" if llama or variant.taps else "none"] for name, variant in group.items()}
-        process = spawn.Process(target=worker, args=(theirs, where, group, options.threads, capacity), daemon=True)
-        process.start()
-        pipe.recv()
-        os.kill(process.pid, signal.SIGSTOP)
-        groups.append((process, pipe))
+        contestants[" ".join(group)] = (worker, (where, group, options.threads, capacity))
     opened = Artifact.open(next(iter(paths.values())), verify=False)
     result = {"machine": platform.machine(), "versions": versions(opened), **vars(options), "contexts": {}}
-    for context in options.contexts:
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        for number in range(options.rounds + 1):
-            turn = list(groups)[number % len(groups) :] + list(groups)[: number % len(groups)]
-            for process, pipe in turn:
-                os.kill(process.pid, signal.SIGCONT)
-                pipe.send((context, options.tokens))
-                seconds = pipe.recv()
-                os.kill(process.pid, signal.SIGSTOP)
-                for name, values in seconds.items() if number else ():  # the first round warms up
-                    # Tokens that take turns are compared one by one, rounds of a process's own as wholes.
-                    times[name] += [1e3 * value for value in values] if len(seconds) > 1 else [1e3 * sum(values) / len(values)]
-        plain = np.array(times["plain"])
-        row = {name: {"median_ms": median(values)} for name, values in times.items()}
-        for name, values in times.items():
-            ratios = np.array(values) / plain
-            row[name] |= {
-                "ratio_of_medians": median(values) / median(times["plain"]),
-                "ratio_by_turn": float(np.median(ratios)),
-                "ratio_quartiles": np.percentile(ratios, (25, 75)).tolist(),
-            }
-        result["contexts"][context] = row
-        print(f"context {context}")
-        for name, values in row.items():
-            low, high = values["ratio_quartiles"]
-            print(
-                f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain {values['ratio_of_medians']:.3f} (medians), "
-                f"{values['ratio_by_turn']:.3f} (by turn, quartiles {low:.3f} to {high:.3f})",
-                flush=True,
-            )
-    for process, _ in groups:
-        process.kill()
+    with started(contestants) as running:
+        for context in options.contexts:
+            row = summarise(running, variants, context, options.rounds, options.tokens)
+            result["contexts"][context] = row
+            print(f"context {context}")
+            for name, values in row.items():
+                low, high = values["ratio_quartiles"]
+                print(
+                    f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain {values['ratio_of_medians']:.3f} (medians), "
+                    f"{values['ratio_by_turn']:.3f} (by turn, quartiles {low:.3f} to {high:.3f})",
+                    flush=True,
+                )
     if options.json:
         options.json.write_text(json.dumps(result, indent=2, default=str))
+
+
+def summarise(
+    running: Mapping[str, Running], variants: Mapping[str, Variant], context: int, rounds: int, tokens: int
+) -> dict[str, dict[str, Any]]:
+    """By variant: median milliseconds a token and its ratios to `plain`; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _, number, seconds in turns(running, (context, tokens), rounds):
+        for name, values in seconds.items() if number else ():
+            # Tokens that take turns are compared one by one, rounds of a process's own as wholes.
+            times[name] += [1e3 * value for value in values] if len(seconds) > 1 else [1e3 * sum(values) / len(values)]
+    plain = np.array(times["plain"])
+    row: dict[str, dict[str, Any]] = {name: {"median_ms": median(values)} for name, values in times.items()}
+    for name, values in times.items():
+        ratios = np.array(values) / plain
+        row[name] |= {
+            "ratio_of_medians": median(values) / median(times["plain"]),
+            "ratio_by_turn": float(np.median(ratios)),
+            "ratio_quartiles": np.percentile(ratios, (25, 75)).tolist(),
+        }
+    return row
 
 
 if __name__ == "__main__":

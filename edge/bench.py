@@ -51,7 +51,20 @@ class Round(NamedTuple):
     peak_rss: int
 
 
-Contestant = Callable[[Connection], None]
+# A function of a pipe and further arguments, and those arguments.
+Contestant = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+class Running(NamedTuple):
+    """A contestant's process, this end of its pipe, and what it said when it was open."""
+
+    pid: int
+    pipe: Connection
+    said: Any
+
+
+def ignore_turn(name: str, number: int) -> None:
+    """What a caller hears who does not show how far it is."""
 
 
 class Result(NamedTuple):
@@ -77,7 +90,7 @@ class Result(NamedTuple):
 
 
 def race(
-    contestants: Mapping[str, tuple[Any, tuple[Any, ...]]],
+    contestants: Mapping[str, Contestant],
     contexts: Sequence[int],
     rounds: int,
     tokens: int,
@@ -89,41 +102,52 @@ def race(
     context warms up and is left out. Raises UserError with what a contestant said when it fails.
     """
     with started(contestants) as running:
-        opened = {name: opened_by for name, (_, _, opened_by) in running.items()}
+        opened = {name: each.said for name, each in running.items()}
         found: dict[tuple[str, int], list[Round]] = {(name, context): [] for name in contestants for context in contexts}
-        order = list(running)
         for context in contexts:
-            for number in range(rounds + 1):
-                for name in order[number % len(order) :] + order[: number % len(order)]:
-                    process, pipe, _ = running[name]
-                    on_round(name, context, number)
-                    os.kill(process.pid, signal.SIGCONT)
-                    pipe.send((context, tokens))
-                    made = receive(name, pipe)
-                    os.kill(process.pid, signal.SIGSTOP)
-                    if number:
-                        found[name, context].append(made)
+
+            def on_turn(name: str, number: int, context: int = context) -> None:
+                on_round(name, context, number)
+
+            for name, number, made in turns(running, (context, tokens), rounds, on_turn):
+                if number:
+                    found[name, context].append(made)
         return opened, found
 
 
+def turns(
+    running: Mapping[str, Running], asked: Any, rounds: int, on_turn: Callable[[str, int], None] = ignore_turn
+) -> Iterator[tuple[str, int, Any]]:
+    """Asks every process the same once a round, in rotating order, one at a time: name, round (0 warms up) and answer."""
+    order = list(running)
+    for number in range(rounds + 1):
+        for name in order[number % len(order) :] + order[: number % len(order)]:
+            on_turn(name, number)
+            os.kill(running[name].pid, signal.SIGCONT)
+            running[name].pipe.send(asked)
+            answer = receive(name, running[name].pipe)
+            os.kill(running[name].pid, signal.SIGSTOP)
+            yield name, number, answer
+
+
 @contextmanager
-def started(contestants: Mapping[str, tuple[Any, tuple[Any, ...]]]) -> Iterator[dict[str, tuple[Any, Connection, Opened]]]:
+def started(contestants: Mapping[str, Contestant]) -> Iterator[dict[str, Running]]:
     """Processes that are open and stopped, killed at the end."""
     spawn = multiprocessing.get_context("spawn")
-    running: dict[str, tuple[Any, Connection, Opened]] = {}
+    processes, running = [], {}
     try:
         for name, (target, arguments) in contestants.items():
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=target, args=(theirs, *arguments), daemon=True)
             process.start()
+            processes.append(process)
             assert process.pid is not None
             theirs.close()
-            running[name] = (process, ours, Opened(math.nan))
-            running[name] = (process, ours, receive(name, ours))
+            running[name] = Running(process.pid, ours, receive(name, ours))
             os.kill(process.pid, signal.SIGSTOP)
         yield running
     finally:
-        for process, _, _ in running.values():
+        for process in processes:
             process.kill()
             process.join()
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from edge import device
 from edge.artifact import LLAMA_CPP, Artifact
 from edge.backends.base import Runtime
-from edge.bench import Result, race, read_bandwidth, summarise, traced, weight_bytes
+from edge.bench import Contestant, Result, race, read_bandwidth, summarise, traced, weight_bytes
 from edge.cli_common import check_json, console, errors, write_json
 from edge.cli_options import Anyway, JsonFile, NoPrepack, Threads
 from edge.completion import complete_artifacts
@@ -52,7 +52,7 @@ def bench(
     runtime = Runtime(cores, prepack=not no_prepack, anyway=anyway)
     opened = {path: open_artifact(path) for path in artifacts}
     capacity = max(contexts) + tokens + SLACK
-    contestants: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+    contestants: dict[str, Contestant] = {}
     weights: dict[str, int] = {}
     for path in artifacts:
         artifact = opened[path]
