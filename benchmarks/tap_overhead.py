@@ -4,8 +4,10 @@
 and an argmax, nothing recorded. Every ONNX variant has a process of its own, stopped while another is timed (idle sessions'
 spinning threads would disturb it); rounds of some tokens are interleaved in changing order. llama.cpp's variants are contexts
 over one copy of the weights in one process, since two copies differ by several percent in speed just by where they lie, and
-take turns token by token; `flash` is plain with flash attention, and `library` the generation of llama-cpp-python's own
-high-level class, greedy, to set beside `bare`. The prompt is read once for each context length; each round goes on from its end.
+take turns token by token. Whole processes differ by a few percent in the same way, so that all are started several times, in
+another order each time, and the ratio is given launch by launch, too. `flash` is plain with flash attention, and `library` the
+generation of llama-cpp-python's own high-level class, greedy, to set beside `bare`. The prompt is read once for each context
+length; each round goes on from its end.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from edge.backends.base import Backend, Runtime, Taps
 from edge.backends.llama_library import library
 from edge.backends.llamacpp import LlamaBackend
 from edge.backends.onnx import OnnxBackend
-from edge.bench import Running, started, turns
+from edge.bench import started, turns
 from edge.decode import LENGTH, force
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
@@ -174,7 +176,8 @@ def main() -> None:
     parser.add_argument("--precision", default="onnx-int4", choices=PRECISIONS)
     parser.add_argument("--variants", nargs="+", help="only these; plain is always among them")
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=4, help="timed rounds of each launch")
+    parser.add_argument("--launches", type=int, default=5, help="how often every process is started anew")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path)
@@ -196,39 +199,44 @@ def main() -> None:
         contestants[" ".join(group)] = (worker, (where, group, options.threads, capacity))
     opened = Artifact.open(next(iter(paths.values())), verify=False)
     result = {"machine": platform.machine(), "versions": versions(opened), **vars(options), "contexts": {}}
-    with started(contestants) as running:
-        for context in options.contexts:
-            row = summarise(running, variants, context, options.rounds, options.tokens)
-            result["contexts"][context] = row
-            print(f"context {context}")
-            for name, values in row.items():
-                low, high = values["ratio_quartiles"]
-                print(
-                    f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain {values['ratio_of_medians']:.3f} (medians), "
-                    f"{values['ratio_by_turn']:.3f} (by turn, quartiles {low:.3f} to {high:.3f})",
-                    flush=True,
-                )
+    times: dict[int, dict[str, list[float]]] = {context: {name: [] for name in variants} for context in options.contexts}
+    order = list(contestants)
+    for launch in range(options.launches):
+        turned = order[launch % len(order) :] + order[: launch % len(order)]
+        with started({name: contestants[name] for name in turned}) as running:
+            for context in options.contexts:
+                for _, number, seconds in turns(running, (context, options.tokens), options.rounds):
+                    for name, values in seconds.items() if number else ():  # the first round warms up
+                        # Tokens that take turns are compared one by one, rounds of a process's own as wholes.
+                        times[context][name] += values if len(seconds) > 1 else [sum(values) / len(values)]
+    for context in options.contexts:
+        row = summarise(times[context], options.launches)
+        result["contexts"][context] = row
+        print(f"context {context}")
+        for name, values in row.items():
+            low, high = values["ratio_quartiles"]
+            print(
+                f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain {values['ratio_of_medians']:.3f} (medians), "
+                f"{values['ratio_by_turn']:.3f} (by turn, quartiles {low:.3f} to {high:.3f}), "
+                f"by launch {' '.join(f'{ratio:.3f}' for ratio in values['ratio_by_launch'])}",
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(result, indent=2, default=str))
 
 
-def summarise(
-    running: Mapping[str, Running], variants: Mapping[str, Variant], context: int, rounds: int, tokens: int
-) -> dict[str, dict[str, Any]]:
-    """By variant: median milliseconds a token and its ratios to `plain`; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _, number, seconds in turns(running, (context, tokens), rounds):
-        for name, values in seconds.items() if number else ():
-            # Tokens that take turns are compared one by one, rounds of a process's own as wholes.
-            times[name] += [1e3 * value for value in values] if len(seconds) > 1 else [1e3 * sum(values) / len(values)]
+def summarise(times: Mapping[str, list[float]], launches: int) -> dict[str, dict[str, Any]]:
+    """By variant: median milliseconds a token and its ratios to `plain`, from seconds launch after launch, turn after turn."""
     plain = np.array(times["plain"])
-    row: dict[str, dict[str, Any]] = {name: {"median_ms": median(values)} for name, values in times.items()}
+    row: dict[str, dict[str, Any]] = {}
     for name, values in times.items():
         ratios = np.array(values) / plain
-        row[name] |= {
+        row[name] = {
+            "median_ms": 1e3 * median(values),
             "ratio_of_medians": median(values) / median(times["plain"]),
             "ratio_by_turn": float(np.median(ratios)),
             "ratio_quartiles": np.percentile(ratios, (25, 75)).tolist(),
+            "ratio_by_launch": np.median(ratios.reshape(launches, -1), axis=1).tolist(),
         }
     return row
 

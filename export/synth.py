@@ -28,6 +28,13 @@ TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+# transformers' classes, which other exporters look up by name
+ARCHITECTURES = {
+    "gemma3_text": "Gemma3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -68,6 +75,7 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 def config_of(entry: RegistryEntry, shape: Shape) -> dict[str, Any]:
     """config.json in transformers 4's form, from the registry's facts."""
     config: dict[str, Any] = {
+        "architectures": [ARCHITECTURES[entry.model_type]],
         "model_type": entry.model_type,
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
