@@ -13,7 +13,7 @@ comma := ,
 PRECISIONS ?= onnx-fp32 onnx-int8 onnx-int4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo export test test-arm check lint pytest docs docs-commands bench-taps clean
+.PHONY: help setup demo export test test-arm check lint pytest docs docs-commands bench bench-taps clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,10 @@ docs: ## the documentation as a site in build/site, without a warning (10 s), in
 docs-commands: ## docs/commands.md from the commands, after one has changed (2 s)
 	@$(call install,export)
 	$(BIN)/python -m tools.commands
+
+bench: ## speed, memory and share of the read bandwidth beside llama-cpp-python, transformers and, with GENAI= (see docs/performance.md), onnxruntime-genai (10 min, 7 GB under runs/bench)
+	@$(call install,export,llama,reference)
+	$(BIN)/python -m benchmarks.peers --work runs/bench --json runs/bench/peers.json $(addprefix --genai ,$(GENAI))
 
 bench-taps: ## cost of tracing at Llama-3.2-1B's shape, random weights; PRECISION= (6 min, 5 GB of disk under runs/bench; GGUF 15 min)
 	@$(call install,export$(if $(filter gguf-%,$(PRECISION)),$(comma)llama))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -22,27 +23,26 @@ def fetch(url: str, target: Path, sha256: str | None, check: Callable[[Path], ob
     Raises UserError, saying where the file can be put by hand, when the address cannot be reached or has no such file, the
     transfer is cut, or the checksum differs; what was at `target` is then as it was.
     """
-    by_hand = f"put the CSV at {target} yourself, or give one with --questions"
+    by_hand = f"put the file at {target} yourself, or give one with --questions"
     if not url.startswith(("https://", "http://")):
-        raise UserError(f"--url is {url!r}: give an http or https address, or {by_hand}")
+        raise UserError(f"the address is {url!r}: give an http or https address, or {by_hand}")
     data = download(url, by_hand)
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise UserError(f"{url} has the SHA-256 {found}, not {sha256}: check the address, or {by_hand}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(prefix=".fetched-", dir=target.parent)
     except OSError as error:
-        raise UserError(f"cannot make {target.parent} ({error.strerror}): give another place with XDG_DATA_HOME") from error
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(data)
+        raise UserError(f"cannot write to {target.parent} ({error.strerror}): give another place with XDG_DATA_HOME") from error
+    with beside as folder:
+        whole = Path(folder) / target.name  # with its suffix, which says what form it has
+        write_whole(whole, lambda temporary: temporary.write_bytes(data))
         try:
-            check(temporary)
+            check(whole)
         except UserError as error:
-            temporary.unlink()
             raise UserError(f"{url} holds other than TruthfulQA's questions ({error}); {by_hand}") from error
-
-    write_whole(target, write)
+        whole.replace(target)
     return found
 
 

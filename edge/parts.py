@@ -74,6 +74,19 @@ def claim(folder: Path) -> IO[str]:
     return lock
 
 
+@contextlib.contextmanager
+def or_nothing(files: Sequence[Path], folders: Sequence[Path]) -> Iterator[None]:
+    """A scope for what must work before a job's first part: where it fails, what the job has just begun is taken away again."""
+    try:
+        yield
+    except BaseException:
+        for path in files:
+            path.unlink(missing_ok=True)
+        for folder in folders:
+            folder.rmdir()
+        raise
+
+
 def part_name(shard: str, indices: Sequence[int]) -> str:
     """Stem of a part's name, from the shard I/N and the questions that it holds."""
     number, count = shard.split("/")

@@ -79,22 +79,27 @@ def encode(prompter: Prompter, question: Question) -> Encoded:
     return Encoded(prompt.ids, found)
 
 
-class Scorer:
-    """Log-likelihoods on one backend. What a prompt shares with the one before is not computed again: the preset once for a
-    whole run, a question's prompt once for all of its choices."""
+def common_prefix(prompts: Iterable[tuple[int, ...]]) -> int:
+    """How many first tokens all prompts share, at most all but one of the shortest."""
+    every = list(prompts)
+    first, last = min(every), max(every)  # what the least and the greatest share, all between them share
+    alike: int = sum(itertools.takewhile(bool, map(operator.eq, first, last)))
+    return min(alike, min(map(len, every)) - 1)
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._cached: tuple[int, ...] = ()
+
+class Scorer:
+    """Log-likelihoods on one backend. The `shared` first tokens, which all prompts have, are computed once, a question's prompt
+    once for all of its choices: so a question's numbers are the same bits whichever were scored before it."""
+
+    def __init__(self, backend: Backend, shared: int) -> None:
+        self._backend, self._shared = backend, shared
 
     def score(self, encoded: Encoded) -> dict[str, float]:
         """Sum of the log-probabilities of each choice's tokens, in nats, by text."""
-        alike = map(operator.eq, self._cached, encoded.prompt)
-        shared = sum(itertools.takewhile(bool, alike))
-        shared = min(shared, len(encoded.prompt) - 1)  # the last token's logits are needed
-        self._backend.rewind(shared)
-        self._cached = encoded.prompt
-        first = log_softmax(self._backend.prefill(encoded.prompt[shared:]).logits)
+        if self._backend.length < self._shared:
+            self._backend.prefill(encoded.prompt[: self._shared])
+        self._backend.rewind(self._shared)
+        first = log_softmax(self._backend.prefill(encoded.prompt[self._shared :]).logits)
         return {text: self._continue(first, ids, len(encoded.prompt)) for text, ids in encoded.continuations.items()}
 
     def _continue(self, first: npt.NDArray[np.float64], ids: Sequence[int], length: int) -> float:
@@ -201,11 +206,14 @@ def score(
             on_note(f"{out / name} was damaged: removed, its questions are scored again")
         left = [question for question in chosen if question.index not in writer.done]
         if left:
+            # Over all questions of the list, so that neither shards nor what is left to do decide it.
+            shared = common_prefix(prompter.prompt(question.question).ids for question in questions)
             with stop_on_signal() as check:
-                backend = open_backend(artifact, runtime, longest, on_note)
+                with writer.or_nothing():
+                    backend = open_backend(artifact, runtime, longest, on_note)
                 try:
                     on_progress(Progress(len(writer.done), len(chosen), None))
-                    tables = rows_of(left, encoded, Scorer(backend), check)
+                    tables = rows_of(left, encoded, Scorer(backend, shared), check)
                     write(writer, tables, lambda done: on_progress(Progress(done, len(chosen), None)))
                 finally:
                     backend.close()

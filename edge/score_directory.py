@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from edge.artifact import check_types
 from edge.errors import UserError
-from edge.parts import LOCK_NAME, claim, is_damaged, part_name, read_part, remove_temporary, write_part, write_record
+from edge.parts import LOCK_NAME, claim, is_damaged, or_nothing, part_name, read_part, remove_temporary, write_part, write_record
 from edge.trace import FINISHED, RUNNING, differences, plain
 
 SCHEMA_VERSION = 1
@@ -68,16 +69,26 @@ class ScoreWriter:
 
     def __init__(self, folder: Path, manifest: ScoreManifest) -> None:
         self.folder, self.done, self.damaged = folder, set[int](), list[str]()
-        existing = self._existing(manifest)  # refuses before anything is written
+        self._existing(manifest)  # refuses before anything is written
+        self._made = not folder.exists()
         try:
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
         self._lock = claim(folder)
+        try:
+            self._open(manifest)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, manifest: ScoreManifest) -> None:
+        existing = self._existing(manifest)  # again: another process may have come and gone before the lock was ours
+        self._fresh = existing is None
         self.manifest = existing or manifest
         if existing is None:
             self._write_manifest()
-        remove_temporary(folder)
+        remove_temporary(self.folder)
         for path in self._parts():
             if is_damaged(path):
                 path.unlink()
@@ -96,6 +107,13 @@ class ScoreWriter:
         elif differing := differences(existing.decides(), manifest.decides()):
             raise UserError(f"{self.folder} holds other scores (they differ in {', '.join(differing)}): give another --out")
         return existing
+
+    def or_nothing(self) -> contextlib.AbstractContextManager[None]:
+        """A scope for what must work before the first score: where it fails, a job just begun leaves nothing behind."""
+        if not self._fresh:
+            return contextlib.nullcontext()
+        folders = [self.folder / FOLDER, *([self.folder] if self._made else [])]
+        return or_nothing([self.folder / SCORE_NAME, self.folder / LOCK_NAME], folders)
 
     def _parts(self) -> list[Path]:
         return sorted((self.folder / FOLDER).glob("part-*.parquet"))

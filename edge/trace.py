@@ -24,6 +24,7 @@ from edge.parts import (
     LOCK_NAME,
     claim,
     is_damaged,
+    or_nothing,
     part_name,
     part_stem,
     read_part,
@@ -208,18 +209,12 @@ class RunWriter:
         for stem in sorted(steps.keys() & answers.keys()):
             self.done.update(read_part(answers[stem], ["question_index"]).column("question_index").to_pylist())
 
-    @contextlib.contextmanager
-    def or_nothing(self) -> Iterator[None]:
+    def or_nothing(self) -> contextlib.AbstractContextManager[None]:
         """A scope for what must work before the first answer: where it fails, a run just begun leaves nothing behind."""
-        try:
-            yield
-        except BaseException:
-            if self._fresh:
-                for name in (RUN_NAME, LOCK_NAME):
-                    (self.folder / name).unlink(missing_ok=True)
-                for folder in (self.folder / "steps", self.folder / "answers", *([self.folder] if self._made else [])):
-                    folder.rmdir()
-            raise
+        if not self._fresh:
+            return contextlib.nullcontext()
+        folders = [self.folder / "steps", self.folder / "answers", *([self.folder] if self._made else [])]
+        return or_nothing([self.folder / RUN_NAME, self.folder / LOCK_NAME], folders)
 
     def _write_manifest(self) -> None:
         write_record(self.folder / RUN_NAME, self.manifest)

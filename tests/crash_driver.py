@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 import edge.cli
 import edge.parts
 import edge.run
+import edge.score
 
 edge.run.FLUSH_SECONDS = 0.0  # a part for each question
+edge.score.FLUSH_ROWS = 1
 
 
 def child(arguments: list[str]) -> None:

@@ -23,17 +23,29 @@ GOOD = EMBEDDED.read_bytes()
 DIGEST = hashlib.sha256(GOOD).hexdigest()
 
 
+HUB_FILES: dict[str, bytes] = {}  # by revision and path, what the data set holds
+
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.strip("/")
         if name == "absent":
             self.send_error(404)
             return
+        if name.startswith("datasets/"):
+            self.answer(HUB_FILES[name.partition("/resolve/")[2]])
+            return
         data = b"<html>not questions</html>" if name == "page" else GOOD
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if name == "cut" else data)
+
+    def answer(self, data: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -80,7 +92,7 @@ def test_what_is_not_right_leaves_things_as_they_were(server: str, name: str, mo
     found = fetch("--url", f"{server}/{name}", *more)
     assert isinstance(found.exception, UserError)
     assert words in str(found.exception)
-    assert f"put the CSV at {fetched_path()} yourself" in str(found.exception)
+    assert f"put the file at {fetched_path()} yourself" in str(found.exception)
     files = [path.read_bytes() for path in fetched_path().parent.glob("*")] if fetched_path().parent.exists() else []
     assert files == ([b"earlier"] if there else [])
 
@@ -105,6 +117,41 @@ def test_the_authors_file_has_790_questions_with_a_best_pair(tmp_path: Path) -> 
 
 
 # The hub's forms
+
+
+@pytest.mark.parametrize("form", ["generation", "multiple_choice"])
+def test_the_hubs_data_set_at_its_pinned_revision(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{server}/")
+    row = GENERATION if form == "generation" else CHOICE
+    rows = [row | {"question": f"Q{i}?"} for i in range(cli_questions.HUB_COUNT)]
+    whole, few = (written(tmp_path / f"{n}.parquet", rows[:n]).read_bytes() for n in (len(rows), 3))
+    HUB_FILES.update({
+        f"{cli_questions.REVISION}/{form}/validation-00000-of-00001.parquet": whole,
+        f"v2/{form}/validation-00000-of-00001.parquet": few,
+    })  # fmt: skip
+    found = fetch("--hub", form)
+    assert found.exit_code == 0, found.output
+    target = fetched_path().with_name(f"truthful_qa-{form}-{cli_questions.REVISION[:12]}.parquet")
+    assert f"ask them with --questions {target}" in found.output
+    assert target.read_bytes() == whole
+    assert len(read_questions(target)) == 817
+    assert default_questions() == EMBEDDED  # the paper asks the authors' questions
+    assert fetch("--hub", form, "--revision", "v2").exit_code == 0
+    HUB_FILES[f"{cli_questions.REVISION}/{form}/validation-00000-of-00001.parquet"] = few
+    refused = fetch("--hub", form)
+    assert "3 questions instead of 817" in str(refused.exception)
+    assert target.read_bytes() == whole
+    assert len(list(target.parent.iterdir())) == 2
+
+
+def test_what_the_hub_is_asked_for_must_be_plain(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    assert "--url and --hub" in str(fetch("--hub", "generation", "--url", f"{server}/good").exception)
+    for revision in ("", "../x", "a/b", "a b", ".."):
+        assert "--revision is" in str(fetch("--hub", "generation", "--revision", revision).exception)
+
 
 GENERATION = {
     "type": "Adversarial", "category": "Law", "question": "Why? ", "best_answer": "So", "correct_answers": ["So", "Thus"],

@@ -248,8 +248,13 @@ def test_answers_in_the_browser_are_those_of_the_run(report: tuple[ReportSummary
     _, page, _ = report
     browser = page.blocks["browser-data"][0]
     for packed, name in zip(browser["runs"], ("full", "forced", "quantised"), strict=True):
-        for at, (_, table) in enumerate(runs[name].each_question(["token", "output_entropy", "surprisal"])):
-            tokens, entropies, surprisals, *_ = packed["answers"][at]
+        columns = ["token", "output_entropy", "surprisal", "top1_probability"]
+        for at, (_, table) in enumerate(runs[name].each_question(columns)):
+            tokens, entropies, surprisals, top1, *_ = packed["answers"][at]
+            chances = np.exp(-np.array(surprisals) / 100) if top1 == 0 else np.array(top1)
+            if top1 != 0:
+                chances = np.where(chances == 0, np.exp(-np.array(surprisals) / 100), (chances - 1) / 100)
+            np.testing.assert_allclose(chances, table.column("top1_probability").to_numpy(), atol=0.0101)
             tokens = tokens or browser["runs"][0]["answers"][at][0]
             assert [browser["vocabulary"][token] for token in tokens or []] == table.column("token").to_pylist()
             np.testing.assert_allclose(np.array(entropies) / 100, table.column("output_entropy").to_numpy(), atol=0.0051)

@@ -19,9 +19,10 @@ from edge.prompt import Prompter
 from edge.questions import EMBEDDED, Question, read_questions
 from edge.run import Interrupted
 from edge.runtime import open_backend
-from edge.score import binary, choices, encode, log_softmax, mc1, mc2, score
+from edge.score import binary, choices, common_prefix, encode, log_softmax, mc1, mc2, score
 from edge.score_directory import ScoreManifest, ScoreWriter
 from tests.conftest import ONE_THREAD, tree
+from tests.test_crash_run import drive
 
 ASKED = read_questions(EMBEDDED)
 LIMIT = 4
@@ -91,8 +92,8 @@ def test_what_is_shared_is_computed_once(artifacts, monkeypatch, tmp_path) -> No
     monkeypatch.setattr("edge.score.open_backend", lambda *a: Counting(open_backend(*a)))
     score(artifact, ASKED, tmp_path / "out", limit=LIMIT, runtime=ONE_THREAD)
     prompts = [len(encode(Prompter(artifact, "qa"), question).prompt) for question in ASKED[:LIMIT]]
-    assert len(fed) == LIMIT  # one for all choices of a question
-    assert fed[0] == prompts[0]
+    assert len(fed) == 1 + LIMIT  # the preset, and one for all choices of a question
+    assert [fed[0] + own for own in fed[1:]] == prompts
     assert max(fed[1:]) < prompts[0] / 4  # without the preset
 
 
@@ -133,14 +134,50 @@ def test_an_interrupted_job_goes_on_and_ends_the_same(scored, tmp_path) -> None:
     assert len(list((out / "choices").glob("part-*.parquet"))) == 1
     again = score(artifact, ASKED, out, limit=LIMIT, runtime=ONE_THREAD)
     for task, values in made.values.items():
-        assert again.values[task] == pytest.approx(values, abs=1e-6)
+        assert again.values[task] == values
     key = ("question_index", "task", "choice")
     both = [sorted(rows(o, m), key=lambda r: [r[k] for k in key]) for o, m in ((out, again.manifest), (whole, made.manifest))]
     for one, other in zip(*both, strict=True):
-        assert one["logprob"] == pytest.approx(other["logprob"], abs=1e-4)
+        assert one["logprob"] == other["logprob"]  # to the bit, whatever was scored before
     before = tree(out)
     score(artifact, ASKED, out, limit=LIMIT, runtime=ONE_THREAD)
     assert {n: d for n, d in tree(out).items() if n != "score.json"} == {n: d for n, d in before.items() if n != "score.json"}
+
+
+def test_scores_killed_at_any_moment_end_as_those_that_were_not(artifacts, tmp_path) -> None:
+    artifact, key = artifacts("nano-llama"), [(name, "ascending") for name in ("question_index", "task", "choice")]
+    folders = tmp_path / "random", tmp_path / "steps", tmp_path / "whole"
+    command = ["score", str(artifact), "--limit", "14", "--threads", "1"]
+    assert drive("random", "7", "5", str(folders[0]), "--", *command, "--out", str(folders[0])) >= 3
+    assert drive("steps", "12", str(folders[1]), "--", *command, "--out", str(folders[1])) >= 10
+    found = []
+    for out in folders:
+        made = score(Artifact.open(artifact), ASKED, out, limit=14, runtime=ONE_THREAD)
+        with ScoreWriter(out, made.manifest) as writer:
+            found.append(writer.rows().sort_by(key).combine_chunks())
+    assert found[0].equals(found[2])
+    assert found[1].equals(found[2])
+    assert [path for out in folders for path in out.rglob("*.tmp")] == []
+
+
+def test_a_job_that_cannot_begin_leaves_nothing(artifacts, monkeypatch, tmp_path) -> None:
+    def fail(*arguments):
+        raise UserError("no memory")
+
+    monkeypatch.setattr("edge.score.open_backend", fail)
+    artifact = Artifact.open(artifacts("nano-llama"))
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(UserError, match="no memory"):
+            score(artifact, ASKED, tmp_path / name, limit=1, runtime=ONE_THREAD)
+    assert tree(tmp_path) == {"there": None}
+
+
+def test_common_prefix() -> None:
+    assert common_prefix([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3)]) == 2
+    assert common_prefix([(1, 2), (1, 2)]) == 1  # the last token's logits are needed
+    assert common_prefix([(1, 2, 3), (1, 2)]) == 1
+    assert common_prefix([(1,), (2, 3)]) == 0
 
 
 def test_a_damaged_part_is_scored_again(scored, tmp_path) -> None:

@@ -1,7 +1,7 @@
 """The question browser's data: every answer of a model's runs, packed so that thousands fit into a page.
 
 Tokens are indices into one vocabulary a model; entropies and surprisals are hundredths of a nat, KL thousandths. What
-the page can work out (a forced run's tokens, a greedy token's probability) is left out. `app.js` reads this form.
+the page can work out (a forced run's tokens, a greedy token's probability) is left out. `questions.js` reads this form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ GREEDY_TOLERANCE = 0.005
 class Packed(NamedTuple):
     """One run's answers in the order of the questions. An answer is [tokens or 0, entropies, surprisals,
     top-1 probabilities or 0, KL or 0, stop reason, text or 0]: 0 for tokens stands for those of the reference, for
-    probabilities for exp(-surprisal), for text for the tokens joined."""
+    probabilities for exp(-surprisal), for text for the tokens joined. Of single probabilities, 0 is exp(-surprisal) and any
+    other number one more than hundredths."""
 
     name: str
     forced: bool
@@ -71,14 +72,14 @@ def pack(
         pieces = table.column("token").to_pylist()
         tokens[index] = [vocabulary.setdefault(piece, len(vocabulary)) for piece in pieces]
         surprisal, top1 = floats(table, "surprisal"), floats(table, "top1_probability")
-        greedy = bool(np.all(np.abs(np.exp(-surprisal) - top1) < GREEDY_TOLERANCE))
+        other = np.abs(np.exp(-surprisal) - top1) >= GREEDY_TOLERANCE  # the token is not the most likely one
         kl = floats(table, "kl") if data.forced else np.array([math.nan])
         shown = "".join(pieces[:-1] if reason == "stop_token" else pieces)
         found[index] = [
             0 if reference.get(index) == tokens[index] else tokens[index],
             whole(floats(table, "output_entropy") * SCALE),
             whole(surprisal * SCALE),
-            0 if greedy else whole(top1 * SCALE),
+            whole(np.where(other, np.rint(top1 * SCALE) + 1, 0)) if other.any() else 0,
             0 if np.isnan(kl).any() else whole(kl * KL_SCALE),
             reasons.setdefault(reason, len(reasons)),
             0 if answer == shown or data.forced else answer,

@@ -19,6 +19,7 @@ from edge.analysis.study import Study, changes_of
 from edge.errors import UserError
 from edge.report import figures, paper, paper_figures, pareto, tables, truth, twice
 from edge.report.browser import browser_data
+from edge.report.matrix import matrices
 from edge.report.model import ModelGroup
 from edge.report.overview import overview
 
@@ -56,7 +57,7 @@ def json_block(value: Any) -> Markup:
 
 
 def packed_block(value: Any) -> Markup:
-    """The same, deflated and in base64: letters, digits, +, / and =. `unpack` of app.js reads it."""
+    """The same, deflated and in base64: letters, digits, +, / and =. `unpack` of questions.js reads it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii"))  # noqa: S704 - see above
 
@@ -97,7 +98,7 @@ def view(group: ModelGroup) -> GroupView:
 
 def render(groups: Sequence[ModelGroup], library: str) -> str:
     """The whole file."""
-    app = own("app.js")
+    app = own("questions.js") + own("app.js")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -113,6 +114,7 @@ def render(groups: Sequence[ModelGroup], library: str) -> str:
     return environment.get_template("template.html.j2").render(
         views=[view(group) for group in groups],
         overview=overview(groups),
+        matrices=matrices(groups),
         style=Markup(own("style.css")),  # noqa: S704 - a file of this package
         app=Markup(app),  # noqa: S704 - a file of this package
         library=Markup(library),  # noqa: S704 - plotly's own

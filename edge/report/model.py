@@ -21,7 +21,8 @@ from edge.trace import Run
 
 # Most exact first: the first of these among a model's free runs is what the others are compared with.
 PRECISIONS = (
-    "onnx-fp32", "gguf-f32", "onnx-fp16", "gguf-f16", "onnx-int8", "gguf-q8_0", "gguf-q4_k_m", "onnx-int4", "gguf-q4_0",
+    "onnx-fp32", "gguf-f32", "onnx-fp16", "gguf-f16", "onnx-int8", "gguf-q8_0", "gguf-q4_k_m", "onnx-int4-mixed",
+    "onnx-int4", "gguf-q4_0",
 )  # fmt: skip
 LAYER_METRICS = ("attention_entropy_layer", "head_dispersion", "hidden_norm")
 OUTPUT, ATTENTION, NORMALISED, DISPERSION = (
