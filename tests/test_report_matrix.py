@@ -1,4 +1,4 @@
-"""Models by precision: each cell says what the comparison of that run found, and is darker where more changes."""
+"""Models by precision: each cell says what the comparison of that run found, and has a stronger colour where more changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models x precisions: what quantisation changes, one measure a table, darker where it changes more."""
+"""Models x precisions: what quantisation changes, one measure a table, in a stronger colour where it changes more."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def model_class(group: ModelGroup, pair: Pair) -> Cell:
     if pair.free is None:
         return Cell(ABSENT)
     full, quantised = group.reference.dynamics.model_class.label, pair.free.quantised.dynamics.model_class.label
-    return Cell(quantised) if full == quantised else Cell(f"{quantised}, was {full}", STEPS // 2)
+    return Cell(quantised) if full == quantised else Cell(f"{quantised} (was {full})", STEPS // 2)
 
 
 MEASURES: dict[str, Callable[[ModelGroup, Pair], Cell]] = {
