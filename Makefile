@@ -32,7 +32,7 @@ export: ## the paper's four models from the hub, every precision, verified (hour
 	  $(BIN)/edge-export verify models/$$m --source $$m || exit $$?; \
 	done
 
-test: ## set-up with the dev extra, lint, types and every test (4 min; the first time 12 with llama.cpp's build)
+test: ## set-up with the dev extra, lint, types and every test (12 min; the first time 20 with llama.cpp's build)
 	@$(call install,dev)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
@@ -41,7 +41,7 @@ test-arm: ## every traced column of the embedded models on emulated ARM processo
 	@$(call install,export)
 	$(BIN)/python -m tests.arm
 
-check: ## lint, types and the fast tests (1 min)
+check: ## lint, types and the fast tests (2.5 min)
 	@$(call install,dev)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not slow"

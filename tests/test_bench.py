@@ -13,6 +13,8 @@ from edge.bench import Opened, Round, race, read_bandwidth, summarise
 from edge.errors import UserError
 from tests.test_cli_errors import call
 
+pytestmark = pytest.mark.slow
+
 MB = 10**6
 
 

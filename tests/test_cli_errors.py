@@ -150,6 +150,7 @@ def test_bad_input_is_one_sentence_and_nothing_written(main, arguments, words, w
     assert_refused(code, captured.out, captured.err, words, world, before)
 
 
+@pytest.mark.slow
 def test_the_installed_commands_refuse_alike(world):
     cases = [("edge", *EDGE[0]), ("edge", *EDGE[8]), ("edge-export", *EXPORT[0]), ("edge-export", *EXPORT[2])]
     for command, arguments, words in cases:
@@ -159,6 +160,7 @@ def test_the_installed_commands_refuse_alike(world):
         assert_refused(done.returncode, done.stdout, done.stderr, words, world, before)
 
 
+@pytest.mark.slow
 def test_the_installed_commands_build_and_trace(world):
     for command in (
         ["edge-export", "build", "tiny", "--to", "onnx-int8", "--out", "built"],

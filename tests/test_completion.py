@@ -9,6 +9,8 @@ import pytest
 from edge.completion import complete_artifacts, complete_runs
 from tests.terminals import BIN, Terminal, environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

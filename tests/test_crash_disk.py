@@ -20,6 +20,8 @@ from tests.conftest import ROOT
 from tests.test_cli_errors import call
 from tests.test_crash_run import BIN, arguments, assert_same_rows, drive, many  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small_disk(tmp_path):
@@ -119,7 +121,6 @@ def test_a_clock_that_goes_back_changes_nothing(artifacts, many, whole, tmp_path
     assert_same_rows(tmp_path / "run", whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["onnx-int4", "gguf-q4_0"])
 def test_a_forced_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(
     precision, artifacts, many, whole, tmp_path  # noqa: F811
@@ -136,7 +137,6 @@ def test_a_forced_run_killed_at_random_moments_ends_with_the_rows_of_one_that_wa
     assert list(killed.rglob(".*.tmp")) == []
 
 
-@pytest.mark.slow
 def test_a_gguf_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(artifacts, many, tmp_path):  # noqa: F811
     artifact, killed, other = artifacts("odd", "gguf-q4_0"), tmp_path / "killed", tmp_path / "other"
     more = ("--temperature", "0.8", "--shard", "2/2")

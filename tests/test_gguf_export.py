@@ -28,6 +28,8 @@ from tests.conftest import ROOT, tree
 from tests.parity import NANO
 from tests.test_cli_errors import call
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [shape for shape in models.SHAPES if shape != "qwen2-window"]
 
 

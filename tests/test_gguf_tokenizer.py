@@ -26,6 +26,8 @@ from export.build import build
 from tests import models
 from tests.conftest import ONE_THREAD, QUESTIONS, ROOT, write_questions
 
+pytestmark = pytest.mark.slow
+
 # As the published tokenizer.json of Llama 3, Qwen2 and the Qwen models distilled from DeepSeek R1 have them.
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -27,6 +27,8 @@ from export.hub import DISK_MARGIN, check_config, fetch
 from tests.conftest import NANO_LLAMA
 from tests.hub_server import HubServer, Model
 
+pytestmark = pytest.mark.slow
+
 HUB = "someone/Tiny-1B"
 ENTRY = RegistryEntry("tiny-1b", "llama", "MIT", hub=HUB, stop_ids=(2, 3))
 FIRST, SECOND = "a" * 40, "b" * 40

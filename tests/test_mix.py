@@ -21,6 +21,8 @@ from export.stored import Stored
 from tests.models import SHAPES, config_of, tensors, write_checkpoint
 from tests.test_cli_errors import call
 
+pytestmark = pytest.mark.slow
+
 WIDE = ["layers.1.mlp", "embedding"]
 
 

@@ -107,6 +107,7 @@ def test_the_generators_summaries_are_those_of_a_real_run() -> None:
             assert found[part][i] == pytest.approx(value, rel=1e-9, abs=1e-12), part
 
 
+@pytest.mark.slow
 def test_planted_truths_are_recovered_with_intervals_that_cover(tmp_path: Path) -> None:
     """Over runs of 40 questions; percentile intervals of so few cover about 93.5%."""
     trials, tokens, slope = 60, 15, 0.4

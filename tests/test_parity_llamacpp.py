@@ -20,6 +20,8 @@ from tests.conftest import ONE_THREAD
 from tests.noise import ACTIVATION_NOISE
 from tests.parity import NANO, OUTPUT, SHAPES, errors, expected, forward_of, rms, trace_of
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 

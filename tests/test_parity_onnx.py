@@ -133,6 +133,7 @@ def test_quantised_weights_are_the_blocks_that_were_written(shape, precision, ch
             assert low < loss < high, name  # every matrix was quantised, and to what it was
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["onnx-int8", "onnx-int4"])
 @pytest.mark.parametrize("shape", ["odd", "llama3", *NANO])
 def test_quantised_runs_stay_near_their_dequantised_model(shape, precision, checkpoints, artifacts, trace):

@@ -144,6 +144,7 @@ def test_an_interrupted_job_goes_on_and_ends_the_same(scored, tmp_path) -> None:
     assert {n: d for n, d in tree(out).items() if n != "score.json"} == {n: d for n, d in before.items() if n != "score.json"}
 
 
+@pytest.mark.slow
 def test_scores_killed_at_any_moment_end_as_those_that_were_not(artifacts, tmp_path) -> None:
     artifact, key = artifacts("nano-llama"), [(name, "ascending") for name in ("question_index", "task", "choice")]
     folders = tmp_path / "random", tmp_path / "steps", tmp_path / "whole"

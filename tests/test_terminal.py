@@ -19,6 +19,8 @@ from edge.trace import Run
 from tests.conftest import tree, write_questions
 from tests.terminals import BIN, COLOUR, PATIENCE, SAYINGS, Terminal, environment, objects, wait_for, write_talker
 
+pytestmark = pytest.mark.slow
+
 EDGE = str(BIN / "edge")
 LEGEND = "entropy in nats: to 0.1 to 0.7 to 1.5 to 2.5 above"
 QUESTIONS = [f"What is the name of the sea, number {i}?" for i in range(60)]

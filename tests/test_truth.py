@@ -239,6 +239,7 @@ def test_a_planted_effect_is_found_and_named(tmp_path: Path) -> None:
     assert found.course_difference.mean.mean() == pytest.approx(0.4, abs=0.15)
 
 
+@pytest.mark.slow
 def test_runs_without_an_effect_yield_no_finding_as_often_as_stated(tmp_path: Path) -> None:
     trials = 40
     false = 0

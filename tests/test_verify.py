@@ -25,6 +25,8 @@ from export.verify import verify as verify_job
 from tests import models, oracle
 from tests.conftest import tree
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("transformers")
 
 QUANTISED = ("onnx-int8", "onnx-int4")
