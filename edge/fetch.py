@@ -30,19 +30,18 @@ def fetch(url: str, target: Path, sha256: str | None, check: Callable[[Path], ob
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise UserError(f"{url} has the SHA-256 {found}, not {sha256}: check the address, or {by_hand}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=".fetched-", dir=target.parent)
-    except OSError as error:
-        raise UserError(f"cannot write to {target.parent} ({error.strerror}): give another place with XDG_DATA_HOME") from error
-    with beside as folder:
-        whole = Path(folder) / target.name  # with its suffix, which says what form it has
-        write_whole(whole, lambda temporary: temporary.write_bytes(data))
+    with tempfile.TemporaryDirectory() as folder:
+        tried = Path(folder) / target.name  # with its suffix, which says what form it has
+        tried.write_bytes(data)
         try:
-            check(whole)
+            check(tried)
         except UserError as error:
             raise UserError(f"{url} holds other than TruthfulQA's questions ({error}); {by_hand}") from error
-        whole.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {target.parent} ({error.strerror}): give another place with XDG_DATA_HOME") from error
+    write_whole(target, lambda temporary: temporary.write_bytes(data))
     return found
 
 
