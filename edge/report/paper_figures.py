@@ -37,7 +37,7 @@ def paper_figures(group: ModelGroup) -> list[Figure]:
 
 RELATIONS_CAPTION = (
     "Some tokens, evenly spaced through the run (the paper’s figure 3; which four pairs it draws is not in our sources, "
-    "these are those its text speaks of). Tokens of one answer are not independent."
+    "these four are our choice). Tokens of one answer are not independent."
 )
 CORRELATIONS_CAPTION = (
     "Pearson correlations over all tokens (the paper’s figure 4) above the diagonal, and along single answers, mean over "
