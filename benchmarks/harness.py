@@ -2,7 +2,7 @@
 
     python -m benchmarks.harness models/nano/nano-llama models/nano-llama/onnx-fp32 --questions truthfulqa_817.csv --limit 100
 
-Needs the extras dev and reference, and accelerate, which lm-eval's transformers model imports.
+Needs the extra dev.
 """
 
 from __future__ import annotations

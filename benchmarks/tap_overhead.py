@@ -164,9 +164,9 @@ def worker(pipe: Connection, paths: dict[str, Path], variants: dict[str, Variant
         for i in range(tokens):
             names = list(steps)
             for name in names[i % len(names) :] + names[: i % len(names)]:
-                started = time.perf_counter()
+                began = time.perf_counter()
                 next(steps[name])
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(time.perf_counter() - began)
         pipe.send(seconds)
 
 
@@ -210,7 +210,7 @@ def main() -> None:
                         # Tokens that take turns are compared one by one, rounds of a process's own as wholes.
                         times[context][name] += values if len(seconds) > 1 else [sum(values) / len(values)]
     for context in options.contexts:
-        row = summarise(times[context], options.launches)
+        row = ratios_to_plain(times[context], options.launches)
         result["contexts"][context] = row
         print(f"context {context}")
         for name, values in row.items():
@@ -225,7 +225,7 @@ def main() -> None:
         options.json.write_text(json.dumps(result, indent=2, default=str))
 
 
-def summarise(times: Mapping[str, list[float]], launches: int) -> dict[str, dict[str, Any]]:
+def ratios_to_plain(times: Mapping[str, list[float]], launches: int) -> dict[str, dict[str, Any]]:
     """By variant: median milliseconds a token and its ratios to `plain`, from seconds launch after launch, turn after turn."""
     plain = np.array(times["plain"])
     row: dict[str, dict[str, Any]] = {}

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +124,8 @@ def turns(
         for name in order[number % len(order) :] + order[: number % len(order)]:
             on_turn(name, number)
             os.kill(running[name].pid, signal.SIGCONT)
-            running[name].pipe.send(asked)
+            with suppress(ConnectionError):  # it died while it waited: receive() tells
+                running[name].pipe.send(asked)
             answer = receive(name, running[name].pipe)
             os.kill(running[name].pid, signal.SIGSTOP)
             yield name, number, answer
@@ -156,7 +157,7 @@ def receive(name: str, pipe: Connection) -> Any:
     """The next answer of a contestant; raises UserError for one that has died or sends what went wrong."""
     try:
         said = pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         raise UserError(f"{name} ended before it was done: see what it said above, free memory or leave it out") from None
     if isinstance(said, UserError):
         raise said

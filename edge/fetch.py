@@ -17,30 +17,31 @@ TIMEOUT = 30.0  # seconds without a byte
 LARGEST = 64 << 20
 
 
-def fetch(url: str, target: Path, sha256: str | None, check: Callable[[Path], object]) -> str:
+def fetch(url: str, target: Path, sha256: str | None, check: Callable[[Path], object], by_hand: str) -> str:
     """Downloads `url` to `target` after `check` has accepted the downloaded file; its SHA-256.
 
-    Raises UserError, saying where the file can be put by hand, when the address cannot be reached or has no such file, the
-    transfer is cut, or the checksum differs; what was at `target` is then as it was.
+    Raises UserError, ending in `by_hand`, when the address cannot be reached or has no such file, the transfer is cut, or the
+    checksum differs, and where nothing can be written; what was at `target` is then as it was.
     """
-    by_hand = f"put the file at {target} yourself, or give one with --questions"
     if not url.startswith(("https://", "http://")):
-        raise UserError(f"the address is {url!r}: give an http or https address, or {by_hand}")
+        raise UserError(f"--url is {url!r}: give an http or https address, or {by_hand}")
     data = download(url, by_hand)
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise UserError(f"{url} has the SHA-256 {found}, not {sha256}: check the address, or {by_hand}")
-    with tempfile.TemporaryDirectory() as folder:
-        tried = Path(folder) / target.name  # with its suffix, which says what form it has
-        tried.write_bytes(data)
-        try:
-            check(tried)
-        except UserError as error:
-            raise UserError(f"{url} holds other than TruthfulQA's questions ({error}); {by_hand}") from error
     try:
+        with tempfile.TemporaryDirectory() as folder:
+            tried = Path(folder) / target.name  # with its suffix, which says what form it has
+            tried.write_bytes(data)
+            try:
+                check(tried)
+            except UserError as error:
+                reason = str(error).replace(str(tried), "the file")
+                raise UserError(f"{url} holds other than TruthfulQA's questions ({reason}); {by_hand}") from error
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make {target.parent} ({error.strerror}): give another place with XDG_DATA_HOME") from error
+        reason = f"cannot write {error.filename or tempfile.gettempdir()} ({error.strerror or error})"
+        raise UserError(f"{reason}: free space, or give other places with TMPDIR and XDG_DATA_HOME") from error
     write_whole(target, lambda temporary: temporary.write_bytes(data))
     return found
 

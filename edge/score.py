@@ -80,11 +80,12 @@ def encode(prompter: Prompter, question: Question) -> Encoded:
 
 
 def common_prefix(prompts: Iterable[tuple[int, ...]]) -> int:
-    """How many first tokens all prompts share, at most all but one of the shortest."""
+    """How many first tokens all prompts share, at most all but two of the shortest: a pass over a single token would round
+    quantised activations in another way (edge/backends/onnx.py), so that a list of one question gave it other bits."""
     every = list(prompts)
     first, last = min(every), max(every)  # what the least and the greatest share, all between them share
     alike: int = sum(itertools.takewhile(bool, map(operator.eq, first, last)))
-    return min(alike, min(map(len, every)) - 1)
+    return max(0, min(alike, min(map(len, every)) - 2))
 
 
 class Scorer:
@@ -188,6 +189,8 @@ def score(
     prompter = Prompter(artifact, "qa")
     encoded = {question.index: encode(prompter, question) for question in chosen}
     longest = max(made.positions for made in encoded.values())
+    # Of every shard's questions, so that neither shards nor what is left to do decide a bit.
+    shared = common_prefix(prompter.prompt(question.question).ids for question in select(questions, limit, "1/1"))
     if longest > (context := artifact.manifest.model.context):
         raise UserError(
             f"a question takes {longest} positions, more than the {context} {artifact.label} was built for: "
@@ -206,8 +209,6 @@ def score(
             on_note(f"{out / name} was damaged: removed, its questions are scored again")
         left = [question for question in chosen if question.index not in writer.done]
         if left:
-            # Over all questions of the list, so that neither shards nor what is left to do decide it.
-            shared = common_prefix(prompter.prompt(question.question).ids for question in questions)
             with stop_on_signal() as check:
                 with writer.or_nothing():
                     backend = open_backend(artifact, runtime, longest, on_note)

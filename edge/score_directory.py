@@ -14,7 +14,18 @@ import pyarrow as pa
 
 from edge.artifact import check_types
 from edge.errors import UserError
-from edge.parts import LOCK_NAME, claim, is_damaged, or_nothing, part_name, read_part, remove_temporary, write_part, write_record
+from edge.parts import (
+    LOCK_NAME,
+    claim,
+    is_damaged,
+    missing_folders,
+    or_nothing,
+    part_name,
+    read_part,
+    remove_temporary,
+    write_part,
+    write_record,
+)
 from edge.trace import FINISHED, RUNNING, differences, plain
 
 SCHEMA_VERSION = 1
@@ -70,7 +81,7 @@ class ScoreWriter:
     def __init__(self, folder: Path, manifest: ScoreManifest) -> None:
         self.folder, self.done, self.damaged = folder, set[int](), list[str]()
         self._existing(manifest)  # refuses before anything is written
-        self._made = not folder.exists()
+        self._made = missing_folders(folder / FOLDER)
         try:
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -112,8 +123,7 @@ class ScoreWriter:
         """A scope for what must work before the first score: where it fails, a job just begun leaves nothing behind."""
         if not self._fresh:
             return contextlib.nullcontext()
-        folders = [self.folder / FOLDER, *([self.folder] if self._made else [])]
-        return or_nothing([self.folder / SCORE_NAME, self.folder / LOCK_NAME], folders)
+        return or_nothing([self.folder / SCORE_NAME, self.folder / LOCK_NAME], self._made)
 
     def _parts(self) -> list[Path]:
         return sorted((self.folder / FOLDER).glob("part-*.parquet"))

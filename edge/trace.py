@@ -24,6 +24,7 @@ from edge.parts import (
     LOCK_NAME,
     claim,
     is_damaged,
+    missing_folders,
     or_nothing,
     part_name,
     part_stem,
@@ -148,7 +149,7 @@ class RunWriter:
 
     def _open(self, manifest: RunManifest) -> None:
         self._existing(manifest)  # refuses before anything is written
-        self._made = not self.folder.exists()
+        self._made = missing_folders(self.folder / "steps", self.folder / "answers")
         try:
             for name in ("steps", "answers"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -213,8 +214,7 @@ class RunWriter:
         """A scope for what must work before the first answer: where it fails, a run just begun leaves nothing behind."""
         if not self._fresh:
             return contextlib.nullcontext()
-        folders = [self.folder / "steps", self.folder / "answers", *([self.folder] if self._made else [])]
-        return or_nothing([self.folder / RUN_NAME, self.folder / LOCK_NAME], folders)
+        return or_nothing([self.folder / RUN_NAME, self.folder / LOCK_NAME], self._made)
 
     def _write_manifest(self) -> None:
         write_record(self.folder / RUN_NAME, self.manifest)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 
 import edge.cli
+from benchmarks.tap_overhead import ratios_to_plain
 from edge.bench import Opened, Round, race, read_bandwidth, summarise
 from edge.errors import UserError
 from tests.test_cli_errors import call
@@ -65,8 +67,21 @@ def dies(pipe):
     pipe.recv()
 
 
+def dies_between(pipe):
+    pipe.send(Opened(0.0))
+    pipe.send(Round(1.0, [1.0], pipe.recv()[0]))
+
+
 def refuses(pipe):
     pipe.send(UserError("no model: build one"))
+
+
+def slow(pipe):
+    """Takes its time, so that the other has ended when its turn comes."""
+    pipe.send(Opened(0.0))
+    while asked := pipe.recv():
+        time.sleep(1.0)
+        pipe.send(Round(1.0, [1.0], asked[0]))
 
 
 def counts(pipe, value):
@@ -78,6 +93,8 @@ def counts(pipe, value):
 def test_a_contestant_that_dies_or_refuses_is_told():
     with pytest.raises(UserError, match=r"^a ended before it was done"):
         race({"a": (dies, ())}, [4], 1, 1)
+    with pytest.raises(UserError, match=r"^a ended before it was done"):
+        race({"a": (dies_between, ()), "b": (slow, ())}, [4], 1, 1)
     with pytest.raises(UserError, match=r"^no model: build one$"):
         race({"b": (counts, (1.0,)), "a": (refuses, ())}, [4], 1, 1)
 
@@ -97,3 +114,13 @@ def test_rounds_rotate_and_the_first_is_left_out():
 def test_a_context_that_the_artifact_has_not_is_refused(artifacts, tmp_path, capsys):
     assert call(edge.cli.main, ["bench", str(artifacts("odd")), "--context", "5000"], tmp_path) == 2
     assert "was built for 1024 positions: give a shorter --context" in capsys.readouterr().err
+
+
+def test_overhead_is_told_by_turn_and_by_launch():
+    times = {"plain": [1.0, 1.0, 2.0, 2.0], "tapped": [1.1, 1.1, 2.0, 2.4]}  # two launches of two turns each, in seconds
+    row = ratios_to_plain(times, 2)
+    assert row["plain"]["ratio_by_launch"] == [1, 1]
+    assert row["tapped"]["ratio_by_launch"] == pytest.approx([1.1, 1.1])
+    assert row["tapped"]["ratio_by_turn"] == pytest.approx(1.1)
+    assert row["tapped"]["ratio_of_medians"] == pytest.approx(1.55 / 1.5)
+    assert row["tapped"]["median_ms"] == pytest.approx(1550)

@@ -204,6 +204,24 @@ def test_questions_are_searched_filtered_and_read_by_mouse(visit, hostile):
     expect(section.locator(".reading")).to_contain_text(re.compile(r"token 3 .*entropy \d\.\d\d nat, top-1 probability \d\.\d\d"))
 
 
+def test_values_of_tokens_are_those_of_the_runs(visit, hostile, runs):  # noqa: F811
+    section = visit(hostile).locator("section.model").first
+    section.locator(".browser").scroll_into_view_if_needed()
+    section.locator(".list button").nth(3).click()
+    expect(section.locator(".answers")).to_contain_text("Question 4")
+    for i, name in enumerate(("full", "forced", "quantised")):
+        tokens = section.locator(".answers .answer").nth(i).locator(".token")
+        said = [re.search(r"entropy (\S+) nat, top-1 probability (\S+), surprisal (\S+) nat", t)
+                for t in tokens.evaluate_all("spans => spans.map((span) => span.title)")]  # fmt: skip
+        table = dict(runs[name].each_question(["output_entropy", "top1_probability", "surprisal"]))[3]
+        for place, column in enumerate(("output_entropy", "top1_probability", "surprisal")):
+            values = table.column(column).to_pylist()
+            assert [float(found[place + 1]) for found in said] == pytest.approx(values, abs=0.0101), (name, column)
+        likely = np.abs(np.exp(-np.array(table.column("surprisal"))) - np.array(table.column("top1_probability"))) < 0.005
+        assert likely.any()
+        assert likely.all() == (name != "forced")  # another model's tokens: both ways of keeping a probability are read
+
+
 def test_everything_is_reached_by_keyboard(visit, hostile):
     page = visit(hostile)
     page.keyboard.press("Tab")

@@ -35,17 +35,13 @@ class Handler(BaseHTTPRequestHandler):
         if name.startswith("datasets/"):
             self.answer(HUB_FILES[name.partition("/resolve/")[2]])
             return
-        data = b"<html>not questions</html>" if name == "page" else GOOD
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if name == "cut" else data)
+        self.answer(b"<html>not questions</html>" if name == "page" else GOOD, cut=name == "cut")
 
-    def answer(self, data: bytes) -> None:
+    def answer(self, data: bytes, *, cut: bool = False) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(data[: len(data) // 2] if cut else data)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -110,10 +106,26 @@ def test_an_address_that_cannot_be_reached_or_is_none(server: str, tmp_path: Pat
     assert not fetched_path().exists()
 
 
+def test_the_authors_address_is_checked_however_it_is_given(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_questions, "ADDRESS", f"{server}/good")
+    for more in ((), ("--url", f"{server}/good")):
+        assert "instead of 790" in str(fetch(*more).exception)
+    assert "give an http or https address" in str(fetch("--url", "").exception)
+
+
+def test_a_full_or_missing_temporary_folder_is_told(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    found = fetch("--url", f"{server}/good")
+    assert isinstance(found.exception, UserError)
+    assert f"cannot write {tmp_path / 'gone'}" in str(found.exception)
+    assert "TMPDIR" in str(found.exception)
+    assert not fetched_path().exists()
+
+
 def test_the_authors_file_has_790_questions_with_a_best_pair(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="instead of 790"):
-        cli_questions.check(write_questions(tmp_path / "few.csv", [f"Q{i}?" for i in range(789)]))
-    cli_questions.check(write_questions(tmp_path / "all.csv", [f"Q{i}?" for i in range(790)]))
+        cli_questions.check_authors(write_questions(tmp_path / "few.csv", [f"Q{i}?" for i in range(789)]))
+    cli_questions.check_authors(write_questions(tmp_path / "all.csv", [f"Q{i}?" for i in range(790)]))
 
 
 # The hub's forms
@@ -133,7 +145,7 @@ def test_the_hubs_data_set_at_its_pinned_revision(
     })  # fmt: skip
     found = fetch("--hub", form)
     assert found.exit_code == 0, found.output
-    target = fetched_path().with_name(f"truthful_qa-{form}-{cli_questions.REVISION[:12]}.parquet")
+    target = fetched_path().with_name(f"truthful_qa-{form}-{cli_questions.REVISION}.parquet")
     assert f"ask them with --questions {target}" in found.output
     assert target.read_bytes() == whole
     assert len(read_questions(target)) == 817
@@ -141,13 +153,16 @@ def test_the_hubs_data_set_at_its_pinned_revision(
     assert fetch("--hub", form, "--revision", "v2").exit_code == 0
     HUB_FILES[f"{cli_questions.REVISION}/{form}/validation-00000-of-00001.parquet"] = few
     refused = fetch("--hub", form)
-    assert "3 questions instead of 817" in str(refused.exception)
+    assert "(3 questions instead of 817); get the file in another way" in str(refused.exception)
     assert target.read_bytes() == whole
     assert len(list(target.parent.iterdir())) == 2
 
 
 def test_what_the_hub_is_asked_for_must_be_plain(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server)
+    assert "give --hub" in str(fetch("--revision", "v2").exception)
+    monkeypatch.setenv("HF_ENDPOINT", "here")
+    assert "HF_ENDPOINT is 'here'" in str(fetch("--hub", "generation").exception)
     assert "--url and --hub" in str(fetch("--hub", "generation", "--url", f"{server}/good").exception)
     for revision in ("", "../x", "a/b", "a b", ".."):
         assert "--revision is" in str(fetch("--hub", "generation", "--revision", revision).exception)

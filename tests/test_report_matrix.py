@@ -14,7 +14,8 @@ from edge.report.matrix import STEPS, matrices, shade
 from edge.report.model import build_groups
 from edge.report.tables import ABSENT, percent
 from edge.trace import Run
-from tests.test_report import Page, runs  # noqa: F401 - a fixture
+from tests.conftest import Artifacts, write_questions
+from tests.test_report import Page, runs, trace  # noqa: F401 - a fixture
 
 
 def renamed(run: Run, folder: Path, model_id: str) -> Run:
@@ -50,6 +51,16 @@ def test_a_row_for_each_model_and_a_column_for_each_precision(runs: dict[str, Ru
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert page.count("img") == 0
     assert sum(name == "table" and attributes.get("class") == "matrix" for name, attributes in page.tags) == len(found)
+
+
+def test_a_model_without_a_single_token_has_dashes(runs: dict[str, Run], artifacts: Artifacts, tmp_path: Path) -> None:  # noqa: F811
+    long = write_questions(tmp_path / "q.csv", ["why " * 2000])
+    empty = [trace(artifacts("untied", precision), long, tmp_path / precision) for precision in ("onnx-fp32", "onnx-int4")]
+    every = [runs["full"], runs["quantised"], *empty]
+    for matrix in matrices(build_groups(every, 0.1)):
+        cell = matrix.rows[1][1][0]
+        assert cell.shade == 0, matrix.caption
+    assert write_report(every, tmp_path / "r.html").models == 2
 
 
 def test_one_model_has_no_matrix(runs: dict[str, Run]) -> None:  # noqa: F811

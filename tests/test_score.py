@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from typer.testing import CliRunner
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.cli import app
+from edge.decode import DecodeSettings
 from edge.errors import UserError
 from edge.prompt import Prompter
 from edge.questions import EMBEDDED, Question, read_questions
-from edge.run import Interrupted
+from edge.run import Interrupted, run
 from edge.runtime import open_backend
 from edge.score import binary, choices, common_prefix, encode, log_softmax, mc1, mc2, score
 from edge.score_directory import ScoreManifest, ScoreWriter
@@ -166,19 +168,41 @@ def test_a_job_that_cannot_begin_leaves_nothing(artifacts, monkeypatch, tmp_path
         raise UserError("no memory")
 
     monkeypatch.setattr("edge.score.open_backend", fail)
+    monkeypatch.setattr("edge.run.open_backend", fail)
     artifact = Artifact.open(artifacts("nano-llama"))
     (tmp_path / "there").mkdir()
-    for name in ("new", "there"):
+    (tmp_path / "kept" / "choices").mkdir(parents=True)
+    (tmp_path / "kept" / "choices" / "notes.txt").write_text("mine")
+    before = tree(tmp_path)
+    for name in ("new", "there", "deep/er/new", "kept"):
         with pytest.raises(UserError, match="no memory"):
             score(artifact, ASKED, tmp_path / name, limit=1, runtime=ONE_THREAD)
-    assert tree(tmp_path) == {"there": None}
+        with pytest.raises(UserError, match="no memory"):
+            run(artifact, ASKED, tmp_path / "run" / name, DecodeSettings(4), runtime=ONE_THREAD, limit=1)
+    assert tree(tmp_path) == before
+
+
+def test_a_question_that_cannot_be_asked_is_refused_before_anything_is_written(artifacts, tmp_path) -> None:
+    artifact = Artifact.open(artifacts("nano-llama"))
+    broken = [*ASKED[:2], replace(ASKED[2], question="\ud800")]
+    with pytest.raises(UserError, match="is not UTF-8"):
+        score(artifact, broken, tmp_path / "out", shard="1/3", runtime=ONE_THREAD)
+    assert tree(tmp_path) == {}
 
 
 def test_common_prefix() -> None:
-    assert common_prefix([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3)]) == 2
-    assert common_prefix([(1, 2), (1, 2)]) == 1  # the last token's logits are needed
-    assert common_prefix([(1, 2, 3), (1, 2)]) == 1
-    assert common_prefix([(1,), (2, 3)]) == 0
+    assert common_prefix([(1, 2, 3, 4), (1, 2, 5, 6), (1, 2, 3, 9)]) == 2
+    assert common_prefix([(1, 2, 3), (1, 2, 3)]) == 1  # a pass of one token is another kernel's
+    assert common_prefix([(1, 2, 3, 4), (1, 2, 3)]) == 1
+    assert common_prefix([(1,), (1, 3)]) == 0
+    assert common_prefix([(1, 2), (2, 3)]) == 0
+
+
+def test_a_score_does_not_depend_on_its_list(artifacts, tmp_path) -> None:
+    artifact = Artifact.open(artifacts("nano-llama", "onnx-int4"))
+    alone = score(artifact, ASKED[:1], tmp_path / "alone", runtime=ONE_THREAD)
+    among = score(artifact, ASKED, tmp_path / "among", limit=3, runtime=ONE_THREAD)
+    assert alone.values["mc2"][0] == among.values["mc2"][0]
 
 
 def test_a_damaged_part_is_scored_again(scored, tmp_path) -> None:

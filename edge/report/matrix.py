@@ -61,7 +61,7 @@ def identical(group: ModelGroup, pair: Pair) -> Cell:
     if pair.free is None or pair.free.divergence.free is None:
         return Cell(ABSENT)
     same = pair.free.divergence.free.identical
-    return Cell(percent(same), round(STEPS * (1.0 - same.value)))
+    return Cell(percent(same), round(STEPS * (1.0 - same.value)) if math.isfinite(same.value) else 0)
 
 
 def change(metric: str) -> Callable[[ModelGroup, Pair], Cell]:
