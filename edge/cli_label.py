@@ -127,6 +127,8 @@ def summarise(run: Run, json_file: str | None) -> None:
     _, alpha = agreement({rater: found for rater, found in labels.items() if rater != f"({AUTOMATIC})"})
     scores = means(rows)
     if json_file != "-":
+        if run.manifest.notice:
+            console.print(unmarked(run.manifest.notice), style="dim", soft_wrap=True)
         show_tables(counts, total, pairs, alpha, scores)
     if json_file:
         found: dict[str, Any] = {"questions": total, "counts": counts, "pairs": [pair._asdict() for pair in pairs]}

@@ -24,7 +24,7 @@ from edge.completion import complete_runs
 from edge.device import usable_cores
 from edge.report.paper import correlation_table, diffusion_text, paper_tables
 from edge.report.tables import Table
-from edge.report.truth import change_table, course_text, outcome_table, prediction_table
+from edge.report.truth import change_table, course_text, outcome_table, prediction_table, verdict
 from edge.terminal import escaped, unmarked
 from edge.trace import Run
 
@@ -76,7 +76,7 @@ def show(found: Study, correlations: bool) -> None:
         return
     show_table(outcome_table(found.truth))
     show_table(prediction_table(found.truth, brief=True))
-    console.print(Text(f"{found.truth.verdict}.", style="bold"))
+    console.print(Text(f"{verdict(found.truth)}.", style="bold"))
     console.print(Text(course_text(found.truth)), "", sep="\n")
 
 
@@ -87,7 +87,7 @@ def show_table(made: Table | None) -> None:
         return
     table = tables.table(made.caption, *made.columns)
     numeric = all(len(row[-1]) < LONG for row in made.rows)
-    table.padding, table.columns[0].min_width = (0, 1, 0, 0), NARROW
+    table.padding, table.columns[0].min_width, table.columns[0].no_wrap = (0, 1, 0, 0), NARROW, False
     for column in table.columns[1:]:
         column.no_wrap = numeric
     for row in made.rows:
@@ -107,7 +107,7 @@ def as_json(studies: list[Study], compared: list[Change]) -> dict[str, Any]:
     """Nested plain values; NaN becomes None."""
     runs = []
     for found in studies:
-        truth = dataclasses.asdict(found.truth) | {"verdict": found.truth.verdict} if found.truth else None
+        truth = dataclasses.asdict(found.truth) | {"verdict": verdict(found.truth)} if found.truth else None
         runs.append(plain({"name": found.name, "paper": as_values(found.paper), "truth": truth}))
     changes = [plain({"against": first, "run": name, "changes": list(found)}) for first, name, found in compared]
     return {"source": published().source, "runs": runs, "auroc_changes": changes}

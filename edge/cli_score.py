@@ -63,9 +63,12 @@ def score(
     made = shown(job, f"{opened.label} scored", quiet)
     found = {task: (len(values), bootstrap(list(values.values()))) for task, values in made.values.items() if values}
     if json_file != "-":
-        table = tables.table(f"{opened.label}: share over questions [95% interval]", "task", "questions", "score")
+        console.print(unmarked(f"{opened.label}: share over questions [95% interval]"), style="bold", soft_wrap=True)
+        table = tables.table("", "task", "questions", "score")
         for task, (count, value) in found.items():
-            table.add_row(task, str(count), tables.interval(value))
+            table.add_row(task, str(count), " ".join([f"{value.value:.4f}", f"[{value.low:.4f}, {value.high:.4f}]"]))
+        if opened.manifest.notice:
+            console.print(unmarked(opened.manifest.notice), style="dim", soft_wrap=True)
         console.print(table)
         console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
     if json_file:

@@ -123,8 +123,10 @@ def standing(seen: Seen) -> str:
     if seen.state == STOPPED:
         return f"stopped before it was finished: {again}"
     since = f", nothing written for {duration(seen.quiet)}" if seen.quiet >= QUIET else ""
-    if seen.locked or not since:
+    if seen.locked:
         return f"running{since}"
+    if not since:  # on another machine its lock is not seen
+        return f"running on another machine, or just interrupted: in that case {again}"
     return f"unfinished{since}: if no process works on it, {again}"
 
 

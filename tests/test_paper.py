@@ -240,6 +240,19 @@ def test_no_digit_of_a_wide_table_is_cut_off(tmp_path: Path) -> None:
     assert "…" not in printed
 
 
+@pytest.mark.parametrize("more", [(), ("--question", "2"), ("--correlations",)])
+def test_no_digit_of_the_papers_own_models_is_cut_off(tmp_path: Path, more: tuple[str, ...]) -> None:
+    run, _ = write_run(tmp_path / "run", Planted(), 19, 20, 10, "llama-3.2-1b-instruct")
+    found = call(run.folder, *more)
+    lines = [" ".join(line.split()) for line in found.output.splitlines()]
+    for number in ("−0.388", "0.865", "13.132"):
+        assert any(line.endswith(number) for line in lines), number
+    for made in paper_tables(study(run).paper, brief=True):
+        for row in made.rows:
+            for cell in row[1:]:
+                assert not cell or cell.split()[0] in found.output, (made.caption, row)
+
+
 def test_several_runs_in_processes_say_what_one_says(planted: tuple[Run, np.ndarray], tmp_path: Path) -> None:
     other, _ = write_run(tmp_path / "other", Planted(profile=TWELVE), 14, 60, 20)
     side_by_side = call(planted[0].folder, other.folder, "--jobs", "2", "--json", "-")

@@ -37,6 +37,7 @@ from edge.analysis.ranking import (
 from edge.analysis.tokens import read_tokens
 from edge.analysis.truth import ALPHA, METRICS, Truth, analyse_truth, compare_truth, judge_scores, scores_of
 from edge.errors import UserError
+from edge.report.truth import verdict
 from edge.trace import Run
 from tests.planted import Planted, write_run
 
@@ -233,7 +234,7 @@ def test_a_planted_effect_is_found_and_named(tmp_path: Path) -> None:
     truth = scipy.stats.norm.cdf(0.4 / math.sqrt(2) / math.sqrt(0.3**2 + 0.3**2 / 20))
     assert best.auroc.low <= truth <= best.auroc.high
     assert {p.metric for p in found.found} == {"output_entropy"}
-    assert "output_entropy mean, AUROC" in found.verdict
+    assert "first of them: Output entropy, mean, AUROC" in verdict(found)
     assert found.untrue.value == pytest.approx(untrue.mean())
     assert found.course_difference is not None
     assert found.course_difference.mean.mean() == pytest.approx(0.4, abs=0.15)
@@ -250,7 +251,7 @@ def test_runs_without_an_effect_yield_no_finding_as_often_as_stated(tmp_path: Pa
     assert scipy.stats.binomtest(false, trials, ALPHA, "greater").pvalue > 0.001, false
     found = judged(run, labels_of(untrue))
     assert found.found == ()
-    assert found.verdict.startswith(
+    assert verdict(found).startswith(
         "No metric predicts untrue answers better than chance after correction (60 answers, hand labels, "
     )
 
@@ -259,7 +260,7 @@ def test_scores_are_turned_by_what_the_metric_means_and_not_by_the_outcome(tmp_p
     run, untrue = write_run(tmp_path / "run", Planted(effect=-0.5), 2, 150, 10)
     found = judged(run, labels_of(untrue))
     assert found.predictions[0].auroc.value < 0.5
-    assert "against the direction that was assumed" in found.verdict
+    assert "against the direction that was assumed" in verdict(found)
     scores = scores_of(run, read_tokens(run))
     answers = run.answers()
     falling = scores.values[:, scores.names.index(("top1_probability", "extreme"))]
@@ -274,7 +275,7 @@ def test_too_few_answers_of_a_kind_are_not_judged(tmp_path: Path) -> None:
     run, _ = write_run(tmp_path / "run", Planted(), 3, 40, 5)
     found = judged(run, labels_of(np.arange(40) < 9))
     assert found.predictions == ()
-    assert found.verdict == "9 untrue and 31 true answers are too few to judge a metric by: at least 10 of each are needed"
+    assert verdict(found) == "9 untrue and 31 true answers are too few to judge a metric by: at least 10 of each are needed"
     with pytest.raises(UserError, match="no outcome of a question"):
         judged(run, Labels({99: "best"}, "hand", 0, 0))
 

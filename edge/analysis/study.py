@@ -22,7 +22,7 @@ from edge.analysis.truth import AurocChange, Scores, Truth, analyse_truth, compa
 from edge.errors import UserError
 from edge.trace import Run
 
-# The four relations of Figure 3. Our sources do not name the paper's pairs: these are the ones that its text speaks of.
+# The four relations of Figure 3. Our sources do not name the paper's pairs: these four are our choice.
 RELATIONS = (
     ("output_entropy", "top1_probability"),
     ("output_entropy", "attention_entropy"),

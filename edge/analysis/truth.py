@@ -70,10 +70,6 @@ class Prediction(NamedTuple):
     holm: float
     q: float
 
-    @property
-    def name(self) -> str:
-        return f"{self.metric} {self.summary}".strip()
-
 
 class Shown(NamedTuple):
     """Curves of one score (metric, summary), for figures."""
@@ -106,21 +102,6 @@ class Truth:
     @property
     def found(self) -> tuple[Prediction, ...]:
         return tuple(p for p in self.predictions if p.holm < ALPHA)
-
-    @property
-    def verdict(self) -> str:
-        """The result in a sentence, a null result as one."""
-        if self.problem:
-            return self.problem
-        judged = f"{self.questions} answers, {self.source} labels, {self.tests} tests, Holm's correction at {ALPHA:g}"
-        if not self.found:
-            return f"No metric predicts untrue answers better than chance after correction ({judged})"
-        best = self.found[0]
-        side = "" if best.auroc.value >= 0.5 else ", against the direction that was assumed"
-        return (
-            f"{len(self.found)} of {self.tests} scores predict untrue answers beyond chance after correction ({judged}); "
-            f"first of them {best.name}, AUROC {best.auroc.value:.3f} [{best.auroc.low:.3f}, {best.auroc.high:.3f}]{side}"
-        )
 
 
 class Scores(NamedTuple):

@@ -49,6 +49,7 @@ def browser_data(group: ModelGroup) -> dict[str, Any]:
     return {
         # By run: the outcome of each answer in the order of the questions, "" where nobody has judged it.
         "outcomes": [[found.outcome.get(index, "") for index in table.column(0).to_pylist()] if found else 0 for found in labels],
+        "judges": [found.source if found else 0 for found in labels],
         "questions": [list(row) for row in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True)],
         "vocabulary": list(vocabulary),
         "reasons": list(reasons),

@@ -68,7 +68,9 @@ def change(metric: str) -> Callable[[ModelGroup, Pair], Cell]:
     def cell(group: ModelGroup, pair: Pair) -> Cell:
         if pair.shown is None:
             return Cell(ABSENT)
-        size = next((abs(c.change.value) for c in pair.shown.divergence.changes if c.metric == metric), math.nan)
+        found = next((c.change for c in pair.shown.divergence.changes if c.metric == metric), None)
+        sure = found is not None and (found.low > 0.0 or found.high < 0.0)  # no colour for what may be chance
+        size = abs(found.value) if found is not None and sure else math.nan
         return Cell(change_of(metric)(pair.shown.divergence), shade(size, 1e-4, 1.0))
 
     return cell

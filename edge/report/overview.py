@@ -85,6 +85,7 @@ def starts(pair: Pair) -> list[str]:
             where = f"{layer_name(metric, layer)} is the first to change beyond chance ({metric_name(metric).lower()})"
         else:
             where = "no layer changes beyond chance"
+        where += "" if shown.quantised.forced else ", on its own answers, so the tokens differ too"
         said.append(f"{pair.name}: {where}.")
     elif shown is not None:
         said.append(f"{pair.name}: layers are not known, attention and hidden states were not recorded in both runs.")
@@ -111,7 +112,8 @@ def warning(group: ModelGroup) -> str:
     mean = next((p for p in truth.predictions if (p.metric, p.summary) == ("output_entropy", "mean")), None)
     if truth.problem or mean is None:
         return f"Not known: {truth.problem or 'its mean was not judged'}."
-    auroc = f"the mean output entropy of an answer has AUROC {interval(mean.auroc)} over {mean.questions} judged answers"
+    judged = f"{mean.questions} answers ({truth.source} labels)"
+    auroc = f"the mean output entropy of an answer has AUROC {interval(mean.auroc)} over {judged}"
     if all(p is not mean for p in truth.found):
         return f"No sign of it: {auroc}, which after Holm’s correction is no better than chance (0.5)."
     return f"{'Yes' if mean.auroc.value > 0.5 else 'Only the other way round'}: {auroc}, beyond chance after Holm’s correction."

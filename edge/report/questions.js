@@ -95,7 +95,7 @@ class Browser {
     else if (first >= 0) summary += `; first differs from ${this.data.runs[0].name} at token ${first + 1} (◆)`;
     else if (i > 0) summary += `; the same tokens as ${this.data.runs[0].name}`;
     const judged = this.data.outcomes[i] && this.data.outcomes[i][at];
-    if (judged) summary += `; judged ${judged.replace("_", " ")}`;
+    if (judged) summary += `; judged ${judged.replace("_", " ")} (${this.data.judges[i]} label)`;
     box.append(element("p", "small", summary));
     const line = box.appendChild(element("p", "tokens"));
     tokens.forEach((token, step) => {

@@ -28,6 +28,22 @@ def p_text(p: float) -> str:
     return ABSENT if math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
+def verdict(truth: Truth) -> str:
+    """The result in a sentence, a null result as one."""
+    if truth.problem:
+        return truth.problem
+    judged = f"{truth.questions} answers, {truth.source} labels, {truth.tests} tests, Holm's correction at {ALPHA:g}"
+    if not truth.found:
+        return f"No metric predicts untrue answers better than chance after correction ({judged})"
+    best = truth.found[0]
+    side = "" if best.auroc.value >= 0.5 else ", against the direction that was assumed"
+    auroc = f"AUROC {best.auroc.value:.3f} [{best.auroc.low:.3f}, {best.auroc.high:.3f}]{side}"
+    return (
+        f"{len(truth.found)} of {truth.tests} scores predict untrue answers beyond chance after correction ({judged}); "
+        f"first of them: {score_name(best.metric, best.summary)}, {auroc}"
+    )
+
+
 def outcome_table(truth: Truth) -> Table:
     """Figure 1's numbers: how many answers came out how."""
     total = sum(truth.counts.values())
