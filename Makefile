@@ -25,7 +25,7 @@ demo: ## set-up, then trace and compare the embedded models in three precisions 
 	@$(call install,export,analysis)
 	$(BIN)/edge demo --force
 
-export: ## the paper's four models from the hub, every precision, verified (hours, 40 GB of disk, 16 GB of memory); MODELS=, PRECISIONS=
+export: ## the paper's four models from the hub in three ONNX precisions, verified (hours, 40 GB of disk, 16 GB of memory); MODELS=, PRECISIONS=
 	@$(call install,export,reference)
 	for m in $(MODELS); do \
 	  $(BIN)/edge-export build $$m $(addprefix --to ,$(PRECISIONS)) --out models/$$m && \

@@ -100,6 +100,7 @@ def run(
     temperature: Annotated[float, typer.Option(help="0 is greedy; above it tokens are sampled.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling, used with each question's index.")] = 0,
     reference: Annotated[bool, typer.Option("--reference", help=f"Keep each step's {REFERENCE_K} likeliest tokens.")] = False,
+    reference_k: Annotated[int | None, typer.Option(help="Keep so many likeliest tokens instead.", min=1)] = None,
     date: Annotated[str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")] = None,
     threads: Threads = None,
     taps: Taps = "auto",
@@ -112,7 +113,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
-    settings = DecodeSettings(max_new_tokens, temperature, seed, REFERENCE_K if reference else 0)
+    settings = DecodeSettings(max_new_tokens, temperature, seed, reference_k or (REFERENCE_K if reference else 0))
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
     asked = read_questions(chosen_questions(questions))
     opened = open_artifact(artifact)

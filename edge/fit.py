@@ -125,13 +125,19 @@ def vector_values(spec: ModelSpec) -> int:
     return by_head * spec.layers * spec.heads + by_layer * spec.layers + hidden * (spec.layers + 1)
 
 
-def check_disk(folder: Path, needed: int, longest: int, free: int | None = None) -> None:
-    """Raises UserError when a run of `needed` bytes, its answers at most `longest` tokens, does not fit at `folder`."""
+def check_disk(folder: Path, needed: int, longest: int | None, free: int | None = None) -> None:
+    """Raises UserError when a run of `needed` bytes does not fit at `folder`; its answers have at most `longest` tokens, None
+    where another run decides how long they are."""
     if free is None:
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         free = shutil.disk_usage(there).free
     if needed <= free:
         return
+    if longest is None:
+        raise UserError(
+            f"the run takes up to {amount(needed)} and {amount(free)} are free at {folder}: free space, follow a run of fewer "
+            "questions, or start all the same with --anyway"
+        )
     raise UserError(
         f"answers of {longest} tokens at most take up to {amount(needed)} and {amount(free)} are free at {folder}: shorten them "
         f"to {longest * free // needed} (--max-new-tokens), ask fewer questions (--limit), or start all the same with --anyway"

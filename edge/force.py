@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from edge.backends.base import Runtime, Taps
 from edge.decode import force as force_steps
 from edge.errors import UserError
 from edge.exact import FullModel, check_full
+from edge.fit import check_disk, disk_needed
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
 from edge.run import Progress, Recorder, describe_artifact, ignore, now, sensors_for, stop_on_signal, tell_damaged
@@ -90,6 +91,15 @@ class Listener:
         return ForcedValues(kl, answer.surprisals[step], signals.output.top1 == top1)
 
 
+def disk_for(artifact: Artifact, reference: Run, done: Set[int], runtime: Runtime) -> int:
+    """Bytes that the answers of the reference which are still to do take on disk."""
+    tapped = runtime.taps != "none" and artifact.manifest.taps != "none"
+    answers = reference.answers(["question_index", "tokens"])
+    lengths = zip(*(column.to_pylist() for column in answers.columns), strict=True)
+    left = [tokens for index, tokens in lengths if index not in done]
+    return disk_needed(artifact.manifest.model, sum(left), len(left), forced=True, taps=tapped)
+
+
 def force(
     artifact: Artifact, like: Path, out: Path, *, exact: Artifact | None = None, runtime: Runtime | None = None,
     pause_above: float | None = None, on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
@@ -138,6 +148,8 @@ def force(
             return writer.manifest
         longest = max(lengths.values(), default=1) or 1
         with writer.or_nothing():
+            if not runtime.anyway:
+                check_disk(out, disk_for(artifact, reference, writer.done, runtime), None)
             backend = open_backend(artifact, runtime, longest, on_note)
             full = FullModel(exact, reference, runtime, longest, on_note) if exact else None
         reader = SignalReader(backend.spec)

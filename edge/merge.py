@@ -68,7 +68,8 @@ def ordered(runs: Sequence[Run]) -> list[Run]:
         by_shard[number] = run
     missing = [f"{number}/{count}" for count in counts for number in range(1, count + 1) if number not in by_shard]
     if missing:
-        raise UserError(f"shard {', '.join(missing)} is missing: give the runs of all shards")
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UserError(f"shard {', '.join(missing[:5])}{more} is missing: give the runs of all shards")
     return [by_shard[number] for number in sorted(by_shard)]
 
 

@@ -113,11 +113,15 @@ def questions_sha256(questions: Sequence[Question]) -> str:
 
 
 def select(questions: Sequence[Question], limit: int | None, shard: str) -> list[Question]:
-    """The first `limit` questions, of them every N-th for shard I/N (I from 1). Raises UserError for bad numbers."""
+    """The first `limit` questions, of them every N-th for shard I/N (I from 1). Raises UserError for bad numbers and for a shard
+    that has none."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}: a positive number of questions is needed")
     number, count = parse_shard(shard)
-    return list(questions[:limit])[number - 1 :: count]
+    asked = list(questions[:limit])
+    if asked and number > len(asked):
+        raise UserError(f"--shard is {shard} of {len(asked)} questions and would have none: make at most {len(asked)} shards")
+    return asked[number - 1 :: count]
 
 
 def parse_shard(shard: str) -> tuple[int, int]:

@@ -16,13 +16,18 @@ from edge.device import usable_cores
 from edge.errors import UserError
 from edge.fit import check_memory
 
+MOST_THREADS = 4  # for each processor
 VERSIONS_OF = ("numpy", "tokenizers", "pyarrow")
 RUNTIME_SETTINGS = ("taps", "kv_cache", "low_memory")  # see deciding()
 LIBRARY = {LLAMA_CPP: "llama-cpp-python"}  # distribution of a backend's library, where it is not named alike
 
 
 def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
-    """Raises UserError for a choice that the artifact's backend does not have."""
+    """Raises UserError for a choice that the artifact's backend does not have, and for threads that would only wait."""
+    if (runtime.threads or 0) > (most := MOST_THREADS * usable_cores()):
+        raise UserError(
+            f"--threads is {runtime.threads} and this process may use {usable_cores()} processors: give at most {most}"
+        )
     if artifact.manifest.backend == LLAMA_CPP:
         if runtime.taps == "rows" and artifact.manifest.taps == "none":
             raise UserError(f"{artifact.label} was built with --taps none: build it again without, or run with --taps none")

@@ -24,13 +24,20 @@ def many(found: Many) -> Group:
                   "artifact", "MB", "RSS MB", "tokens/s", "mean KL", "± s.e.", "top 1")  # fmt: skip
     second = table("Change, mean over questions (* where the 95% interval leaves out 0; intervals are in the JSON)",
                    "artifact", "ln PPL ratio", "output entropy", "attention entropy", "hidden error", "class")  # fmt: skip
-    for line in (found.full, *found.lines):
-        first.add_row(unmarked(line.precision), *costs(line.cost), *damages(line.damage))
+    every = (found.full, *found.lines)
+    one_model = len({line.label.removesuffix(line.precision) for line in every}) == 1
+    for line in every:
+        first.add_row(unmarked(line.precision if one_model else line.label), *costs(line.cost), *damages(line.damage))
     for line in found.lines:
         harm = line.damage
         changes = (harm and harm.log_ppl_ratio, line.entropy_change, line.attention_change)
         hidden = number(harm.hidden_error.value) if harm else "-"
-        second.add_row(unmarked(line.precision), *map(change, changes), hidden, "same" if line.same_class else line.model_class)
+        second.add_row(
+            unmarked(line.precision if one_model else line.label),
+            *map(change, changes),
+            hidden,
+            "same" if line.same_class else line.model_class,
+        )
     return Group(head, first, second)
 
 

@@ -8,6 +8,7 @@ a whole, since gains do not add up; the best one within the budget is built. The
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ from export.source import ignore, resolve
 BASE, FULL = "onnx-int4", "onnx-fp32"
 REFERENCE_K = 1024
 SEARCH_NAME = f"{MIXED}.search.json"
+UNBUILT_NAME = f"{MIXED}.unbuilt.json"  # a log whose artifact could not be built
 
 
 class Trial(NamedTuple):
@@ -82,14 +84,18 @@ def find(
 
     Raises UserError when the input is bad, or when no group in 8 bits helps within the budget.
     """
-    if budget <= 1.0:
+    if not 1.0 < budget < math.inf:
         raise UserError(f"--budget is {budget}: a multiple of onnx-int4's size above 1 is needed, such as 1.15")
     chosen = select(questions, limit, "1/1")
     origin = resolve(source, revision=revision, on_file=on_file)
     with Checkpoint(origin.folder) as checkpoint:
         groups, digest = groups_of(checkpoint, read_config(checkpoint.config, context)), checkpoint.sha256()
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mix-", dir=out) as work:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        room_for_trials = tempfile.TemporaryDirectory(prefix=".mix-", dir=out)
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}): give another --out") from error
+    with room_for_trials as work:
         bench = Bench(source, Path(work), revision, context, Runtime(threads), chosen, max_new_tokens)
         base, eight = bench.trial(BASE), bench.trial("onnx-int8")
         on_trial(BASE, base)
@@ -110,12 +116,17 @@ def find(
         raise UserError(
             f"no group in {WIDE_BITS} bits lowers the KL of {BASE} within {budget} times its size: give a larger --budget"
         )
-    (built,) = build(source, [MIXED], out, wide=best.wide, context=context, revision=revision, force=force)
     found = Mix(
-        str(built.artifact.path), str(out / SEARCH_NAME), origin.model_id, digest, questions_sha256(questions), len(chosen),
+        str(out / MIXED), str(out / SEARCH_NAME), origin.model_id, digest, questions_sha256(questions), len(chosen),
         max_new_tokens, budget, base, eight, alone, tuple(path), best.wide,
     )  # fmt: skip
     text = json.dumps(found.to_json(), indent=1) + "\n"
+    try:
+        build(source, [MIXED], out, wide=best.wide, context=context, revision=revision, force=force)
+    except UserError as error:  # a search of hours is not lost with it
+        kept = out / UNBUILT_NAME
+        write_whole(kept, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        raise UserError(f"{error}; what was found is in {kept}, for 'edge-export build --recipe'") from error
     write_whole(out / SEARCH_NAME, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return found
 

@@ -96,6 +96,8 @@ EDGE = [
     ([*RUN, "--limit", "0"], "--limit is 0"),
     ([*RUN, "--max-new-tokens", "0"], "--max-new-tokens is 0"),
     ([*RUN, "--shard", "3/2"], "--shard is '3/2'"),
+    ([*RUN, "--shard", "2/2"], "--shard is 2/2 of 1 questions and would have none: make at most 1 shards"),
+    ([*RUN, "--threads", "100000"], "--threads is 100000 and this process may use"),
     ([*RUN, "--date", "tomorrow"], "--date is 'tomorrow': give a day as YYYY-MM-DD"),
     ([*RUN, "--prompt", "poem"], "unknown prompt 'poem': choose from chat, qa, raw"),
     ([*RUN, "--prompt", "chat"], "has no chat template: use --prompt raw"),

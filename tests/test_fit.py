@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from edge.backends.onnx import CHUNK
 from edge.device import available_memory, group_memory
 from edge.errors import UserError
 from edge.fit import LAID_OUT, WEIGHT_BYTES, check_disk, check_memory, disk_needed, memory_needed, needed_by, vector_values
+from edge.force import force
 from edge.runtime import open_backend
 from edge.trace import Run
 from export.precision import PRECISIONS
@@ -88,6 +90,8 @@ def few_bytes_free(path):
 
 def test_a_disk_that_will_not_do_is_told_with_what_does(tmp_path):
     check_disk(tmp_path / "new" / "run", 1, 1000)
+    with pytest.raises(UserError, match=r"the run takes up to 3\.0 GB and 1\.5 GB are free .*follow a run of fewer questions"):
+        check_disk(tmp_path, 3 * GB, None, free=3 * GB // 2)
     with pytest.raises(
         UserError, match=r"answers of 1000 tokens at most take up to 3\.0 GB and 1\.5 GB are free .*: shorten them to 500 "
     ):
@@ -108,6 +112,19 @@ def test_predicted_disk_is_no_less_than_a_run_takes(artifacts, questions_file, t
     assert predicted > taken
     widest = sum(max(map(len, filter(None, rows[name].to_pylist()))) for name in vectors(rows) if "reference" not in name)
     assert widest <= vector_values(spec) <= widest + 2  # two of the hidden metrics have no value for the embedding
+
+
+def test_a_forced_run_asks_for_room_and_says_how_to_go_on(artifacts, questions_file, tmp_path, monkeypatch):
+    artifact, like = Artifact.open(artifacts("odd")), tmp_path / "like"
+    arguments = ["run", str(artifact.path), "--questions", str(questions_file), "--out", str(like), "--max-new-tokens", "9"]
+    assert call(edge.cli.main, [*arguments, "--quiet", "--reference-k", "16"], tmp_path) == 0
+    assert {len(ids) for ids in Run.open(like).steps()["reference_token_ids"].to_pylist() if ids} == {16}
+    monkeypatch.setattr("edge.fit.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"the run takes up to .* and 0\.0 MB are free at .*or start all the same with --anyway"):
+        force(artifact, like, tmp_path / "forced", runtime=Runtime(1))
+    assert not (tmp_path / "forced").exists()
+    force(artifact, like, tmp_path / "forced", runtime=Runtime(1, anyway=True))
+    assert Run.open(tmp_path / "forced").answers().num_rows == Run.open(like).answers().num_rows
 
 
 def vectors(rows):

@@ -52,6 +52,26 @@ def opened(folder: Path, *names: str) -> list[Run]:
     return [Run.open(folder / name) for name in names]
 
 
+def test_telemetry_that_cannot_be_read_is_none(runs, tmp_path):
+    shutil.copytree(runs / "onnx-int4", tmp_path / "damaged")
+    (tmp_path / "damaged" / "device.parquet").write_bytes(b"not parquet")
+    (line,) = compare_many(Run.open(runs / "full"), [Run.open(tmp_path / "damaged")]).lines
+    assert line.cost.rss_bytes is None
+    assert line.cost.tokens_per_second is not None
+
+
+def test_lines_of_several_models_carry_their_names(runs, tmp_path, capsys):
+    shutil.copytree(runs / "onnx-int4", tmp_path / "other")
+    raw = json.loads((tmp_path / "other" / "run.json").read_text())
+    raw["artifact"]["model_id"] = "another"
+    (tmp_path / "other" / "run.json").write_text(json.dumps(raw))
+    names = [str(runs / "full"), str(runs / "onnx-int4"), str(tmp_path / "other")]
+    assert call(edge.cli.main, ["compare", *names], tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "another" in shown
+    assert "nano-llama" in shown.split("Cost and damage")[1]
+
+
 def test_runs_of_one_artifact_share_a_line_of_either_backend(runs):
     names = [f"{name}{kind}" for name in QUANTISED for kind in ("", "-forced", "-exact")]
     full, *others = opened(runs, "full", *names)

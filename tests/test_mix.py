@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -146,8 +147,12 @@ def test_a_budget_without_room_says_so_and_leaves_nothing(fragile, questions_fil
     with pytest.raises(UserError, match="give a larger --budget"):
         find(str(fragile), tmp_path / "out", read_questions(questions_file)[:2], max_new_tokens=4, budget=1.0001, threads=1)
     assert list((tmp_path / "out").iterdir()) == []
-    with pytest.raises(UserError, match=r"--budget is 0\.9"):
-        find(str(fragile), tmp_path / "none", read_questions(questions_file), budget=0.9)
+    for budget in (0.9, math.nan, math.inf):
+        with pytest.raises(UserError, match=f"--budget is {budget}"):
+            find(str(fragile), tmp_path / "none", read_questions(questions_file), budget=budget)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*file"):
+        find(str(fragile), tmp_path / "file", read_questions(questions_file))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"wide": []}', '{"wide": "embedding"}', '{"wide": [1]}'])

@@ -78,7 +78,11 @@ def test_the_content_hash_follows_the_questions_not_the_file(tmp_path, questions
 @given(st.integers(1, 12), st.integers(1, 12) | st.none())
 def test_shards_are_disjoint_and_complete(count, limit):
     items = list(range(10))
-    shards = [select(items, limit, f"{i}/{count}") for i in range(1, count + 1)]
+    full = min(count, len(items[:limit]))
+    shards = [select(items, limit, f"{i}/{count}") for i in range(1, full + 1)]
+    for empty in range(full + 1, count + 1):  # which no run directory could hold
+        with pytest.raises(UserError, match=f"make at most {full} shards"):
+            select(items, limit, f"{empty}/{count}")
     assert sorted(index for shard in shards for index in shard) == items[:limit]
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 

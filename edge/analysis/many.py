@@ -146,11 +146,14 @@ def cost(runs: Sequence[Run]) -> Cost:
 
 
 def rss(run: Run) -> int | None:
-    """The largest resident memory after any question, bytes; None where it was not measured."""
+    """The largest resident memory after any question, bytes; None where it was not measured or cannot be read any more."""
     path = run.folder / DEVICE_NAME
     if not path.is_file():
         return None
-    table = read_part(path)
+    try:
+        table = read_part(path)
+    except UserError:  # telemetry decides nothing else
+        return None
     if "rss_bytes" not in table.column_names:
         raise UserError(f"{path} lacks the column rss_bytes: trace the run again into another folder")
     largest = pc.max(table.column("rss_bytes")).as_py()
