@@ -17,9 +17,9 @@ from edge.questions import EMBEDDED, read_questions
 from export.build import DEFAULT_CONTEXT
 from export.build import build as build_artifacts
 from export.mix import find as find_mix
-from export.mix import read_recipe
+from export.mix import read_recipe, searched_for
 from export.mix import table as mix_table
-from export.precision import PRECISIONS
+from export.precision import MIXED, PRECISIONS
 from export.reference import reference as make_reference
 from export.synth import synth as synthesise
 from export.verdict import table as verdict_table
@@ -81,6 +81,12 @@ def build(
         size = sum(record.size for record in result.artifact.manifest.files.values()) / 1e6
         how = "already built" if result.reused else f"built in {result.seconds:.1f} s"
         console.print(f"{result.artifact.path}: {how}, {size:.1f} MB", markup=False, soft_wrap=True)
+        manifest = result.artifact.manifest
+        if recipe and manifest.precision == MIXED:
+            model, checkpoint = searched_for(recipe)
+            if checkpoint not in ("", manifest.checkpoint_sha256):
+                text = f"{recipe} was found for another checkpoint ({model}): search for this one with 'edge-export mix'"
+                console.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: edge-export mix nano-llama --out models/nano-llama --budget 1.15")

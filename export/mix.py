@@ -193,6 +193,12 @@ def read_recipe(path: Path) -> tuple[str, ...]:
         raise UserError(f"{path} is no recipe ({error}): make one with 'edge-export mix'") from error
 
 
+def searched_for(path: Path) -> tuple[str, str]:
+    """Model id and checkpoint's SHA-256 that a recipe was found for, "" where it does not say; `read_recipe` has accepted it."""
+    log = json.loads(path.read_text(encoding="utf-8"))
+    return str(log.get("model_id", "")), str(log.get("checkpoint_sha256", ""))
+
+
 def table(found: Mix) -> Table:
     """What was measured: each group alone, and the groups together."""
     title = f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], budget {found.budget:g}"

@@ -141,6 +141,11 @@ def test_one_command_searches_and_another_builds_what_was_found(fragile, questio
     assert call(export.cli.main, arguments, tmp_path) == 0
     one, two = (Artifact.open(tmp_path / name / MIXED).manifest for name in ("out", "second"))
     assert one.identity() == two.identity()
+    assert "another checkpoint" not in capsys.readouterr().out
+    (tmp_path / "foreign.json").write_text(json.dumps(log | {"checkpoint_sha256": "0" * 64, "model_id": "<other>"}))
+    arguments = ["build", str(fragile), "--to", MIXED, "--recipe", "{foreign.json}", "--out", "{third}"]
+    assert call(export.cli.main, arguments, tmp_path) == 0
+    assert "was found for another checkpoint (<other>)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_budget_without_room_says_so_and_leaves_nothing(fragile, questions_file, tmp_path):
