@@ -14,9 +14,9 @@ from rich.text import Text
 from edge.cli_common import check_json, console, write_json, write_json_line
 from edge.completion import complete_runs
 from edge.errors import UserError
+from edge.job_directory import FINISHED, RUNNING
 from edge.progress import Rarely
 from edge.terminal import Frame, bar, can_draw, duration, escaped, megabytes, one_line, sparkline
-from edge.trace import FINISHED, RUNNING
 from edge.watch import STOPPED, Follower, Seen
 
 LATEST = 4  # answers shown

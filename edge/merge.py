@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from edge.artifact import file_sha256
 from edge.errors import UserError
+from edge.job_directory import differences
 from edge.parts import read_part, write_record, write_table, write_whole
 from edge.questions import parse_shard
 from edge.run import ignore
-from edge.trace import DEVICE_NAME, RUN_NAME, Run, RunManifest, differences
+from edge.trace import DEVICE_NAME, RUN_NAME, Run, RunManifest
 
 
 def merge(folders: Sequence[Path], out: Path, on_note: Callable[[str], None] = ignore) -> RunManifest:

@@ -74,27 +74,6 @@ def claim(folder: Path) -> IO[str]:
     return lock
 
 
-def missing_folders(*folders: Path) -> list[Path]:
-    """Which of the folders and of those above them are not there yet, deepest first."""
-    found = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
-    return sorted(found, key=lambda path: len(path.parts), reverse=True)
-
-
-@contextlib.contextmanager
-def or_nothing(files: Sequence[Path], folders: Sequence[Path]) -> Iterator[None]:
-    """A scope for what must work before a job's first part: where it fails, what the job has just begun is taken away again,
-    the folders (deepest first) as far as nothing else is in them."""
-    try:
-        yield
-    except BaseException:
-        for path in files:
-            path.unlink(missing_ok=True)
-        for folder in folders:
-            with contextlib.suppress(OSError):  # the job's own error is what must be told
-                folder.rmdir()
-        raise
-
-
 def part_name(shard: str, indices: Sequence[int]) -> str:
     """Stem of a part's name, from the shard I/N and the questions that it holds."""
     number, count = shard.split("/")

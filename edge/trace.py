@@ -7,7 +7,6 @@ afterwards is found by its checksum and traced again.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,25 +19,12 @@ import pyarrow as pa
 
 from edge.artifact import ModelSpec, check_types
 from edge.errors import UserError
-from edge.parts import (
-    LOCK_NAME,
-    claim,
-    is_damaged,
-    missing_folders,
-    or_nothing,
-    part_name,
-    part_stem,
-    read_part,
-    remove_temporary,
-    write_part,
-    write_record,
-    write_table,
-)
+from edge.job_directory import FINISHED, RUNNING, JobDirectory
+from edge.parts import is_damaged, part_name, part_stem, read_part, write_part, write_table
 
 SCHEMA_VERSION = 1
 RUN_NAME = "run.json"
 DEVICE_NAME = "device.parquet"
-RUNNING, FINISHED = "running", "finished"
 # What readers take for granted beside the fields themselves.
 NEEDED = {
     "artifact": ("model_id", "precision", "taps", "tokenizer_sha256"),
@@ -134,63 +120,19 @@ def read_manifest(folder: Path) -> RunManifest:
 # Writing
 
 
-class RunWriter:
-    """Owns a run directory while a job writes into it. A context manager: it holds the directory's lock.
+class RunWriter(JobDirectory[RunManifest]):
+    """Owns a run directory while a job writes into it."""
 
-    Raises UserError when the folder cannot be written, is in use, or holds anything but the same run.
-    """
+    RECORD, FOLDERS, ONE, ANOTHER = RUN_NAME, ("steps", "answers"), "run", "another run (it differs"
 
-    def __init__(self, folder: Path, manifest: RunManifest) -> None:
-        self.folder = folder
-        self.done: set[int] = set()
-        self.damaged: list[str] = []  # files that were found damaged and removed, so that their questions run again
-        self._lock: Any = None
-        self._open(manifest)
-
-    def _open(self, manifest: RunManifest) -> None:
-        self._existing(manifest)  # refuses before anything is written
-        self._made = missing_folders(self.folder / "steps", self.folder / "answers")
-        try:
-            for name in ("steps", "answers"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.folder} ({error.strerror}): give another --out") from error
-        self._lock = claim(self.folder)
-        try:
-            existing = self._existing(manifest)  # again: another process may have come and gone before the lock was ours
-            self._fresh = existing is None
-            self.manifest = existing or manifest
-            if existing is None:
-                self._write_manifest()
-            else:
-                self._recover()
-        except BaseException:
-            self._lock.close()
-            raise
-
-    def _existing(self, manifest: RunManifest) -> RunManifest | None:
-        """The unfinished or finished same run in this folder, None for an empty or absent folder."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"{self.folder} is a file: give a folder with --out")
-        if not (self.folder / RUN_NAME).exists():
-            leftovers = {RUN_NAME, LOCK_NAME, "steps", "answers", f".{RUN_NAME}.tmp"}
-            foreign = sorted(p.name for p in self.folder.glob("*") if p.name not in leftovers) if self.folder.exists() else []
-            if foreign or any(self.folder.glob("*/part-*.parquet")):
-                raise UserError(f"{self.folder} is not empty and holds no run: give an empty or new folder with --out")
-            return None
-        existing = read_manifest(self.folder)
-        theirs, ours = existing.decides(), manifest.decides()
-        if theirs != ours:
-            differing = ", ".join(differences(theirs, ours))
-            raise UserError(f"{self.folder} holds another run (it differs in {differing}): give another --out")
-        return existing
+    def _read(self) -> RunManifest:
+        return read_manifest(self.folder)
 
     def _recover(self) -> None:
         """Removes what an interrupted run left half-done and what is damaged; learns which questions are committed.
 
         A part counts when both its halves are there and whole: so deleting either makes its questions run again.
         """
-        remove_temporary(self.folder)
         halves: list[dict[str, Path]] = []
         for kind in ("steps", "answers"):
             found: dict[str, Path] = {}
@@ -209,15 +151,6 @@ class RunWriter:
             (steps.get(stem) or answers[stem]).unlink()
         for stem in sorted(steps.keys() & answers.keys()):
             self.done.update(read_part(answers[stem], ["question_index"]).column("question_index").to_pylist())
-
-    def or_nothing(self) -> contextlib.AbstractContextManager[None]:
-        """A scope for what must work before the first answer: where it fails, a run just begun leaves nothing behind."""
-        if not self._fresh:
-            return contextlib.nullcontext()
-        return or_nothing([self.folder / RUN_NAME, self.folder / LOCK_NAME], self._made)
-
-    def _write_manifest(self) -> None:
-        write_record(self.folder / RUN_NAME, self.manifest)
 
     def write_part(self, steps: pa.Table, answers: pa.Table) -> None:
         """Commits whole questions: steps first, answers last."""
@@ -240,32 +173,12 @@ class RunWriter:
     def complete(self, indices: Iterable[int]) -> bool:
         """Whether the run is finished and holds these questions; one that has lost a part is marked as unfinished again."""
         if self.manifest.state == FINISHED and not self.done.issuperset(indices):
-            self.manifest = dataclasses.replace(self.manifest, state=RUNNING)
-            self._write_manifest()
+            self._write_manifest(state=RUNNING)
         return self.manifest.state == FINISHED
 
     def note_lost_taps(self, reason: str) -> None:
         """Says in run.json that rows without attention and hidden states follow, and why."""
-        self.manifest = dataclasses.replace(self.manifest, taps_lost=reason)
-        self._write_manifest()
-
-    def finish(self) -> None:
-        self.manifest = dataclasses.replace(self.manifest, state=FINISHED)
-        self._write_manifest()
-
-    def __enter__(self) -> RunWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._lock.close()
-
-
-def differences(a: Any, b: Any, name: str = "") -> list[str]:
-    """Dotted names of the leaves in which two JSON values differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(a.keys() | b.keys())
-        return [d for key in keys for d in differences(a.get(key), b.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if a == b else [name or "everything"]
+        self._write_manifest(taps_lost=reason)
 
 
 # Reading

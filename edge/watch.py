@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from edge.device import SYSTEM, read_text
 from edge.errors import UserError
+from edge.job_directory import FINISHED, RUNNING
 from edge.parts import AGAIN, LOCK_NAME, part_stem, read_part
-from edge.trace import DEVICE_NAME, FINISHED, RUN_NAME, RUNNING, read_manifest
+from edge.trace import DEVICE_NAME, RUN_NAME, read_manifest
 
 STOPPED = "stopped"
 ANSWERS = ("question_index", "question", "answer", "tokens", "stop_reason", "output_entropy_mean", "prefill_ms", "decode_ms")

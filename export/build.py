@@ -30,7 +30,7 @@ from edge.artifact import (
 from edge.backends.llama_library import library
 from edge.device import available_memory
 from edge.errors import UserError
-from edge.trace import differences
+from edge.job_directory import differences
 from export.checkpoint import Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig

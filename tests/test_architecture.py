@@ -15,7 +15,7 @@ LLAMA = {"errors", "backends.llama_library"}
 TYPES = {"errors", "artifact", "backends.base"}
 METRICS = TYPES | {"signals", "streaming"}
 DECODING = METRICS | {"decode", "prompt", "questions"}
-TRACING = DECODING | {"columns", "fit", "record", "parts", "trace", "device", "telemetry", "edge", "runtime"}
+TRACING = DECODING | {"columns", "fit", "record", "job_directory", "parts", "trace", "device", "telemetry", "edge", "runtime"}
 JOBS = TRACING | {"run"}
 READING = METRICS | {"columns", "parts", "trace", "registry", "questions", "outcomes"}
 ALLOWED: dict[str, set[str]] = {
@@ -50,10 +50,11 @@ ALLOWED: dict[str, set[str]] = {
     "columns": METRICS,
     "record": DECODING | {"columns"},
     "parts": {"errors"},
-    "trace": {"errors", "artifact", "columns", "parts"},
+    "job_directory": {"errors", "parts"},
+    "trace": {"errors", "artifact", "columns", "job_directory", "parts"},
     "similarity": {"errors", "questions"},
     "outcomes": {"errors", "parts", "trace", "questions", "similarity"},
-    "score_directory": {"errors", "artifact", "parts", "trace"},
+    "score_directory": {"errors", "artifact", "job_directory", "parts", "trace"},
     "score": JOBS | {"score_directory"},
     "cli_job": {"cli_common", "progress", "run", "terminal"},
     "doctor": TYPES
@@ -74,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": JOBS | {"gguf_file"},
     "live": JOBS,
     "merge": JOBS,
-    "watch": {"errors", "device", "parts", "trace"},
+    "watch": {"errors", "device", "job_directory", "parts", "trace"},
     "completion": {"artifact", "registry", "trace"},
     "terminal": set(),
     "screen": JOBS | {"live", "terminal"},
