@@ -59,11 +59,11 @@ docs-commands: ## docs/commands.md from the commands, after one has changed (2 s
 	@$(call install,export)
 	$(BIN)/python -m tools.commands
 
-bench: ## speed, memory and share of the read bandwidth beside llama-cpp-python, transformers and, with GENAI= (see docs/performance.md), onnxruntime-genai (10 min, 7 GB under runs/bench)
+bench: ## speed, memory and share of the read bandwidth beside llama-cpp-python, transformers and, with GENAI= (see docs/performance.md), onnxruntime-genai (15 min, 7 GB under runs/bench)
 	@$(call install,export,llama,reference)
 	$(BIN)/python -m benchmarks.peers --work runs/bench --json runs/bench/peers.json $(addprefix --genai ,$(GENAI))
 
-bench-taps: ## cost of tracing at Llama-3.2-1B's shape, random weights; PRECISION= (6 min, 5 GB of disk under runs/bench; GGUF 15 min)
+bench-taps: ## cost of tracing at Llama-3.2-1B's shape, random weights; PRECISION= (10 min, 5 GB of disk under runs/bench; GGUF longer)
 	@$(call install,export$(if $(filter gguf-%,$(PRECISION)),$(comma)llama))
 	$(BIN)/python -m benchmarks.tap_overhead --work runs/bench --precision $(PRECISION)
 

@@ -31,7 +31,7 @@ from edge.backends.base import Backend, Runtime, Taps
 from edge.backends.llama_library import library
 from edge.backends.llamacpp import LlamaBackend
 from edge.backends.onnx import OnnxBackend
-from edge.bench import started, turns
+from edge.bench import rotated, started, turns
 from edge.decode import LENGTH, force
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
@@ -162,8 +162,7 @@ def worker(pipe: Connection, paths: dict[str, Path], variants: dict[str, Variant
             next(iterator)
         seconds: dict[str, list[float]] = {name: [] for name in steps}
         for i in range(tokens):
-            names = list(steps)
-            for name in names[i % len(names) :] + names[: i % len(names)]:
+            for name in rotated(steps, i):
                 began = time.perf_counter()
                 next(steps[name])
                 seconds[name].append(time.perf_counter() - began)
@@ -200,10 +199,8 @@ def main() -> None:
     opened = Artifact.open(next(iter(paths.values())), verify=False)
     result = {"machine": platform.machine(), "versions": versions(opened), **vars(options), "contexts": {}}
     times: dict[int, dict[str, list[float]]] = {context: {name: [] for name in variants} for context in options.contexts}
-    order = list(contestants)
     for launch in range(options.launches):
-        turned = order[launch % len(order) :] + order[: launch % len(order)]
-        with started({name: contestants[name] for name in turned}) as running:
+        with started({name: contestants[name] for name in rotated(contestants, launch)}) as running:
             for context in options.contexts:
                 for _, number, seconds in turns(running, (context, options.tokens), options.rounds):
                     for name, values in seconds.items() if number else ():  # the first round warms up

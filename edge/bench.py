@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -119,9 +119,8 @@ def turns(
     running: Mapping[str, Running], asked: Any, rounds: int, on_turn: Callable[[str, int], None] = ignore_turn
 ) -> Iterator[tuple[str, int, Any]]:
     """Asks every process the same once a round, in rotating order, one at a time: name, round (0 warms up) and answer."""
-    order = list(running)
     for number in range(rounds + 1):
-        for name in order[number % len(order) :] + order[: number % len(order)]:
+        for name in rotated(running, number):
             on_turn(name, number)
             os.kill(running[name].pid, signal.SIGCONT)
             with suppress(ConnectionError):  # it died while it waited: receive() tells
@@ -129,6 +128,12 @@ def turns(
             answer = receive(name, running[name].pipe)
             os.kill(running[name].pid, signal.SIGSTOP)
             yield name, number, answer
+
+
+def rotated(names: Iterable[str], by: int) -> list[str]:
+    """The names in the order that begins with the one `by` places further, so that none is always the first."""
+    order = list(names)
+    return order[by % len(order) :] + order[: by % len(order)]
 
 
 @contextmanager

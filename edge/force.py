@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +17,9 @@ from edge.backends.base import Runtime, Taps
 from edge.decode import force as force_steps
 from edge.errors import UserError
 from edge.exact import FullModel, check_full
-from edge.fit import check_disk, disk_needed
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
-from edge.run import Progress, Recorder, describe_artifact, ignore, now, sensors_for, stop_on_signal, tell_damaged
+from edge.run import Progress, Recorder, check_run_disk, describe_artifact, ignore, now, sensors_for, stop_on_signal, tell_damaged
 from edge.runtime import RUNTIME_SETTINGS, check_runtime, deciding, open_backend, versions
 from edge.signals import SignalReader, Signals, TopK, kl_to_reference
 from edge.telemetry import Cooling
@@ -91,15 +90,6 @@ class Listener:
         return ForcedValues(kl, answer.surprisals[step], signals.output.top1 == top1)
 
 
-def disk_for(artifact: Artifact, reference: Run, done: Set[int], runtime: Runtime) -> int:
-    """Bytes that the answers of the reference which are still to do take on disk."""
-    tapped = runtime.taps != "none" and artifact.manifest.taps != "none"
-    answers = reference.answers(["question_index", "tokens"])
-    lengths = zip(*(column.to_pylist() for column in answers.columns), strict=True)
-    left = [tokens for index, tokens in lengths if index not in done]
-    return disk_needed(artifact.manifest.model, sum(left), len(left), forced=True, taps=tapped)
-
-
 def force(
     artifact: Artifact, like: Path, out: Path, *, exact: Artifact | None = None, runtime: Runtime | None = None,
     pause_above: float | None = None, on_progress: Callable[[Progress], None] = ignore, on_note: Callable[[str], None] = ignore,
@@ -120,7 +110,7 @@ def force(
     if reference.manifest.kind != "run":
         raise UserError(f"{like} is itself a forced run: give the free-running one with --like")
     prompter = Prompter(artifact, "raw")
-    lengths = cached_positions(reference)
+    lengths = answer_lengths(reference)
     manifest = RunManifest(
         kind="force",
         artifact=describe_artifact(artifact),
@@ -136,20 +126,20 @@ def force(
         created=now(),
     )
     total, capacity = len(lengths), artifact.manifest.model.context
-    for index, positions in lengths.items():
-        if positions > capacity:
+    for index, length in lengths.items():
+        if length.positions > capacity:
             raise UserError(
-                f"question {index} of {like} takes {positions} positions, more than the {capacity} this artifact was built for: "
-                "build it with a larger --context"
+                f"question {index} of {like} takes {length.positions} positions, more than the {capacity} this artifact was "
+                "built for: build it with a larger --context"
             )
     with RunWriter(out, manifest) as writer:
         tell_damaged(writer, on_note)
         if writer.complete(lengths):
             return writer.manifest
-        longest = max(lengths.values(), default=1) or 1
+        longest = max((length.positions for length in lengths.values()), default=1) or 1
         with writer.or_nothing():
-            if not runtime.anyway:
-                check_disk(out, disk_for(artifact, reference, writer.done, runtime), None)
+            left = [length.tokens for index, length in lengths.items() if index not in writer.done]
+            check_run_disk(out, artifact, runtime, sum(left), len(left), forced=True)
             backend = open_backend(artifact, runtime, longest, on_note)
             full = FullModel(exact, reference, runtime, longest, on_note) if exact else None
         reader = SignalReader(backend.spec)
@@ -182,12 +172,24 @@ def force(
         return writer.manifest
 
 
-def cached_positions(reference: Run) -> dict[int, int]:
-    """By question_index: positions that forcing its answer fills, 0 for one without tokens (its prompt never fitted)."""
+class Length(NamedTuple):
+    """Tokens of a prompt and of its answer, 0 for one that never fitted."""
+
+    prompt: int
+    tokens: int
+
+    @property
+    def positions(self) -> int:
+        """That forcing the answer fills."""
+        return self.prompt + self.tokens - 1 if self.tokens else 0
+
+
+def answer_lengths(reference: Run) -> dict[int, Length]:
+    """By question_index."""
     rows = reference.answers(["question_index", "prompt_ids", "tokens"])
     prompts = pc.list_value_length(rows.column("prompt_ids")).to_pylist()
-    columns = (rows.column("question_index").to_pylist(), prompts, rows.column("tokens").to_pylist())
-    return {index: prompt + tokens - 1 if tokens else 0 for index, prompt, tokens in zip(*columns, strict=True)}
+    indices, tokens = rows.column("question_index").to_pylist(), rows.column("tokens").to_pylist()
+    return {index: Length(*length) for index, *length in zip(indices, prompts, tokens, strict=True)}
 
 
 def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> None:

@@ -169,11 +169,16 @@ def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: i
     return min(context, longest + settings.max_new_tokens)
 
 
-def disk_for(artifact: Artifact, answers: int, settings: DecodeSettings, runtime: Runtime) -> int:
-    """Bytes that so many answers take on disk where each is as long as it may be."""
+def check_run_disk(
+    out: Path, artifact: Artifact, runtime: Runtime, tokens: int, answers: int, *, longest: int | None = None,
+    reference_k: int = 0, forced: bool = False,
+) -> None:  # fmt: skip
+    """Raises UserError where so many tokens of so many answers do not fit on the disk at `out`; see check_disk for `longest`."""
+    if runtime.anyway:
+        return
     tapped = runtime.taps != "none" and artifact.manifest.taps != "none"
-    rows = answers * settings.max_new_tokens
-    return disk_needed(artifact.manifest.model, rows, answers, reference_k=settings.reference_k, taps=tapped)
+    needed = disk_needed(artifact.manifest.model, tokens, answers, reference_k=reference_k, forced=forced, taps=tapped)
+    check_disk(out, needed, longest)
 
 
 def run(
@@ -215,8 +220,8 @@ def run(
         if writer.complete(question.index for question in chosen):
             return writer.manifest
         with writer.or_nothing():
-            if not runtime.anyway:
-                check_disk(out, disk_for(artifact, len(chosen) - len(writer.done), settings, runtime), settings.max_new_tokens)
+            left, longest = len(chosen) - len(writer.done), settings.max_new_tokens
+            check_run_disk(out, artifact, runtime, left * longest, left, longest=longest, reference_k=settings.reference_k)
             backend = open_backend(
                 artifact, runtime, capacity_for(list(prompts.values()), settings, artifact.manifest.model.context), on_note
             )

@@ -79,13 +79,12 @@ def encode(prompter: Prompter, question: Question) -> Encoded:
     return Encoded(prompt.ids, found)
 
 
-def common_prefix(prompts: Iterable[tuple[int, ...]]) -> int:
+def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     """How many first tokens all prompts share, at most all but two of the shortest: a pass over a single token would round
     quantised activations in another way (edge/backends/onnx.py), so that a list of one question gave it other bits."""
-    every = list(prompts)
-    first, last = min(every), max(every)  # what the least and the greatest share, all between them share
+    first, last = min(prompts), max(prompts)  # what the least and the greatest share, all between them share
     alike: int = sum(itertools.takewhile(bool, map(operator.eq, first, last)))
-    return max(0, min(alike, min(map(len, every)) - 2))
+    return max(0, min(alike, min(map(len, prompts)) - 2))
 
 
 class Scorer:
@@ -190,7 +189,9 @@ def score(
     encoded = {question.index: encode(prompter, question) for question in chosen}
     longest = max(made.positions for made in encoded.values())
     # Of every shard's questions, so that neither shards nor what is left to do decide a bit.
-    shared = common_prefix(prompter.prompt(question.question).ids for question in select(questions, limit, "1/1"))
+    others = [question for question in select(questions, limit, "1/1") if question.index not in encoded]
+    prompts = [*(made.prompt for made in encoded.values()), *(prompter.prompt(other.question).ids for other in others)]
+    shared = common_prefix(prompts)
     if longest > (context := artifact.manifest.model.context):
         raise UserError(
             f"a question takes {longest} positions, more than the {context} {artifact.label} was built for: "

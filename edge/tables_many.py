@@ -26,18 +26,14 @@ def many(found: Many) -> Group:
                    "artifact", "ln PPL ratio", "output entropy", "attention entropy", "hidden error", "class")  # fmt: skip
     every = (found.full, *found.lines)
     one_model = len({line.label.removesuffix(line.precision) for line in every}) == 1
-    for line in every:
-        first.add_row(unmarked(line.precision if one_model else line.label), *costs(line.cost), *damages(line.damage))
-    for line in found.lines:
+    names = [unmarked(line.precision if one_model else line.label) for line in every]
+    for name, line in zip(names, every, strict=True):
+        first.add_row(name, *costs(line.cost), *damages(line.damage))
+    for name, line in zip(names[1:], found.lines, strict=True):
         harm = line.damage
         changes = (harm and harm.log_ppl_ratio, line.entropy_change, line.attention_change)
         hidden = number(harm.hidden_error.value) if harm else "-"
-        second.add_row(
-            unmarked(line.precision if one_model else line.label),
-            *map(change, changes),
-            hidden,
-            "same" if line.same_class else line.model_class,
-        )
+        second.add_row(name, *map(change, changes), hidden, "same" if line.same_class else line.model_class)
     return Group(head, first, second)
 
 

@@ -17,7 +17,7 @@ from edge.questions import EMBEDDED, read_questions
 from export.build import DEFAULT_CONTEXT
 from export.build import build as build_artifacts
 from export.mix import find as find_mix
-from export.mix import read_recipe, searched_for
+from export.mix import read_recipe
 from export.mix import table as mix_table
 from export.precision import MIXED, PRECISIONS
 from export.reference import reference as make_reference
@@ -60,6 +60,7 @@ def build(
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     bar = Bar(*columns, console=errors, transient=True)
     task = bar.add_task("", total=None)
+    found = read_recipe(recipe) if recipe else None
 
     def on_bytes(done: int, total: int) -> None:
         bar.start()  # only now, so that a refusal stands alone on stderr
@@ -68,7 +69,7 @@ def build(
     try:
         results = build_artifacts(
             source, to, out, taps=taps, context=context, force=force, revision=revision or None,
-            wide=read_recipe(recipe) if recipe else (),
+            wide=found.wide if found else (),
             on_start=lambda name: bar.update(task, description=name),
             on_file=functools.partial(say_fetching, console),
             on_note=lambda text: console.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True),
@@ -82,11 +83,9 @@ def build(
         how = "already built" if result.reused else f"built in {result.seconds:.1f} s"
         console.print(f"{result.artifact.path}: {how}, {size:.1f} MB", markup=False, soft_wrap=True)
         manifest = result.artifact.manifest
-        if recipe and manifest.precision == MIXED:
-            model, checkpoint = searched_for(recipe)
-            if checkpoint not in ("", manifest.checkpoint_sha256):
-                text = f"{recipe} was found for another checkpoint ({model}): search for this one with 'edge-export mix'"
-                console.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
+        if found and manifest.precision == MIXED and found.checkpoint_sha256 not in ("", manifest.checkpoint_sha256):
+            text = f"{recipe} was found for another checkpoint ({found.model_id}): search for this one with 'edge-export mix'"
+            console.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: edge-export mix nano-llama --out models/nano-llama --budget 1.15")

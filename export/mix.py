@@ -121,13 +121,13 @@ def find(
         max_new_tokens, budget, base, eight, alone, tuple(path), best.wide,
     )  # fmt: skip
     text = json.dumps(found.to_json(), indent=1) + "\n"
+    log = out / UNBUILT_NAME  # first, so that a search of hours is not lost with the build
+    write_whole(log, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     try:
         build(source, [MIXED], out, wide=best.wide, context=context, revision=revision, force=force)
-    except UserError as error:  # a search of hours is not lost with it
-        kept = out / UNBUILT_NAME
-        write_whole(kept, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        raise UserError(f"{error}; what was found is in {kept}, for 'edge-export build --recipe'") from error
-    write_whole(out / SEARCH_NAME, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{error}; what was found is in {log}, for 'edge-export build --recipe'") from error
+    log.replace(out / SEARCH_NAME)
     return found
 
 
@@ -182,21 +182,24 @@ def remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def read_recipe(path: Path) -> tuple[str, ...]:
-    """Groups in 8 bits, from a search's log or any JSON object with `wide`; raises UserError when it holds none."""
+class Recipe(NamedTuple):
+    """Groups in 8 bits; model id and checkpoint's SHA-256 that they were found for, "" where the file does not say."""
+
+    wide: tuple[str, ...]
+    model_id: str = ""
+    checkpoint_sha256: str = ""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """From a search's log or any JSON object with `wide`; raises UserError when it holds none."""
     try:
-        wide = json.loads(path.read_text(encoding="utf-8"))["wide"]
+        log = json.loads(path.read_text(encoding="utf-8"))
+        wide = log["wide"]
         if not isinstance(wide, list) or not wide or not all(isinstance(name, str) for name in wide):
             raise ValueError("'wide' is no list of groups")
-        return tuple(wide)
+        return Recipe(tuple(wide), str(log.get("model_id", "")), str(log.get("checkpoint_sha256", "")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no recipe ({error}): make one with 'edge-export mix'") from error
-
-
-def searched_for(path: Path) -> tuple[str, str]:
-    """Model id and checkpoint's SHA-256 that a recipe was found for, "" where it does not say; `read_recipe` has accepted it."""
-    log = json.loads(path.read_text(encoding="utf-8"))
-    return str(log.get("model_id", "")), str(log.get("checkpoint_sha256", ""))
 
 
 def table(found: Mix) -> Table:

@@ -16,7 +16,7 @@ from edge.errors import UserError
 from edge.questions import read_questions
 from edge.runtime import open_backend
 from export.build import build
-from export.mix import MIXED, SEARCH_NAME, Trial, find, prefixes, read_recipe
+from export.mix import MIXED, SEARCH_NAME, UNBUILT_NAME, Trial, find, prefixes, read_recipe
 from export.precision import PRECISIONS, group
 from export.stored import Stored
 from tests.models import SHAPES, config_of, tensors, write_checkpoint
@@ -122,10 +122,22 @@ def test_the_search_finds_the_group_that_was_made_fragile(fragile, questions_fil
         trial.bytes for trial in found.path if trial.wide == found.chosen
     )
     # The log is the recipe, and nothing else is left.
-    assert read_recipe(tmp_path / "out" / SEARCH_NAME) == found.chosen
+    assert read_recipe(tmp_path / "out" / SEARCH_NAME).wide == found.chosen
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MIXED, SEARCH_NAME]
-    again = build(str(fragile), [MIXED], tmp_path / "out", wide=read_recipe(tmp_path / "out" / SEARCH_NAME))
+    again = build(str(fragile), [MIXED], tmp_path / "out", wide=read_recipe(tmp_path / "out" / SEARCH_NAME).wide)
     assert again[0].reused
+
+
+def test_a_search_whose_artifact_cannot_be_built_is_kept(fragile, questions_file, tmp_path):
+    out, search = tmp_path / "out", {"max_new_tokens": 4, "budget": 1.2, "threads": 1}
+    build(str(fragile), [MIXED], out, wide=["embedding"])  # another mixture
+    before = (out / MIXED / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match=r"what was found is in .*unbuilt\.json, for 'edge-export build --recipe'"):
+        find(str(fragile), out, read_questions(questions_file)[:2], **search)
+    assert (out / MIXED / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in out.iterdir()) == [MIXED, UNBUILT_NAME]
+    (again,) = build(str(fragile), [MIXED], tmp_path / "second", wide=read_recipe(out / UNBUILT_NAME).wide)
+    assert again.artifact.manifest.precision == MIXED
 
 
 def test_one_command_searches_and_another_builds_what_was_found(fragile, questions_file, tmp_path, capsys):

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from edge.analysis.intervals import UNDEFINED
 from edge.report.model import ModelGroup, bits_rank
 from edge.report.overview import Pair, pairs
-from edge.report.tables import ABSENT, change_of, kl_text, percent
+from edge.report.tables import ABSENT, interval, kl_text, percent
 
 STEPS = 10  # shades beside none at all
 
@@ -68,10 +69,9 @@ def change(metric: str) -> Callable[[ModelGroup, Pair], Cell]:
     def cell(group: ModelGroup, pair: Pair) -> Cell:
         if pair.shown is None:
             return Cell(ABSENT)
-        found = next((c.change for c in pair.shown.divergence.changes if c.metric == metric), None)
-        sure = found is not None and (found.low > 0.0 or found.high < 0.0)  # no colour for what may be chance
-        size = abs(found.value) if found is not None and sure else math.nan
-        return Cell(change_of(metric)(pair.shown.divergence), shade(size, 1e-4, 1.0))
+        found = next((c.change for c in pair.shown.divergence.changes if c.metric == metric), UNDEFINED)
+        sure = found.low > 0.0 or found.high < 0.0  # no colour for what may be chance
+        return Cell(interval(found, signed=True), shade(abs(found.value), 1e-4, 1.0) if sure else 0)
 
     return cell
 
