@@ -14,7 +14,17 @@ from edge import __version__, screen
 from edge.analysis.dynamics import DELTA
 from edge.backends.base import Runtime
 from edge.cli_bench import bench
-from edge.cli_common import QUESTIONS_HELP, check_json, chosen_questions, console, run_app, say_note, write_json, write_json_line
+from edge.cli_common import (
+    QUESTIONS_HELP,
+    check_json,
+    chosen_questions,
+    console,
+    run_app,
+    say_note,
+    say_notice,
+    write_json,
+    write_json_line,
+)
 from edge.cli_compare import compare
 from edge.cli_demo import demo
 from edge.cli_job import shown
@@ -84,8 +94,7 @@ def traced(job: Job, title: str, out: Path, quiet: bool) -> None:
     """Runs the job under its progress view and says what it made; an interruption exits with its code after a hint."""
     manifest = shown(job, title, quiet)
     console.print(unmarked(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
-    if manifest.notice:
-        console.print(unmarked(manifest.notice), style="dim", soft_wrap=True)
+    say_notice(manifest.notice)
 
 
 @app.command(epilog="Example: edge run models/nano-llama/onnx-int4 --out runs/int4 --limit 20")

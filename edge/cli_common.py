@@ -14,7 +14,7 @@ from rich.console import Console
 from edge.errors import UserError
 from edge.parts import write_whole
 from edge.questions import EMBEDDED, default_questions
-from edge.terminal import escaped
+from edge.terminal import escaped, unmarked
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -56,6 +56,12 @@ def write_json(target: str, value: Any) -> None:
         sys.stdout.write(text)
         return
     write_whole(Path(target), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def say_notice(notice: str) -> None:
+    """What must stand wherever a model's numbers are shown; nothing for a model without one."""
+    if notice:
+        console.print(unmarked(notice), style="dim", soft_wrap=True)
 
 
 def run_app(app: Callable[[], Any]) -> None:

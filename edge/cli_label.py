@@ -12,7 +12,7 @@ from rich.text import Text
 from edge import outcomes, tables
 from edge.analysis.agreement import Pair, agreement
 from edge.analysis.divergence import plain
-from edge.cli_common import check_json, console, write_json
+from edge.cli_common import check_json, console, say_notice, write_json
 from edge.completion import complete_runs
 from edge.errors import UserError
 from edge.outcomes import AUTOMATIC, HAND, OUTCOMES, Judgement
@@ -127,8 +127,7 @@ def summarise(run: Run, json_file: str | None) -> None:
     _, alpha = agreement({rater: found for rater, found in labels.items() if rater != f"({AUTOMATIC})"})
     scores = means(rows)
     if json_file != "-":
-        if run.manifest.notice:
-            console.print(unmarked(run.manifest.notice), style="dim", soft_wrap=True)
+        say_notice(run.manifest.notice)
         show_tables(counts, total, pairs, alpha, scores)
     if json_file:
         found: dict[str, Any] = {"questions": total, "counts": counts, "pairs": [pair._asdict() for pair in pairs]}

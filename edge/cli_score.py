@@ -12,7 +12,7 @@ from edge.analysis.divergence import plain
 from edge.analysis.intervals import bootstrap
 from edge.artifact import LLAMA_CPP
 from edge.backends.base import Runtime
-from edge.cli_common import QUESTIONS_HELP, check_json, chosen_questions, console, write_json
+from edge.cli_common import QUESTIONS_HELP, check_json, chosen_questions, console, say_notice, write_json
 from edge.cli_job import shown
 from edge.cli_options import (
     Anyway,
@@ -66,9 +66,8 @@ def score(
         console.print(unmarked(f"{opened.label}: share over questions [95% interval]"), style="bold", soft_wrap=True)
         table = tables.table("", "task", "questions", "score")
         for task, (count, value) in found.items():
-            table.add_row(task, str(count), " ".join([f"{value.value:.4f}", f"[{value.low:.4f}, {value.high:.4f}]"]))
-        if opened.manifest.notice:
-            console.print(unmarked(opened.manifest.notice), style="dim", soft_wrap=True)
+            table.add_row(task, str(count), f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]")
+        say_notice(opened.manifest.notice)
         console.print(table)
         console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
     if json_file:
