@@ -9,9 +9,10 @@ from edge.artifact import Artifact
 from edge.backends.base import Runtime, Taps
 from edge.errors import UserError
 from edge.record import ForcedValues
+from edge.reductions import Scratch
 from edge.run import describe_artifact
 from edge.runtime import RUNTIME_SETTINGS, open_backend
-from edge.signals import Scratch, Signals, hidden_distance, kl_exact, output_signals, surprisal
+from edge.signals import Signals, hidden_distance, kl_exact, output_signals, surprisal
 from edge.trace import Run
 
 

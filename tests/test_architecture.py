@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 # Each module of edge with what it may import of edge; "edge" is the package itself (its version).
 LLAMA = {"errors", "backends.llama_library"}
 TYPES = {"errors", "artifact", "backends.base"}
-METRICS = TYPES | {"signals", "streaming"}
+METRICS = TYPES | {"reductions", "signals", "streaming"}
 DECODING = METRICS | {"decode", "prompt", "questions"}
 TRACING = DECODING | {"columns", "fit", "record", "job_directory", "parts", "trace", "device", "telemetry", "edge", "runtime"}
 JOBS = TRACING | {"run"}
@@ -36,7 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     "backends.llama_library": {"errors"},
     "backends.llama_header": LLAMA,
     "backends.llama_vocabulary": LLAMA,
-    "backends.llama_callback": set(),
+    "compiled": set(),
+    "reductions": {"backends.base", "compiled", "device"},
+    "backends.llama_callback": {"compiled"},
     "backends.llama_taps": TYPES | {"backends.llama_callback"},
     "backends.llamacpp": TYPES | LLAMA | {"device", "backends.llama_taps", "backends.mapped"},
     "tokenizer": {"errors", "artifact", "backends.llama_vocabulary"},
@@ -44,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "prompt": {"errors", "artifact", "tokenizer"},
     "runtime": TYPES | {"edge", "device", "backends.onnx", "backends.prepacked", "backends.llamacpp", "fit"},
     "fit": {"edge", "errors", "artifact", "device", "columns"},
-    "signals": TYPES,
+    "signals": TYPES | {"reductions"},
     "streaming": TYPES,
     "decode": METRICS,
     "columns": METRICS,
@@ -64,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
         "device",
         "telemetry",
         "gguf_file",
+        "reductions",
         "backends.llama_callback",
         "backends.llama_header",
         "backends.llama_vocabulary",

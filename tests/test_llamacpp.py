@@ -13,7 +13,7 @@ import edge.backends.llamacpp
 import edge.cli
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.backends.llama_callback import Compiled
+from edge.backends.llama_callback import Callback
 from edge.backends.llama_taps import TapError, TapReader
 from edge.backends.llamacpp import CHUNK, LlamaBackend
 from edge.columns import VECTORS
@@ -38,7 +38,7 @@ def artifact(artifacts):
 
 def in_python(monkeypatch):
     """Backends opened from now on have no compiled callback."""
-    monkeypatch.setattr(edge.backends.llama_taps, "compiled_callback", lambda: Compiled(0, "switched off by the test"))
+    monkeypatch.setattr(edge.backends.llama_taps, "compiled_callback", lambda: Callback(0, "switched off by the test"))
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as hnp
 from edge.artifact import ModelSpec
 from edge.backends.base import Taps
 from edge.errors import UserError
+from edge.reductions import Scratch
 from edge.signals import (
     SCALARS,
-    Scratch,
     SignalReader,
     attention_signals,
     hidden_signals,

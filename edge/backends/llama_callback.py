@@ -6,23 +6,14 @@ and copies without entering Python. llama-cpp-python is built from source, so th
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import functools
-import hashlib
-import os
-import shutil
-import subprocess
-import sysconfig
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from edge.compiled import compiled
+
 SOURCE = Path(__file__).with_name("llama_taps.c")
-FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC")
-COMPILERS = ("cc", "gcc", "clang")
-SECONDS = 120.0  # a compiler on a slow card
 
 
 class Stop(ctypes.Structure):
@@ -60,61 +51,19 @@ class Pass(ctypes.Structure):
     )
 
 
-class Compiled(NamedTuple):
+class Callback(NamedTuple):
     """Address of the compiled callback, or 0 and the reason why there is none."""
 
     address: int
     problem: str
 
 
-def cache_folder() -> Path:
-    """Where compiled code is kept: $XDG_CACHE_HOME/edgetrace, by default below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrace"
-
-
-@functools.cache
-def compiled_callback() -> Compiled:
-    """Compiles the callback, unless an earlier process of this user has, and loads it."""
-    source = SOURCE.read_bytes()
-    key = hashlib.sha256(source + repr((FLAGS, sysconfig.get_config_var("SOABI"))).encode()).hexdigest()[:16]
-    try:
-        path = cache_folder() / f"taps-{key}.so"
-        if is_ours(path):
-            with contextlib.suppress(OSError):  # damaged: compiled anew
-                return Compiled(load(path), "")
-        compile_to(path)
-        return Compiled(load(path), "")
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        return Compiled(0, " ".join(detail.split())[:200])
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is there that this user alone can have written."""
-    try:
-        found, folder = path.stat(), path.parent.stat()
-    except FileNotFoundError:
-        return False
-    return all(entry.st_uid == os.geteuid() and not entry.st_mode & 0o022 for entry in (found, folder))
-
-
-def compile_to(path: Path) -> None:
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
-    if compiler is None:
-        raise RuntimeError("no C compiler is installed")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder, path.name)
-        subprocess.run(  # noqa: S603 - our own source, a compiler from PATH
-            [compiler, *FLAGS, "-o", str(made), str(SOURCE)], check=True, capture_output=True, text=True, timeout=SECONDS
-        )
-        made.chmod(0o700)
-        load(made)  # what cannot be loaded is not kept
-        made.replace(path)
-
-
-def load(path: Path) -> int:
-    return ctypes.cast(ctypes.CDLL(str(path)).edgetrace_tap, ctypes.c_void_p).value or 0
+def compiled_callback() -> Callback:
+    """Compiled at the first call, unless an earlier process has."""
+    library, problem = compiled(SOURCE)
+    if library is None:
+        return Callback(0, problem)
+    return Callback(ctypes.cast(library.edgetrace_tap, ctypes.c_void_p).value or 0, "")
 
 
 class CompiledPass:

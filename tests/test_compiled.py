@@ -1,0 +1,76 @@
+"""Compiled code: where it comes from, and that nothing depends on its being there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from edge.compiled import compiled
+from edge.reductions import SOURCE
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of this test's own, and a process that has not compiled yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    compiled.cache_clear()
+    yield tmp_path / "cache" / "edgetrace"
+    compiled.cache_clear()
+
+
+def test_it_is_compiled_once_for_its_user_alone(cache, monkeypatch):
+    first = compiled(SOURCE)
+    assert first.library
+    assert first.problem == ""
+    (kept,) = cache.iterdir()
+    assert cache.stat().st_mode & 0o077 == 0
+    compiled.cache_clear()
+    monkeypatch.setenv("PATH", "")  # no compiler any more
+    assert compiled(SOURCE).library._handle == first.library._handle  # the same file, loaded once a process
+    assert list(cache.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("why", ["absent", "broken", "read-only"])
+def test_without_a_working_compiler_it_says_why(why, cache, tmp_path, monkeypatch):
+    if why == "broken":
+        fake = tmp_path / "bin" / "cc"
+        fake.parent.mkdir()
+        fake.write_text("#!/bin/sh\necho no headers here >&2\nexit 1\n")
+        fake.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    elif why == "read-only":
+        monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    found = compiled(SOURCE)
+    assert found.library is None
+    words = {"absent": "no C compiler", "broken": "no headers here", "read-only": "Not a directory"}
+    assert words[why] in found.problem
+    assert not list(cache.glob("*")) if why != "read-only" else True
+
+
+def test_code_that_others_could_have_written_is_not_loaded(cache):
+    compiled(SOURCE)
+    (kept,) = cache.iterdir()
+    inode = kept.stat().st_ino
+    kept.chmod(0o777)
+    compiled.cache_clear()
+    assert compiled(SOURCE).library
+    (again,) = cache.iterdir()
+    assert again.stat().st_ino != inode
+    assert again.stat().st_mode & 0o022 == 0
+
+
+def test_damaged_code_is_compiled_anew(cache):
+    """In processes of their own: one that has loaded the code once never reads the file again."""
+    ask = "from edge.reductions import kernel; print(bool(kernel().code))"
+    command = [sys.executable, "-c", ask]
+    assert subprocess.check_output(command, text=True, cwd=ROOT) == "True\n"
+    (kept,) = cache.iterdir()
+    kept.write_bytes(b"not a library")
+    assert subprocess.check_output(command, text=True, cwd=ROOT) == "True\n"
+    assert kept.read_bytes()[:4] == b"\x7fELF"
