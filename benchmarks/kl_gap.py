@@ -24,9 +24,8 @@ from edge.backends.base import Array, Backend, Runtime
 from edge.parts import write_table
 from edge.prompt import Prompter
 from edge.questions import EMBEDDED, read_questions
-from edge.reductions import Scratch
 from edge.runtime import open_backend
-from edge.signals import TopK, kl_exact, kl_to_reference, output_signals, top_k
+from edge.signals import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
 from export.build import build
 
 MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")

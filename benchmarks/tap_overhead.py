@@ -36,7 +36,7 @@ from edge.decode import LENGTH, force
 from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
 from edge.runtime import versions
-from edge.signals import SignalReader
+from edge.signal_reader import SignalReader
 from export.build import build
 from export.precision import PRECISIONS
 from export.synth import synth

@@ -30,7 +30,7 @@ from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
 from edge.run import ignore
 from edge.runtime import open_backend
-from edge.signals import SignalReader
+from edge.signal_reader import SignalReader
 
 READ_BYTES = 1 << 28  # that each thread of the read test goes through, far more than caches hold
 READ_ROUNDS = 7

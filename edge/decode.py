@@ -11,7 +11,8 @@ import numpy as np
 
 from edge.backends.base import Array, Backend, Taps
 from edge.errors import UserError
-from edge.signals import SignalReader, Signals, TopK, surprisal, top_k
+from edge.signal_reader import SignalReader
+from edge.signals import Signals, TopK, surprisal, top_k
 
 REPETITION_LIMIT = 15  # the paper's rule: one token so many times in a row ends an answer
 STOP_TOKEN, LENGTH, REPETITION, CONTEXT = "stop_token", "length", "repetition", "context"

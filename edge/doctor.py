@@ -17,9 +17,9 @@ from edge.backends.llama_header import Header
 from edge.backends.llama_library import INSTALL, NEWEST, OLDEST, library, version
 from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.llamacpp import LlamaBackend
+from edge.compiled_signals import compiled_code
 from edge.errors import UserError
 from edge.gguf_file import ARCHITECTURES, read_spec
-from edge.reductions import kernel
 from edge.telemetry import Sample, Sensors
 
 PROBES = Path(__file__).parent / "data"  # probe-ARCHITECTURE.gguf, made by export/probe.py
@@ -48,7 +48,7 @@ class LlamaCpp:
 @dataclass(frozen=True)
 class Findings:
     """Everything `edge doctor` says; `now` is what the sensors give. Bytes; a library that is not installed is "" among
-    `versions`. `reductions` says why attention is reduced by numpy and not by compiled code, which takes less time, "" where
+    `versions`. `signals` says why they are computed by numpy and not by compiled code, which takes less time, "" where
     it is not."""
 
     device: device.Device
@@ -57,7 +57,7 @@ class Findings:
     disk_free_bytes: int
     versions: dict[str, str]
     llama_cpp: LlamaCpp
-    reductions: str
+    signals: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"now": self.now._asdict()}
@@ -72,7 +72,7 @@ def examine(folder: Path) -> Findings:
         disk_free_bytes=shutil.disk_usage(folder).free,
         versions={"edgetrace": __version__, "python": platform.python_version()} | {name: installed(name) for name in LIBRARIES},
         llama_cpp=examine_llama_cpp(),
-        reductions=kernel().problem,
+        signals=compiled_code().problem,
     )
 
 

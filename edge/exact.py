@@ -9,10 +9,10 @@ from edge.artifact import Artifact
 from edge.backends.base import Runtime, Taps
 from edge.errors import UserError
 from edge.record import ForcedValues
-from edge.reductions import Scratch
 from edge.run import describe_artifact
 from edge.runtime import RUNTIME_SETTINGS, open_backend
-from edge.signals import Signals, hidden_distance, kl_exact, output_signals, surprisal
+from edge.signal_reader import SignalReader
+from edge.signals import Signals, hidden_distance, kl_exact, surprisal
 from edge.trace import Run
 
 
@@ -35,7 +35,7 @@ class FullModel:
         chosen = {name: settings[name] for name in RUNTIME_SETTINGS if name in settings}
         usual = Runtime(runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway)
         self._backend = open_backend(artifact, replace(usual, **chosen), capacity, on_note)
-        self._scratch = Scratch()
+        self._reader = SignalReader(artifact.manifest.model)
 
     def steps(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> Iterator[Taps]:
         """Taps before each of the tokens: views that the next step overwrites."""
@@ -45,7 +45,7 @@ class FullModel:
 
     def values(self, full: Taps, token: int, taps: Taps, signals: Signals) -> ForcedValues:
         """What this model's pass says of the other's: `taps` and `signals`, before `token`."""
-        own, output = output_signals(full.logits, self._scratch), signals.output
+        own, output = self._reader.output(full.logits), signals.output
         return ForcedValues(
             kl=kl_exact(full.logits, own.log_normaliser, taps.logits, output.log_normaliser),
             reference_surprisal=surprisal(full.logits, own.log_normaliser, token),

@@ -21,7 +21,8 @@ from edge.prompt import Prompt, Prompter
 from edge.record import AnswerRecord, ForcedValues, PartBuffer
 from edge.run import Progress, Recorder, check_run_disk, describe_artifact, ignore, now, sensors_for, stop_on_signal, tell_damaged
 from edge.runtime import RUNTIME_SETTINGS, check_runtime, deciding, open_backend, versions
-from edge.signals import SignalReader, Signals, TopK, kl_to_reference
+from edge.signal_reader import SignalReader
+from edge.signals import Signals, TopK, kl_to_reference
 from edge.telemetry import Cooling
 from edge.trace import RUN_NAME, Run, RunManifest, RunWriter
 

@@ -14,7 +14,7 @@ from edge.prompt import Prompter
 from edge.record import AnswerRecord
 from edge.run import capacity_for, ignore, stop_on_signal
 from edge.runtime import open_backend
-from edge.signals import SignalReader
+from edge.signal_reader import SignalReader
 from edge.telemetry import Sensors
 
 REPLACEMENT = "\ufffd"

@@ -23,7 +23,7 @@ from edge.prompt import Prompt, Prompter
 from edge.questions import Question, questions_sha256, select
 from edge.record import AnswerRecord, PartBuffer
 from edge.runtime import check_runtime, deciding, open_backend, versions
-from edge.signals import SignalReader
+from edge.signal_reader import SignalReader
 from edge.trace import RunManifest, RunWriter, read_manifest
 
 FLUSH_SECONDS = 5.0  # work that a killed process can lose, beside the question in flight

@@ -243,8 +243,8 @@ def doctor(found: Findings) -> Group:
     for name, version in found.versions.items():
         libraries.add_row(name, version or "not installed")
     said = [heading("onnx-* artifacts"), Text(f"run by onnxruntime {found.versions['onnxruntime']}, with every tap")]
-    if found.reductions:
-        said.append(Text(f"attention is reduced by numpy, a little slower: {found.reductions}", style="dim"))
+    if found.signals:
+        said.append(Text(f"signals are computed in numpy, about 3% slower: {found.signals}", style="dim"))
     said.append(heading("GGUF files"))
     if llama.problem:
         said.append(Text(f"cannot be run: {llama.problem}", style="yellow"))

@@ -32,9 +32,8 @@ from edge.device import usable_cores
 from edge.errors import UserError
 from edge.parts import write_whole
 from edge.prompt import Prompter
-from edge.reductions import Scratch
 from edge.registry import read_registry
-from edge.signals import attention_signals
+from edge.signals import Scratch, attention_signals
 from export.checkpoint import Array, Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 # Each module of edge with what it may import of edge; "edge" is the package itself (its version).
 LLAMA = {"errors", "backends.llama_library"}
 TYPES = {"errors", "artifact", "backends.base"}
-METRICS = TYPES | {"reductions", "signals", "streaming"}
+METRICS = TYPES | {"signals", "signal_reader", "streaming"}
 DECODING = METRICS | {"decode", "prompt", "questions"}
 TRACING = DECODING | {"columns", "fit", "record", "job_directory", "parts", "trace", "device", "telemetry", "edge", "runtime"}
 JOBS = TRACING | {"run"}
@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "backends.llama_header": LLAMA,
     "backends.llama_vocabulary": LLAMA,
     "compiled": set(),
-    "reductions": {"backends.base", "compiled", "device"},
+    "compiled_signals": {"backends.base", "compiled", "device", "signals"},
+    "signal_reader": TYPES | {"compiled_signals", "signals"},
     "backends.llama_callback": {"compiled"},
     "backends.llama_taps": TYPES | {"backends.llama_callback"},
     "backends.llamacpp": TYPES | LLAMA | {"device", "backends.llama_taps", "backends.mapped"},
@@ -46,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "prompt": {"errors", "artifact", "tokenizer"},
     "runtime": TYPES | {"edge", "device", "backends.onnx", "backends.prepacked", "backends.llamacpp", "fit"},
     "fit": {"edge", "errors", "artifact", "device", "columns"},
-    "signals": TYPES | {"reductions"},
+    "signals": TYPES,
     "streaming": TYPES,
     "decode": METRICS,
     "columns": METRICS,
@@ -66,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
         "device",
         "telemetry",
         "gguf_file",
-        "reductions",
+        "compiled_signals",
         "backends.llama_callback",
         "backends.llama_header",
         "backends.llama_vocabulary",

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from edge.compiled import compiled
-from edge.reductions import SOURCE
+from edge.compiled_signals import SOURCE
 from tests.conftest import ROOT
 
 
@@ -67,7 +67,7 @@ def test_code_that_others_could_have_written_is_not_loaded(cache):
 
 def test_damaged_code_is_compiled_anew(cache):
     """In processes of their own: one that has loaded the code once never reads the file again."""
-    ask = "from edge.reductions import kernel; print(bool(kernel().code))"
+    ask = "from edge.compiled_signals import compiled_code; print(bool(compiled_code().code))"
     command = [sys.executable, "-c", ask]
     assert subprocess.check_output(command, text=True, cwd=ROOT) == "True\n"
     (kept,) = cache.iterdir()

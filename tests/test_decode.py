@@ -14,7 +14,7 @@ from edge.backends.base import Taps
 from edge.backends.onnx import OnnxBackend
 from edge.decode import CONTEXT, LENGTH, REPETITION, STOP_TOKEN, DecodeSettings, force, generate, repeated, sample, sampler
 from edge.errors import UserError
-from edge.signals import SignalReader
+from edge.signal_reader import SignalReader
 
 VOCABULARY = 12
 

@@ -10,7 +10,7 @@ import pytest
 import edge.cli
 from edge.backends import llama_taps, llamacpp
 from edge.compiled import compiled
-from edge.reductions import kernel
+from edge.compiled_signals import compiled_code
 from edge.tables import state
 from edge.telemetry import Sensors
 from tests.boards import make_board
@@ -73,20 +73,20 @@ def test_the_sensors_of_a_board_are_said_in_a_line(board, words, tmp_path):
 
 def test_code_that_cannot_be_compiled_is_told_with_the_reason(tmp_path, capsys, monkeypatch):
     said, shown = doctor(tmp_path, capsys)
-    assert said["llama_cpp"]["callback"] == said["reductions"] == ""
+    assert said["llama_cpp"]["callback"] == said["signals"] == ""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for cached in (compiled, kernel):
+    for cached in (compiled, compiled_code):
         cached.cache_clear()
     try:
         said, shown = doctor(tmp_path, capsys)
     finally:
-        for cached in (compiled, kernel):
+        for cached in (compiled, compiled_code):
             cached.cache_clear()
-    assert said["llama_cpp"]["callback"] == said["reductions"] == "no C compiler is installed"
+    assert said["llama_cpp"]["callback"] == said["signals"] == "no C compiler is installed"
     assert shown.count("attention and hidden states are traced") == 4
     assert "read in Python, about 1% slower: no C compiler" in shown
-    assert "reduced by numpy, a little slower: no C compiler" in shown
+    assert "computed in numpy, about 3% slower: no C compiler" in shown
 
 
 def test_without_the_binding_it_says_how_to_install_it(tmp_path, capsys, monkeypatch):

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from benchmarks.kl_gap import KEPT, Position, bytes_each, measure, of_model, rounded
 from edge.columns import REFERENCE
 from edge.force import distributions
-from edge.reductions import Scratch
-from edge.signals import TopK, kl_exact, kl_to_reference, output_signals, top_k
+from edge.signals import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
 from export.build import build
 
 

@@ -14,10 +14,10 @@ from hypothesis.extra import numpy as hnp
 from edge.artifact import ModelSpec
 from edge.backends.base import Taps
 from edge.errors import UserError
-from edge.reductions import Scratch
+from edge.signal_reader import SignalReader
 from edge.signals import (
     SCALARS,
-    SignalReader,
+    Scratch,
     attention_signals,
     hidden_signals,
     kl_to_reference,

@@ -6,17 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+import edge.reductions
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-
-import edge.reductions
-from edge.artifact import ModelSpec
-from edge.backends.base import Taps
-from edge.compiled import compiled
-from edge.device import simd
 from edge.reductions import (
     SOURCE,
     TARGETS,
@@ -30,7 +22,15 @@ from edge.reductions import (
     stream_sums,
     target,
 )
-from edge.signals import SignalReader
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edge.artifact import ModelSpec
+from edge.backends.base import Taps
+from edge.compiled import compiled
+from edge.device import simd
+from edge.signal_reader import SignalReader
 
 HERE = set(simd(Path("/proc/cpuinfo").read_text()))
 OPTIONS = [(), *(options for needs, options in TARGETS if needs <= HERE)]

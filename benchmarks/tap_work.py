@@ -1,0 +1,140 @@
+"""The work itself that tracing adds to a token, part by part, where a ratio of whole tokens drowns in the machine's noise.
+
+Reductions are timed right after a pass over the weights, as in `edge run`, since it has driven everything out of the processor's
+caches; compiled code and numpy take turns token by token. The graph's own nodes for the taps are summed from onnxruntime's
+profile, in a session of its own, because profiling slows every node a little. Milliseconds a token, medians over the tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import edge.backends.onnx
+from edge.artifact import Artifact
+from edge.backends.onnx import OnnxBackend, session_options
+from edge.backends.prepacked import find_or_make
+from edge.compiled_signals import Code, compiled_code
+from edge.signals import Scratch, attention_signals, hidden_signals, output_signals
+from export.build import build
+from export.synth import synth
+
+WARM_UP = 4
+TAP_NODES = ("attention.", "hidden.")  # what export/graph/taps.py adds to a graph
+
+
+def decode(backend: OnnxBackend, context: int, tokens: int) -> Iterator[Any]:
+    """Taps of single steps that go on from a prompt of `context` random ids."""
+    ids = np.random.default_rng(context).integers(5, backend.spec.vocabulary, context + WARM_UP + tokens).tolist()
+    backend.rewind(0)
+    backend.prefill(ids[:context])
+    for number, token in enumerate(ids[context:]):
+        taps = backend.step(token)
+        if number >= WARM_UP:
+            yield taps
+
+
+def reductions(backend: OnnxBackend, code: Code, context: int, tokens: int) -> dict[str, float]:
+    """Milliseconds of each reduction, compiled and in numpy."""
+    scratch, times = Scratch(), dict[str, list[float]]()
+    before = np.zeros((backend.spec.layers + 1, backend.spec.hidden), np.float32)
+
+    def timed(name: str, function: Any, *arguments: Any, **more: Any) -> None:
+        began = time.perf_counter()
+        function(*arguments, **more)
+        times.setdefault(name, []).append(1e3 * (time.perf_counter() - began))
+
+    for number, taps in enumerate(decode(backend, context, tokens)):
+        if number % 2:
+            timed("logits, compiled", code.output, taps.logits)
+            timed("attention, compiled", code.attention, taps.attention, scratch)
+            timed("hidden states, compiled", code.hidden, taps.hidden, before, has_before=True)
+        else:
+            timed("logits, numpy", output_signals, taps.logits, scratch)
+            timed("attention, numpy", attention_signals, taps.attention, scratch)
+            timed("hidden states, numpy", hidden_signals, taps.hidden, before, scratch)
+            timed("keeping the hidden states, numpy", np.copyto, before, taps.hidden)
+    return {name: median(values) for name, values in times.items()}
+
+
+def nodes(artifact: Artifact, graph: Path, context: int, tokens: int, threads: int) -> dict[str, float]:
+    """Milliseconds of the graph's tap nodes a token, and of attention itself, from onnxruntime's profile."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def profiled(threads: int) -> Any:
+            options = session_options(threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder, "profile"))
+            return options
+
+        edge.backends.onnx.session_options = profiled
+        try:
+            backend = OnnxBackend(artifact, capacity=context + WARM_UP + tokens, threads=threads, graph=graph)
+        finally:
+            edge.backends.onnx.session_options = session_options
+        for _ in decode(backend, context, tokens):
+            pass
+        events = json.loads(Path(backend._session.end_profiling()).read_text())
+        backend.close()
+    runs = sorted((event for event in events if event.get("name") == "model_run"), key=lambda event: event["ts"])[-tokens:]
+    kept = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("kernel_time")]
+    sums: dict[str, list[float]] = {"tap nodes": [], "attention nodes": []}
+    for run in runs:
+        own = [event for event in kept if run["ts"] <= event["ts"] < run["ts"] + run["dur"]]
+        taps = sum(event["dur"] for event in own if event["name"].startswith(TAP_NODES))
+        sums["tap nodes"].append(taps / 1e3)
+        sums["attention nodes"].append(sum(e["dur"] for e in own if e["args"]["op_name"] == "GroupQueryAttention") / 1e3)
+    return {name: median(values) for name, values in sums.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the artifacts (6 GB)")
+    parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512, 1024])
+    parser.add_argument("--tokens", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    code, problem = compiled_code()
+    if code is None:
+        raise SystemExit(f"the signals cannot be compiled here: {problem}")
+    source = options.work / "llama-3.2-1b-instruct"
+    if not source.exists():
+        synth("llama-3.2-1b-instruct", source)
+    found: dict[int, dict[str, float]] = {context: {} for context in options.contexts}
+    opened = {}
+    for taps in ("rows", "none"):
+        (built,) = build(str(source), ["onnx-int4"], options.work / taps, taps=taps)
+        opened[taps] = (built.artifact, find_or_make(built.artifact, options.threads, print))
+    artifact, graph = opened["rows"]
+    backend = OnnxBackend(
+        artifact, capacity=max(options.contexts) + WARM_UP + options.tokens, threads=options.threads, graph=graph
+    )
+    for context in options.contexts:
+        found[context] |= reductions(backend, code, context, options.tokens)
+    backend.close()
+    for context in options.contexts:
+        found[context] |= nodes(artifact, graph, context, options.tokens, options.threads)
+        plain = nodes(*opened["none"], context, options.tokens, options.threads)
+        found[context]["attention nodes without taps"] = plain["attention nodes"]
+    for context, row in found.items():
+        parts = ("attention, compiled", "hidden states, compiled", "tap nodes")
+        row["in all, compiled"] = sum(row[name] for name in parts)
+        print(f"context {context}")
+        for name, value in row.items():
+            print(f"  {name:30} {value:.3f} ms", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
