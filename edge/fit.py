@@ -21,6 +21,7 @@ MIB = 1 << 20
 PROGRAMS = 106 * MIB  # Python, this project's imports and the runtime's code
 BUFFERS = 64 * MIB  # activations of a chunk of the prompt, the allocators' slack
 CHUNK = 128  # positions of a chunk of the prompt
+LAST_BYTES = 32 * MIB  # attention of all layers over the last chunk, in onnxruntime (two positions at least)
 TOKENIZER_FACTOR = 12  # memory over the size of a tokenizer.json
 TOKEN_BYTES = 700  # and at least so much for each token
 # Weights as onnxruntime's kernels read them over the file: blocks of 4 bits take 24 instead of 20 bytes for 32 weights.
@@ -57,12 +58,14 @@ def memory_needed(
     vocabulary = max(TOKENIZER_FACTOR * tokenizer, TOKEN_BYTES * spec.vocabulary)
     laid_out = LAID_OUT.get(precision, max(LAID_OUT.values()) if precision.startswith("onnx-") else 1.0)
     rows = 4 * spec.layers * spec.heads * capacity
-    chunk = 2 * 4 * spec.heads * CHUNK * capacity  # one layer's attention over a chunk, as scores and as probabilities
+    scores = kept = 4 * spec.heads * CHUNK * capacity  # one layer's attention over a chunk, as it is computed and as it is kept
+    if precision.startswith("onnx-"):
+        kept = max(kept, min(LAST_BYTES, CHUNK * rows), 2 * rows) + 4 * (spec.layers + 1) * CHUNK * spec.hidden
     return Memory(
         PROGRAMS + vocabulary,
         round(weights * laid_out),
         spec.kv_bytes(capacity, cache_bytes_each) + rows,
-        BUFFERS + chunk + 2 * 4 * spec.vocabulary,
+        BUFFERS + scores + kept + 2 * 4 * spec.vocabulary,
     )
 
 

@@ -11,7 +11,7 @@ import edge.cli
 import edge.fit
 from edge.artifact import Artifact, FileRecord
 from edge.backends.base import Runtime
-from edge.backends.onnx import CHUNK
+from edge.backends.onnx import CHUNK, LAST_BYTES
 from edge.device import available_memory, group_memory
 from edge.errors import UserError
 from edge.fit import LAID_OUT, WEIGHT_BYTES, check_disk, check_memory, disk_needed, memory_needed, needed_by, vector_values
@@ -38,7 +38,7 @@ def test_the_formats_are_those_that_are_built():
         exact = PRECISIONS[name].bytes_of("model.layers.0.mlp.up_proj.weight", (8192, 2048)) / (8192 * 2048)
         assert WEIGHT_BYTES[name] == pytest.approx(exact, rel=0.04), name
     assert set(LAID_OUT) == {name for name in PRECISIONS if name.startswith("onnx-")}
-    assert edge.fit.CHUNK == CHUNK
+    assert (edge.fit.CHUNK, edge.fit.LAST_BYTES) == (CHUNK, LAST_BYTES)
 
 
 def test_too_little_memory_is_one_sentence_with_what_fits(large):

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+import edge.backends.onnx
 from edge.artifact import Artifact, record_file
 from edge.backends.onnx import CHUNK, OnnxBackend
 from edge.columns import VECTORS
+from edge.errors import UserError
 from export.graph.config import ConfigReader
 from tests import models, oracle
 from tests.conftest import assert_positions_are_bounded
@@ -167,6 +169,34 @@ def test_a_prompt_gives_the_same_bits_however_it_is_cut(length, precision, artif
         backend.rewind(0)
         backend.prefill(ids[:cut])
         assert_identical(copies(backend.prefill(ids[cut:])), whole)
+
+
+@pytest.mark.parametrize("last", [2, 3, 7, 127])
+@pytest.mark.parametrize("count", [2, 3, 4, CHUNK + 1, CHUNK + 2, CHUNK + 3, 2 * CHUNK + 1, 2 * CHUNK + 20])
+def test_a_long_prompt_gives_the_same_bits_with_a_short_last_chunk(last, count, odd, monkeypatch):
+    ids = np.random.default_rng(count).integers(4, 290, count).tolist()
+    backend = OnnxBackend(odd, threads=1)
+    whole = copies(backend.prefill(ids))
+    spec = odd.manifest.model
+    monkeypatch.setattr(edge.backends.onnx, "LAST_BYTES", last * 4 * spec.layers * spec.heads * count)
+    sizes = edge.backends.onnx.chunks(count, last)
+    assert sum(sizes) == count and min(sizes) >= 2 and max(sizes) <= CHUNK and sizes[-1] <= max(3, last)
+    backend.rewind(0)
+    backend._patterns.fill(np.nan)
+    assert_identical(copies(backend.prefill(ids)), whole)
+
+
+def test_an_artifact_of_before_all_positions_were_given_out_is_refused(odd, tmp_path):
+    folder = shutil.copytree(odd.path, tmp_path / "old")
+    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+    layer = next(node for node in graph.graph.node if "attention.0" in node.output)
+    layer.output[list(layer.output).index("attention.0")] = "pattern"
+    graph.graph.node.append(onnx.helper.make_node("Gather", ["pattern", "last"], ["attention.0"], axis=2))
+    output = next(value for value in graph.graph.output if value.name == "attention.0")
+    output.type.tensor_type.shape.dim[2].dim_value = 1
+    onnx.save(graph, str(folder / "model.onnx"))
+    with pytest.raises(UserError, match="was built by an earlier Edgetrace: build it again"):
+        OnnxBackend(Artifact(folder, odd.manifest), threads=1)
 
 
 @pytest.mark.parametrize("precision", ["onnx-fp32", "onnx-int8", "onnx-int4"])

@@ -5,16 +5,13 @@ from __future__ import annotations
 import fcntl
 import shutil
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
-import onnx
 import pytest
 
 from edge.artifact import Artifact
 from edge.backends import prepacked
 from edge.backends.base import Runtime
-from edge.backends.graph_order import in_order
 from edge.backends.prepacked import FOLDER, LOCK_NAME, MADE_NAME, find, find_or_make, identity
 from edge.runtime import open_backend
 from tests.conftest import tree
@@ -135,31 +132,3 @@ def test_a_folder_that_cannot_be_written_is_told_and_run_all_the_same(copy, monk
     assert len(notes) == 1
     assert "could not be made (" in notes[0]
     assert not (artifact.path / FOLDER).exists()
-
-
-def test_attention_of_one_layer_at_a_time_is_alive(copy):
-    """Every row that is cut out of a layer's attention is cut out before the next layer's attention is computed."""
-    artifact = copy("onnx-int4")
-    graph = onnx.load(find_or_make(artifact, 1, print), load_external_data=False).graph
-    made_by = {output: number for number, node in enumerate(graph.node) for output in node.output if output}
-    attention = [number for number, node in enumerate(graph.node) if node.op_type == "GroupQueryAttention"]
-    layers = artifact.manifest.model.layers
-    assert len(attention) == layers
-    for layer in range(layers - 1):
-        assert attention[layer] < made_by[f"attention.{layer}"] < attention[layer + 1]
-        assert made_by[f"hidden.{layer}"] < attention[layer + 1]
-    for number, node in enumerate(graph.node):
-        assert all(made_by.get(name, -1) < number for name in node.input)
-    assert len(onnx.load(artifact.path / "model.onnx", load_external_data=False).graph.output) == len(graph.output)
-
-
-def test_nodes_beside_the_result_follow_as_soon_as_they_can():
-    class Node(NamedTuple):
-        input: list[str]
-        output: list[str]
-
-    a, b, c = Node(["x"], ["a"]), Node(["a"], ["b"]), Node(["b"], ["c"])
-    of_a, of_both, of_that = Node(["a"], ["t"]), Node(["a", "b"], ["u"]), Node(["u"], ["v"])
-    assert in_order([a, b, c, of_a, of_both, of_that], "c") == [a, of_a, b, of_both, of_that, c]
-    optional, user = Node(["a", ""], ["o", ""]), Node(["", "b"], ["p"])
-    assert in_order([a, b, c, optional, user], "c") == [a, optional, b, user, c]

@@ -10,8 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.artifact import Artifact
-from edge.backends.base import Array, Taps, check_room
-from edge.backends.graph_order import put_in_order
+from edge.backends.base import HUGE, Array, Taps, check_room
 from edge.backends.mapped import let_go
 from edge.device import usable_cores
 from edge.errors import UserError
@@ -22,6 +21,9 @@ DATA_NAME = "model.onnx.data"
 WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
 FLOAT_BYTES = 4  # the cache is in float32
 CHUNK = 128  # prefill in chunks: the same bits, and attention buffers that do not grow with the prompt squared
+# A prompt's last chunk leaves the attention of each layer, of which its last row is kept; so it is the shorter the longer the
+# prompt. All others leave theirs one over the other.
+LAST_BYTES = 32 << 20
 
 
 def session_options(threads: int) -> Any:
@@ -54,7 +56,21 @@ def save_prepacked(path: Path, folder: Path, threads: int) -> None:
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     open_session(path, threads, options)
-    put_in_order(folder / GRAPH_NAME, "logits")
+
+
+def chunks(count: int, last: int) -> list[int]:
+    """Sizes of the chunks of a prompt, CHUNK at most, the final one `last` at most. None is of one position, which would run the
+    kernels of decoding and round quantised activations in another way, but for a prompt of one."""
+    if count <= last:
+        return [count]
+    before = count - last
+    if before == 1:
+        return [2, last - 1] if last > 2 else [3]
+    sizes = []
+    while before:
+        sizes.append(min(CHUNK, before) - (before == CHUNK + 1))
+        before -= sizes[-1]
+    return [*sizes, last]
 
 
 class OnnxBackend:
@@ -72,22 +88,27 @@ class OnnxBackend:
         self.length = 0
         self.cache_bytes_each = FLOAT_BYTES
         self.taps_lost = ""  # the graph has its taps or was built without
-        self._raw = artifact.manifest.taps == "raw"
         self._tapped = artifact.manifest.taps != "none"
         graph = graph or artifact.path / GRAPH_NAME
         self._session: Any = open_session(graph, threads or usable_cores())
         let_go(graph.with_name(DATA_NAME), graph.with_name(WEIGHTS_NAME))
+        if self._tapped and gives_rows_alone(self._session):
+            raise UserError(f"{artifact.label} was built by an earlier Edgetrace: build it again (edge-export build)")
         self._binding: Any = self._session.io_binding()
         self._cache = np.zeros((spec.layers, 2, 1, spec.kv_heads, self.capacity, spec.head_dim), np.float32)
         self._logits = np.empty((1, spec.vocabulary), np.float32)
-        self._hidden = np.empty((spec.layers + 1, 1, 1, spec.hidden), np.float32)
-        # One flat buffer, cut anew at every length, so that all rows [L, H, K] lie together for one reduction.
-        self._attention = np.empty(spec.layers * spec.heads * self.capacity if self._tapped else 0, np.float32)
         self._ids = np.empty((1, CHUNK), np.int64)
         self._seqlens_k = np.empty(1, np.int32)
         self._total = np.empty((), np.int32)
         self._bound_ids = 0
-        self._outputs: dict[str, None] = {}  # names in the order they were bound first, in which values come back
+        self._attention_names = [f"attention.{layer}" for layer in range(spec.layers)]
+        self._hidden_names = [f"hidden.{index}" for index in range(spec.layers + 1)]
+        # The last position's rows. One flat buffer, cut anew at every length, so that all rows lie together for one reduction.
+        self._attention = np.empty(max(spec.layers * spec.heads * self.capacity, HUGE) if self._tapped else 0, np.float32)
+        self._hidden = np.empty((spec.layers + 1, spec.hidden), np.float32)
+        # What a chunk of a prompt leaves; made with the first one, used as far as a prompt is long.
+        self._patterns = np.empty(0, np.float32)
+        self._streams = np.empty((0, 0, 0), np.float32)
         self._bind_fixed()
 
     def _bind_fixed(self) -> None:
@@ -99,27 +120,22 @@ class OnnxBackend:
                 self._input(f"past_key_values.{layer}.{name}", buffer)
                 self._output(f"present.{layer}.{name}", buffer)
         self._output("logits", self._logits)
-        if self._tapped:
-            for index in range(self.spec.layers + 1):
-                self._output(f"hidden.{index}", self._hidden[index])
 
     def _input(self, name: str, buffer: np.ndarray[Any, Any]) -> None:
         self._binding.bind_input(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
 
     def _output(self, name: str, buffer: np.ndarray[Any, Any]) -> None:
         self._binding.bind_output(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
-        self._outputs.setdefault(name)
 
     def prefill(self, ids: Sequence[int]) -> Taps:
         check_room(self, ids)
-        start = 0
-        while True:
-            # A chunk of one would run the kernels of decoding, which round quantised activations in another way.
-            size = CHUNK - (len(ids) - start == CHUNK + 1)
-            taps = self._forward(ids[start : start + size])
+        spec, start = self.spec, 0
+        row_bytes = FLOAT_BYTES * spec.layers * spec.heads * (self.length + len(ids))
+        sizes = chunks(len(ids), min(CHUNK, max(2, LAST_BYTES // row_bytes)) if self._tapped else CHUNK)
+        for size in sizes[:-1]:
+            self._forward(ids[start : start + size], last=False)
             start += size
-            if start >= len(ids):
-                return taps
+        return self._forward(ids[start:])
 
     def step(self, token_id: int) -> Taps:
         check_room(self, (token_id,))
@@ -134,7 +150,8 @@ class OnnxBackend:
         self._binding = None
         self._session = None
 
-    def _forward(self, ids: Sequence[int]) -> Taps:
+    def _forward(self, ids: Sequence[int], *, last: bool = True) -> Taps:
+        """One pass; without `last` its taps mean nothing, but for the logits."""
         new, spec = len(ids), self.spec
         self._ids[0, :new] = ids
         total = self.length + new
@@ -142,35 +159,54 @@ class OnnxBackend:
         self._total[()] = total
         if self._bound_ids != new:
             self._input("input_ids", self._ids[:, :new])
+            if self._tapped:
+                self._bind_hidden(new)
             self._bound_ids = new
         if not self._tapped:
             self._session.run_with_iobinding(self._binding)
             self.length = total
             return Taps(total - 1, self._logits[0], None, None)
         rows = self._attention[: spec.layers * spec.heads * total].reshape(spec.layers, spec.heads, total)
-        if self._raw and new > 1:
-            self._run_raw(rows)
-        else:
-            address, stride, shape = rows.ctypes.data, rows.strides[0], (1, spec.heads, 1, total)
-            for layer in range(spec.layers):
-                name = f"attention.{layer}"
-                self._binding.bind_output(name, "cpu", 0, np.float32, shape, address + layer * stride)
-                self._outputs.setdefault(name)
+        if new == 1:
+            self._bind_attention(rows.ctypes.data, rows.strides[0], (1, spec.heads, 1, total))
             self._session.run_with_iobinding(self._binding)
+        else:
+            patterns = self._chunk_patterns(new, total, last=last)
+            self._bind_attention(patterns.ctypes.data, patterns.strides[0], (1, spec.heads, new, total))
+            self._session.run_with_iobinding(self._binding)
+            if last:
+                rows[:] = patterns[:, :, -1]
+                self._hidden[:] = self._streams[:, new - 1]
         self.length = total
-        return Taps(total - 1, self._logits[0], rows, self._hidden[:, 0, 0])
+        return Taps(total - 1, self._logits[0], rows, self._hidden)
 
-    def _run_raw(self, rows: Array) -> None:
-        """A raw graph gives every position: let the runtime allocate those outputs, then keep the last rows."""
-        names = [f"attention.{layer}" for layer in range(self.spec.layers)]
-        hidden = [f"hidden.{index}" for index in range(self.spec.layers + 1)]
-        for name in names + hidden:
-            self._binding.bind_output(name, "cpu")
-            self._outputs.setdefault(name)
-        self._session.run_with_iobinding(self._binding)
-        values = dict(zip(self._outputs, self._binding.get_outputs(), strict=True))
-        for layer, name in enumerate(names):
-            rows[layer] = values[name].numpy()[0, :, -1, :]
-        for index, name in enumerate(hidden):
-            self._hidden[index, 0, 0] = values[name].numpy()[0, -1]
-            self._output(name, self._hidden[index])
+    def _bind_attention(self, address: int, stride: int, shape: tuple[int, ...]) -> None:
+        """Every layer's attention, `stride` bytes from one to the next."""
+        bind = self._binding.bind_output
+        for layer, name in enumerate(self._attention_names):
+            bind(name, "cpu", 0, np.float32, shape, address + layer * stride)
+
+    def _bind_hidden(self, new: int) -> None:
+        if new > 1 and not self._streams.size:
+            self._streams = np.empty((self.spec.layers + 1, CHUNK, self.spec.hidden), np.float32)
+        for index, name in enumerate(self._hidden_names):
+            buffer = self._hidden[index] if new == 1 else self._streams[index, :new]
+            self._output(name, buffer.reshape(1, new, self.spec.hidden))
+
+    def _chunk_patterns(self, new: int, total: int, *, last: bool) -> Array:
+        """Where a chunk's attention [L, H, S, T] goes: each layer's by itself in the last chunk, else one over the other."""
+        spec = self.spec
+        size = spec.heads * new * total
+        if not self._patterns.size:  # for all that any chunk may need, most of which is never touched
+            row, most = spec.layers * spec.heads * self.capacity, min(CHUNK, self.capacity)
+            room = max(spec.heads * most * self.capacity, min(LAST_BYTES // FLOAT_BYTES, most * row), 3 * row)
+            self._patterns = np.empty(room, np.float32)
+        shape = (spec.heads, new, total)
+        if last:
+            return self._patterns[: spec.layers * size].reshape(spec.layers, *shape)
+        return np.broadcast_to(self._patterns[:size].reshape(shape), (spec.layers, *shape))
+
+
+def gives_rows_alone(session: Any) -> bool:
+    """Whether a tapped graph is of the kind that was built before every position's values were given out."""
+    return any(output.name == "attention.0" and output.shape[2] == 1 for output in session.get_outputs())

@@ -47,8 +47,9 @@ class AttentionInputs:
         return self._offset
 
 
-def attention(b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weights: str, *, tapped: bool) -> tuple[str, str]:
-    """Attention and output projection of x [1, S, D] -> ([1, S, D], pattern [1, H, S, T] or "" when not tapped)."""
+def attention(b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weights: str, pattern: str) -> str:
+    """Attention and output projection of x [1, S, D] -> [1, S, D]; the attention after softmax [1, H, S, T] is named `pattern`,
+    and not given out where that is ""."""
     c = b.config
     prefix = f"layers.{layer}.attention"
     cos, sin = shared.tables(layer)
@@ -62,15 +63,13 @@ def attention(b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weig
         past.append(b.input(f"past_key_values.{layer}.{part}", TensorProto.FLOAT, shape))
         present.append(f"present.{layer}.{part}")
         b.output(present[-1], TensorProto.FLOAT, shape)
-    pattern = f"{prefix}.pattern" if tapped else ""
     b.node(
         "GroupQueryAttention", [*qkv, *past, shared.seqlens_k, shared.total, *([cos, sin] if fused_rope else [])],
-        [f"{prefix}.mixed", *present, *([pattern] if tapped else [])], domain=MICROSOFT,
+        [f"{prefix}.mixed", *present, *([pattern] if pattern else [])], domain=MICROSOFT,
         num_heads=c.heads, kv_num_heads=c.kv_heads, scale=c.query_scale,
-        do_rotary=int(fused_rope), local_window_size=c.windows[layer] or -1, qk_output=2 if tapped else 0,
+        do_rotary=int(fused_rope), local_window_size=c.windows[layer] or -1, qk_output=2 if pattern else 0,
     )  # fmt: skip
-    out = b.linear(f"{prefix}.mixed", [f"{weights}.o_proj.weight"], [c.hidden], c.heads * c.head_dim, f"{prefix}.out")
-    return out, pattern
+    return b.linear(f"{prefix}.mixed", [f"{weights}.o_proj.weight"], [c.hidden], c.heads * c.head_dim, f"{prefix}.out")
 
 
 def projections(b: GraphBuilder, x: str, weights: str, prefix: str, *, packed: bool) -> list[str]:

@@ -219,18 +219,17 @@ class GraphBuilder:
         self.node("SimplifiedLayerNormalization", [x, weight], [out], axis=-1, epsilon=self.config.norm_eps, stash_type=1)
         return out
 
-    def add_rms_norm(self, x: str, delta: str, weight: str, out: str) -> tuple[str, str]:
+    def add_rms_norm(self, x: str, delta: str, weight: str, out: str, residual: str) -> tuple[str, str]:
         """Norm of x + delta, and the sum itself (the residual stream)."""
-        residual = f"{out}.residual"
         self.node(
             "SkipSimplifiedLayerNormalization", [x, delta, weight], [out, "", "", residual],
             domain=MICROSOFT, epsilon=self.config.norm_eps,
         )  # fmt: skip
         return out, residual
 
-    def last_position(self, x: str, axis: int, out: str) -> str:
-        """The last entry along `axis`, which stays as an axis of one."""
-        self.node("Gather", [x, self.constant("last", np.array([-1], np.int64))], [out], axis=axis)
+    def last_position(self, x: str, out: str) -> str:
+        """Of x [1, S, D] the last position [1, 1, D]."""
+        self.node("Gather", [x, self.constant("last", np.array([-1], np.int64))], [out], axis=1)
         return out
 
     def model(self) -> onnx.ModelProto:

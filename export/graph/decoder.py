@@ -15,43 +15,36 @@ def build(b: GraphBuilder, taps: TapWriter) -> None:
     c = b.config
     ids = b.input("input_ids", TensorProto.INT64, [1, "new"])
     shared = AttentionInputs(b)
-    residual = embed(b, ids)
-    taps.hidden(0, residual)
+    residual = embed(b, ids, taps.hidden(0))
     x = b.rms_norm(residual, norm(b, "model.layers.0.input_layernorm.weight"), "layers.0.norm")
     for layer in range(c.layers):
         weights, name = f"model.layers.{layer}", f"layers.{layer}"
-        mixed, pattern = attention(b, shared, layer, x, f"{weights}.self_attn", tapped=taps.on)
-        taps.attention(layer, pattern)
+        mixed = attention(b, shared, layer, x, f"{weights}.self_attn", taps.attention(layer))
         before_mlp = "post_attention_layernorm"
         if c.sandwich_norms:
             mixed = b.rms_norm(mixed, norm(b, f"{weights}.post_attention_layernorm.weight"), f"{name}.attention.normed")
             before_mlp = "pre_feedforward_layernorm"
-        x, residual = b.add_rms_norm(residual, mixed, norm(b, f"{weights}.{before_mlp}.weight"), f"{name}.post_norm")
+        x, residual = b.add_rms_norm(
+            residual, mixed, norm(b, f"{weights}.{before_mlp}.weight"), f"{name}.post_norm", f"{name}.middle"
+        )
         delta = mlp(b, x, f"{weights}.mlp", f"{name}.mlp")
         if c.sandwich_norms:
             delta = b.rms_norm(delta, norm(b, f"{weights}.post_feedforward_layernorm.weight"), f"{name}.mlp.normed")
-        last = layer == c.layers - 1
-        following = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
-        if last and taps.mode != "raw":
-            # Only the last position is needed from here on: prefill then pays for one row of logits, not S.
-            residual = b.last_position(residual, 1, "last.residual")
-            delta = b.last_position(delta, 1, "last.delta")
-        x, residual = b.add_rms_norm(residual, delta, norm(b, following), f"{name}.next_norm")
-        taps.hidden(layer + 1, residual)
-    if taps.mode == "raw":
-        x = b.last_position(x, 1, "last.norm")
+        following = "model.norm.weight" if layer == c.layers - 1 else f"model.layers.{layer + 1}.input_layernorm.weight"
+        x, residual = b.add_rms_norm(residual, delta, norm(b, following), f"{name}.next_norm", taps.hidden(layer + 1))
+    x = b.last_position(x, "last.norm")  # prefill pays for one row of logits, not S
     b.unembedding(x, "model.embed_tokens.weight" if c.tied else "lm_head.weight", "logits")
     b.output("logits", TensorProto.FLOAT, [1, c.vocabulary])
 
 
-def embed(b: GraphBuilder, ids: str) -> str:
+def embed(b: GraphBuilder, ids: str, out: str) -> str:
     """Embedding [1, S, D], scaled where the architecture asks for it."""
     scale = b.config.embedding_scale
     if scale == 1.0:
-        return b.embedding(ids, "model.embed_tokens.weight", "embedding")
+        return b.embedding(ids, "model.embed_tokens.weight", out)
     b.embedding(ids, "model.embed_tokens.weight", "embedding.unscaled")
-    b.node("Mul", ["embedding.unscaled", b.constant("embedding.scale", np.array(scale, np.float32))], ["embedding"])
-    return "embedding"
+    b.node("Mul", ["embedding.unscaled", b.constant("embedding.scale", np.array(scale, np.float32))], [out])
+    return out
 
 
 def norm(b: GraphBuilder, name: str) -> str:

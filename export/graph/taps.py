@@ -1,7 +1,9 @@
-"""Which inner values a graph gives out, and in which form.
+"""Which inner values a graph gives out.
 
-`none`: logits alone. `rows`: for the last position, the attention row of every layer [1, H, 1, T] and the residual
-stream [1, 1, D] before layer 1 and after each layer. `raw`: the same for every position, [1, H, S, T] and [1, S, D].
+`none`: logits alone. `rows`: also, for every new position, the attention of each layer after softmax [1, H, S, T] and the
+residual stream [1, S, D] before layer 1 and after each layer. They are the very tensors that the layers compute with, so that no
+node is added to the graph; that tracing keeps the last position's rows alone is up to who runs it. `raw` is the same graph, built
+by those who want its outputs for themselves.
 """
 
 from __future__ import annotations
@@ -12,32 +14,21 @@ from export.graph.builder import GraphBuilder
 
 
 class TapWriter:
-    """Adds tap outputs as the layers are built."""
+    """Names the values to give out as the layers are built, and declares them."""
 
     def __init__(self, b: GraphBuilder, mode: str) -> None:
         self.b = b
-        self.mode = mode
+        self.on = mode != "none"
 
-    @property
-    def on(self) -> bool:
-        return self.mode != "none"
+    def attention(self, layer: int) -> str:
+        """Name of a layer's attention (0-based), `attention.<layer>`; "" for a plain graph, which has none to give."""
+        return self._output(f"attention.{layer}", [1, self.b.config.heads, "new", "total"]) if self.on else ""
 
-    def attention(self, layer: int, pattern: str) -> None:
-        """Pattern [1, H, S, T] of a layer (0-based) as output `attention.<layer>`."""
-        self._output(f"attention.{layer}", pattern, 2, [1, self.b.config.heads, self._length("new"), "total"])
+    def hidden(self, index: int) -> str:
+        """Name of a residual stream: 0 enters layer 1, l has left layer l."""
+        name = f"hidden.{index}"
+        return self._output(name, [1, "new", self.b.config.hidden]) if self.on else name
 
-    def hidden(self, index: int, residual: str) -> None:
-        """Residual stream [1, S, D] as output `hidden.<index>`: 0 enters layer 1, l has left layer l."""
-        self._output(f"hidden.{index}", residual, 1, [1, self._length("new"), self.b.config.hidden])
-
-    def _length(self, name: str) -> int | str:
-        return name if self.mode == "raw" else 1
-
-    def _output(self, name: str, value: str, axis: int, shape: list[int | str]) -> None:
-        if not self.on:
-            return
-        if self.mode == "raw":
-            self.b.node("Identity", [value], [name])
-        else:
-            self.b.last_position(value, axis, name)
+    def _output(self, name: str, shape: list[int | str]) -> str:
         self.b.output(name, TensorProto.FLOAT, shape)
+        return name
