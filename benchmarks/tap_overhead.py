@@ -2,17 +2,18 @@
 
 `plain2` is another of the same kind as `plain`, so that plain2/plain is the noise. `bare` is the untapped model alone: a step
 and an argmax, nothing recorded. Every ONNX variant has a process of its own, stopped while another is timed (idle sessions'
-spinning threads would disturb it); rounds of some tokens are interleaved in changing order. llama.cpp's variants are contexts
-over one copy of the weights in one process, since two copies differ by several percent in speed just by where they lie, and
-take turns token by token. Whole processes differ by a few percent in the same way, so that all are started several times, in
-another order each time, and the ratio is given launch by launch, too. `flash` is plain with flash attention, and `library` the
-generation of llama-cpp-python's own high-level class, greedy, to set beside `bare`. The prompt is read once for each context
-length; each round goes on from its end.
+spinning threads would disturb it); rounds of some tokens are interleaved in changing order. Two copies of the weights differ by
+several percent in speed just by where they lie, so that all processes map one file, and llama.cpp's variants are contexts over
+one copy in one process, which take turns token by token. Whole processes differ by a few percent all the same, so that all are
+started several times, in another order each time, and the ratio is given launch by launch, too. `flash` is plain with flash
+attention, and `library` the generation of llama-cpp-python's own high-level class, greedy, to set beside `bare`. The prompt is
+read once for each context length; each round goes on from its end.
 """
 
 from __future__ import annotations
 
 import argparse
+import filecmp
 import itertools
 import json
 import os
@@ -30,7 +31,8 @@ from edge.artifact import LLAMA_CPP, Artifact
 from edge.backends.base import Backend, Runtime, Taps
 from edge.backends.llama_library import library
 from edge.backends.llamacpp import LlamaBackend
-from edge.backends.onnx import OnnxBackend
+from edge.backends.onnx import WEIGHTS_NAME, OnnxBackend
+from edge.backends.prepacked import find_or_make
 from edge.bench import rotated, started, turns
 from edge.decode import LENGTH, force
 from edge.prompt import Prompt, Prompter
@@ -84,7 +86,8 @@ def open_variant(path: Path, variant: Variant, threads: int, capacity: int) -> t
         runtime = Runtime(threads, "rows" if variant.taps else "none")
         backend: Backend = LlamaBackend(artifact, capacity=capacity, runtime=runtime, flash_attention=variant.flash)
     else:
-        backend = OnnxBackend(artifact, capacity=capacity, threads=threads)
+        graph = find_or_make(artifact, threads, print)
+        backend = OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
     return Kept(backend), Prompter(artifact, "raw")
 
 
@@ -129,6 +132,17 @@ def library_stepper(
             yield
 
     return generate
+
+
+def share_mapped(paths: Sequence[Path], threads: int) -> None:
+    """Artifacts of the same weights, laid out for this processor, map one file from now on."""
+    first, *others = [find_or_make(Artifact.open(path), threads, print).with_name(WEIGHTS_NAME) for path in paths]
+    for other in others:
+        if not other.samefile(first):
+            if not filecmp.cmp(first, other, shallow=False):
+                raise SystemExit(f"{first} and {other} differ, so the graphs cannot be compared over one file")
+            other.unlink()
+            other.hardlink_to(first)
 
 
 def share_weights() -> None:
@@ -191,6 +205,8 @@ def main() -> None:
     for taps in ("rows",) if llama else ("none", "rows"):  # what is tapped is decided when an ONNX graph is built
         (built,) = build(str(source), [options.precision], options.work / taps, taps=taps)
         paths[taps] = built.artifact.path
+    if not llama:
+        share_mapped(list(paths.values()), options.threads)
     capacity = max(options.contexts) + options.tokens + 8
     contestants = {}
     for group in [variants] if llama else [{name: variant} for name, variant in variants.items()]:

@@ -1,8 +1,8 @@
 """The work itself that tracing adds to a token, part by part, where a ratio of whole tokens drowns in the machine's noise.
 
 Reductions are timed right after a pass over the weights, as in `edge run`, since it has driven everything out of the processor's
-caches; compiled code and numpy take turns token by token. The graph's own nodes for the taps are summed from onnxruntime's
-profile, in a session of its own, because profiling slows every node a little. Milliseconds a token, medians over the tokens.
+caches; compiled code and numpy take turns token by token. The graph's nodes are counted and timed by onnxruntime's profile, in
+sessions of their own, because profiling slows every node a little. Milliseconds a token, medians over the tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from export.build import build
 from export.synth import synth
 
 WARM_UP = 4
-TAP_NODES = ("attention.", "hidden.")  # what export/graph/taps.py adds to a graph
+FLASH_OFF = "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's: attention by the kernel that can give its pattern out
 
 
 def decode(backend: OnnxBackend, context: int, tokens: int) -> Iterator[Any]:
@@ -66,8 +66,8 @@ def reductions(backend: OnnxBackend, code: Code, context: int, tokens: int) -> d
     return {name: median(values) for name, values in times.items()}
 
 
-def nodes(artifact: Artifact, graph: Path, context: int, tokens: int, threads: int) -> dict[str, float]:
-    """Milliseconds of the graph's tap nodes a token, and of attention itself, from onnxruntime's profile."""
+def nodes(artifact: Artifact, graph: Path, context: int, tokens: int, threads: int) -> tuple[int, float]:
+    """How many nodes a token runs through and the milliseconds of those of attention, from onnxruntime's profile."""
     with tempfile.TemporaryDirectory() as folder:
 
         def profiled(threads: int) -> Any:
@@ -87,13 +87,12 @@ def nodes(artifact: Artifact, graph: Path, context: int, tokens: int, threads: i
         backend.close()
     runs = sorted((event for event in events if event.get("name") == "model_run"), key=lambda event: event["ts"])[-tokens:]
     kept = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("kernel_time")]
-    sums: dict[str, list[float]] = {"tap nodes": [], "attention nodes": []}
+    attention, count = [], 0
     for run in runs:
         own = [event for event in kept if run["ts"] <= event["ts"] < run["ts"] + run["dur"]]
-        taps = sum(event["dur"] for event in own if event["name"].startswith(TAP_NODES))
-        sums["tap nodes"].append(taps / 1e3)
-        sums["attention nodes"].append(sum(e["dur"] for e in own if e["args"]["op_name"] == "GroupQueryAttention") / 1e3)
-    return {name: median(values) for name, values in sums.items()}
+        attention.append(sum(event["dur"] for event in own if event["args"]["op_name"] == "GroupQueryAttention") / 1e3)
+        count = len(own)
+    return count, median(attention)
 
 
 def main() -> None:
@@ -123,15 +122,15 @@ def main() -> None:
         found[context] |= reductions(backend, code, context, options.tokens)
     backend.close()
     for context in options.contexts:
-        found[context] |= nodes(artifact, graph, context, options.tokens, options.threads)
-        plain = nodes(*opened["none"], context, options.tokens, options.threads)
-        found[context]["attention nodes without taps"] = plain["attention nodes"]
-    for context, row in found.items():
-        parts = ("attention, compiled", "hidden states, compiled", "tap nodes")
-        row["in all, compiled"] = sum(row[name] for name in parts)
+        row = found[context]
+        for name, which, flash_off in (("with taps", "rows", ""), ("without", "none", ""), ("without, no flash", "none", "1")):
+            os.environ[FLASH_OFF] = flash_off
+            row[f"nodes {name}"], row[f"attention {name}"] = nodes(*opened[which], context, options.tokens, options.threads)
+        row["tap work"] = row["attention, compiled"] + row["hidden states, compiled"]
+        row["tap work"] += row["attention with taps"] - row["attention without, no flash"]
         print(f"context {context}")
         for name, value in row.items():
-            print(f"  {name:30} {value:.3f} ms", flush=True)
+            print(f"  {name:35} {value:.3f}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))
 

@@ -77,42 +77,63 @@ static inline floats exponential(floats x) {
 /* p ln p. The smallest normal number changes no weight but 0, which gives 0. */
 static inline floats weighted(floats p) { return p * logarithm(p + 1.17549435e-38f); }
 
-static inline float not_below_zero(float x) { return x < 0 ? 0 : x; } /* keeps what is not a number */
+static inline double not_below_zero(double x) { return x < 0 ? 0 : x; } /* keeps what is not a number */
+
+/* Sum of p ln p over a row, which is also added to `mean`; a block at a time, so that no float32 sum is long. */
+static double spread_of(const float *row, int64_t keys, float *mean) {
+    double sum = 0;
+    for (int64_t start = 0; start < keys; start += BLOCK) {
+        const int64_t end = start + BLOCK < keys ? start + BLOCK : keys;
+        floats own = {0};
+        int64_t k = start;
+        for (; k + LANES <= end; k += LANES) {
+            const floats p = load(row + k);
+            own += weighted(p);
+            store(mean + k, load(mean + k) + p);
+        }
+        if (k < end) {
+            const floats p = load_some(row + k, end - k, 0);
+            own += weighted(p);
+            store(mean + k, load(mean + k) + p);
+        }
+        sum += total(own);
+    }
+    return sum;
+}
+
+/* The same of a row times `share`, in place of the mean of rows; beyond the last key there are zeros. */
+static double spread_of_mean(const float *row, int64_t keys, float share) {
+    double sum = 0;
+    for (int64_t start = 0; start < keys; start += BLOCK) {
+        floats own = {0};
+        for (int64_t k = start; k < keys && k < start + BLOCK; k += LANES) own += weighted(load(row + k) * share);
+        sum += total(own);
+    }
+    return sum;
+}
 
 /* From attention rows [L, H, K] with strides in numbers, to entropies and the first key's weights [L, H], then entropy by layer,
  * head dispersion and head divergence [L], one behind the other. `mean` is room for K + LANES numbers. */
 void edgetrace_attention(const float *rows, int64_t layers, int64_t heads, int64_t keys, int64_t layer_stride,
                          int64_t head_stride, float *mean, float *out) {
-    const int64_t whole = keys / LANES * LANES, rest = keys - whole;
     float *entropy = out, *first = entropy + layers * heads;
     float *by_layer = first + layers * heads, *dispersion = by_layer + layers, *divergence = dispersion + layers;
     for (int64_t layer = 0; layer < layers; layer++, entropy += heads, first += heads) {
-        double sum = 0, squares = 0;
-        memset(mean, 0, (whole + LANES) * sizeof(float));
+        double of_first = 0, sum = 0, squares = 0; /* the last two about the first head's entropy */
+        memset(mean, 0, (keys + LANES) * sizeof(float));
         for (int64_t head = 0; head < heads; head++) {
             const float *row = rows + layer * layer_stride + head * head_stride;
-            floats own = {0};
-            for (int64_t k = 0; k < whole; k += LANES) {
-                const floats p = load(row + k);
-                own += weighted(p);
-                store(mean + k, load(mean + k) + p);
-            }
-            if (rest) {
-                const floats p = load_some(row + whole, rest, 0);
-                own += weighted(p);
-                store(mean + whole, load(mean + whole) + p);
-            }
-            entropy[head] = not_below_zero(-total(own));
+            const double own = not_below_zero(-spread_of(row, keys, mean));
+            if (head == 0) of_first = own;
+            entropy[head] = own;
             first[head] = row[0];
-            sum += entropy[head];
+            sum += own - of_first;
+            squares += (own - of_first) * (own - of_first);
         }
-        const double average = sum / heads;
-        for (int64_t head = 0; head < heads; head++) squares += (entropy[head] - average) * (entropy[head] - average);
-        floats of_mean = {0};
-        for (int64_t k = 0; k < keys; k += LANES) of_mean += weighted(load(mean + k) * (1.0f / heads));
+        const double beside = sum / heads, average = of_first + beside;
         by_layer[layer] = average;
-        dispersion[layer] = sqrt(squares / heads);
-        divergence[layer] = not_below_zero(-total(of_mean) - average);
+        dispersion[layer] = sqrt(not_below_zero(squares / heads - beside * beside));
+        divergence[layer] = not_below_zero(-spread_of_mean(mean, keys, 1.0f / heads) - average);
     }
 }
 

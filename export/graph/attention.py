@@ -1,10 +1,14 @@
 """Grouped-query attention with rope and a KV cache, as one fused node that also gives its pattern.
 
 GroupQueryAttention's fourth output `output_qk` with `qk_output=2` is the attention after softmax, [1, H, S, T],
-heads in transformers' order, zero outside a window.
+heads in transformers' order, zero outside a window. The scale of the scores lies in the rope tables, half of it (its square
+root) for the queries and half for the keys, and the node's own is 1: with any other, onnxruntime's x86 kernel that gives the
+attention out lays all keys out anew for every token, which takes most of its time (docs/performance.md).
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from onnx import TensorProto
@@ -16,7 +20,7 @@ FUSED_ROPE_MULTIPLE = 16  # with do_rotary the kernel takes head sizes that are 
 
 
 class AttentionInputs:
-    """Graph inputs that every attention node shares, and rope tables made once for each base."""
+    """Graph inputs that every attention node shares, and rope tables made once for each base, with the scale in them."""
 
     def __init__(self, b: GraphBuilder) -> None:
         self.b = b
@@ -31,9 +35,8 @@ class AttentionInputs:
         rope: Rope = c.local_rope if local and c.local_rope is not None else c.rope
         cos, sin = (f"rope.{'local' if local else 'global'}.{part}" for part in ("cos", "sin"))
         if cos not in self.b.initializers:
-            tables = rope.tables(c.head_dim, c.context)
-            self.b.constant(cos, tables[0])
-            self.b.constant(sin, tables[1])
+            for name, table in zip((cos, sin), rope.tables(c.head_dim, c.context), strict=True):
+                self.b.constant(name, table * np.float32(math.sqrt(c.query_scale)))
         return cos, sin
 
     def offset(self) -> str:
@@ -66,7 +69,7 @@ def attention(b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weig
     b.node(
         "GroupQueryAttention", [*qkv, *past, shared.seqlens_k, shared.total, *([cos, sin] if fused_rope else [])],
         [f"{prefix}.mixed", *present, *([pattern] if pattern else [])], domain=MICROSOFT,
-        num_heads=c.heads, kv_num_heads=c.kv_heads, scale=c.query_scale,
+        num_heads=c.heads, kv_num_heads=c.kv_heads, scale=1.0,
         do_rotary=int(fused_rope), local_window_size=c.windows[layer] or -1, qk_output=2 if pattern else 0,
     )  # fmt: skip
     return b.linear(f"{prefix}.mixed", [f"{weights}.o_proj.weight"], [c.hidden], c.heads * c.head_dim, f"{prefix}.out")
