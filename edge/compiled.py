@@ -34,17 +34,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrace"
 
 
+def kept_at(source: Path, flags: tuple[str, ...] = ()) -> Path:
+    """Where the library of a source and further flags is kept: by both, and by the kind of machine and Python."""
+    made_of = repr(((*FLAGS, *flags), sysconfig.get_config_var("SOABI"))).encode()
+    return cache_folder() / f"{source.stem}-{hashlib.sha256(source.read_bytes() + made_of).hexdigest()[:16]}.so"
+
+
 @functools.cache
 def compiled(source: Path, flags: tuple[str, ...] = ()) -> Compiled:
     """Compiles a source with these flags beside FLAGS, unless an earlier process of this user has, and loads it."""
-    flags = FLAGS + flags
-    key = hashlib.sha256(source.read_bytes() + repr((flags, sysconfig.get_config_var("SOABI"))).encode()).hexdigest()[:16]
     try:
-        path = cache_folder() / f"{source.stem}-{key}.so"
+        path = kept_at(source, flags)
         if is_ours(path):
             with contextlib.suppress(OSError):  # damaged: compiled anew
                 return Compiled(ctypes.CDLL(str(path)), "")
-        compile_to(path, source, flags)
+        compile_to(path, source, (*FLAGS, *flags))
         return Compiled(ctypes.CDLL(str(path)), "")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)

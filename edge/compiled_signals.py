@@ -106,11 +106,16 @@ class Found(NamedTuple):
 @functools.cache
 def compiled_code() -> Found:
     """Compiles at the first call, unless an earlier process has: a second, several on a slow board."""
-    library, problem = compiled(SOURCE, (*FLAGS, *target(read_text(SYSTEM / "proc/cpuinfo") or "")))
+    library, problem = compiled(SOURCE, flags_here())
     if library is None:
         return Found(None, problem)
     code = Code(library)
     return Found(code, "") if agrees(code) else Found(None, "what the compiler made gives other numbers than numpy")
+
+
+def flags_here() -> tuple[str, ...]:
+    """The compiler's options on this machine."""
+    return (*FLAGS, *target(read_text(SYSTEM / "proc/cpuinfo") or ""))
 
 
 def target(cpuinfo: str) -> tuple[str, ...]:

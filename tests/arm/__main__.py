@@ -137,6 +137,9 @@ def main() -> int:
         return 2
     print(f"aarch64 packages {'fetched' if fetched else 'there'} ({time.perf_counter() - started:.0f} s)", flush=True)
     os.environ["PYTHONPATH"] = str(ROOT)
+    for cpu in options.cpu:
+        emulator.compile_signals(cpu)
+    print(f"compiled code agrees with numpy on {', '.join(options.cpu)}", flush=True)
     found = trace_and_compare(emulator, options.work.resolve(), options.cpu, options.models)
     print(f"all traced after {time.perf_counter() - started:.0f} s")
     (options.work / "table.md").write_text(table(found) + "\n")

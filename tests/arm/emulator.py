@@ -18,6 +18,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge.compiled import FLAGS
+from edge.compiled_signals import SOURCE
 from edge.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -30,6 +32,7 @@ ARM64_PACKAGES = (
     f"python{PYTHON}-minimal", f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib", "libc6", "libgcc-s1", "libstdc++6",
     "zlib1g", "libexpat1", "libffi8", "libbz2-1.0", "liblzma5", "libuuid1", "libssl3t64", "libzstd1",
 )  # fmt: skip
+COMPILER = "ziglang>=0.15,<0.18"  # clang with aarch64's headers in one wheel, for edge's compiled code
 WHEEL_PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 
 
@@ -88,7 +91,8 @@ class Emulator:
 
     def prepare(self) -> bool:
         """Fetches what is missing; True when something was fetched. Raises UserError in one sentence when it cannot."""
-        key = hashlib.sha256(json.dumps([SUITE, PYTHON, ARM64_PACKAGES, WHEEL_PLATFORMS, requirements()]).encode()).hexdigest()
+        fetched = [SUITE, PYTHON, ARM64_PACKAGES, WHEEL_PLATFORMS, COMPILER, requirements()]
+        key = hashlib.sha256(json.dumps(fetched).encode()).hexdigest()
         ready = self.folder / "ready"
         if ready.is_file() and ready.read_text() == key and Path(self.qemu).is_file():
             return False
@@ -99,6 +103,7 @@ class Emulator:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._fetch_debian()
         self._fetch_wheels()
+        self._fetch_compiler()
         ready.write_text(key)
         return True
 
@@ -141,11 +146,33 @@ class Emulator:
                 archive.extractall(self.site)
         shutil.rmtree(wheels)
 
+    def _fetch_compiler(self) -> None:
+        wheels = self.folder / "wheels"
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", str(wheels)]
+        call([*pip, "--no-deps", COMPILER], "fetch a compiler for aarch64")
+        for wheel in wheels.glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(self.folder / "compiler")
+        (self.folder / "compiler/ziglang/zig").chmod(0o755)
+        shutil.rmtree(wheels)
+
+    def compile_signals(self, cpu: str) -> None:
+        """Puts edge's compiled code where the aarch64 Python looks for it, and has it tried there; raises RuntimeError when it
+        is not used."""
+        ask = "from edge import compiled_signals as s, compiled as c; print(c.kept_at(s.SOURCE, s.flags_here()), *s.flags_here())"
+        path, *flags = self.run(["-c", ask], cpu).split()
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        zig = [str(self.folder / "compiler/ziglang/zig"), "cc", "-target", "aarch64-linux-gnu", *FLAGS, *flags]
+        call([*zig, "-o", path, str(SOURCE)], "compile for aarch64")
+        Path(path).chmod(0o700)
+        if problem := self.run(["-c", "from edge.compiled_signals import compiled_code as c; print(c().problem)"], cpu).strip():
+            raise RuntimeError(f"{cpu}: compiled code is not used: {problem}")
+
     def run(self, arguments: Sequence[str], cpu: str) -> str:
         """Standard output of the aarch64 Python on an emulated `cpu`; raises RuntimeError with all it said when it fails."""
         environment = {
             "PYTHONHOME": self.root / "usr", "PYTHONPATH": f"{self.site}:{ROOT}", "PYTHONDONTWRITEBYTECODE": 1,
-            "LD_LIBRARY_PATH": self.root / LIBRARIES,
+            "LD_LIBRARY_PATH": self.root / LIBRARIES, "XDG_CACHE_HOME": self.folder / "cache",
         }  # fmt: skip
         given = [part for name, value in environment.items() for part in ("-E", f"{name}={value}")]
         python = str(self.root / f"usr/bin/python{PYTHON}")
