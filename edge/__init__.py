@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge.questions import read_questions as read_questions
     from edge.trace import Run as Run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Artifact": "edge.artifact",

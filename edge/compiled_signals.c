@@ -77,7 +77,7 @@ static inline floats exponential(floats x) {
 /* p ln p. The smallest normal number changes no weight but 0, which gives 0. */
 static inline floats weighted(floats p) { return p * logarithm(p + 1.17549435e-38f); }
 
-static inline double not_below_zero(double x) { return x < 0 ? 0 : x; } /* keeps what is not a number */
+static inline double not_below_zero(double x) { return x > 0 ? x : x + 0.0 < 0 ? 0 : x + 0.0; } /* -0 is 0, and NaN stays */
 
 /* Sum of p ln p over a row, which is also added to `mean`; a block at a time, so that no float32 sum is long. */
 static double spread_of(const float *row, int64_t keys, float *mean) {

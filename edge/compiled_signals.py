@@ -49,13 +49,13 @@ class Code:
         self._attention.argtypes, self._attention.restype = [address, *[integer] * 5, address, address], None
         self._hidden.argtypes, self._hidden.restype = [address, address, integer, integer, address], None
         self._logits.argtypes, self._logits.restype = [address, integer, integer, address], None
-        self._sums = (ctypes.c_double * 4)()
 
     def output(self, logits: Array) -> OutputSignals:
         """See edge.signals.output_signals; logits lie in one piece."""
         top1, largest = most_likely(logits)
-        self._logits(logits.ctypes.data, logits.size, top1, self._sums)
-        rest, mean, second, spread = self._sums
+        sums = (ctypes.c_double * 4)()
+        self._logits(logits.ctypes.data, logits.size, top1, sums)
+        rest, mean, second, spread = sums
         total, log_total = 1.0 + rest, math.log1p(rest)
         return OutputSignals(
             output_entropy=log_total - mean,

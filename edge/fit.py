@@ -59,8 +59,8 @@ def memory_needed(
     laid_out = LAID_OUT.get(precision, max(LAID_OUT.values()) if precision.startswith("onnx-") else 1.0)
     rows = 4 * spec.layers * spec.heads * capacity
     scores = kept = 4 * spec.heads * CHUNK * capacity  # one layer's attention over a chunk, as it is computed and as it is kept
-    if precision.startswith("onnx-"):
-        kept = max(kept, min(LAST_BYTES, CHUNK * rows), 2 * rows) + 4 * (spec.layers + 1) * CHUNK * spec.hidden
+    if precision.startswith("onnx-"):  # with taps, as nearly all are
+        kept = max(kept, min(LAST_BYTES, CHUNK * rows), 3 * rows) + 4 * (spec.layers + 1) * CHUNK * spec.hidden
     return Memory(
         PROGRAMS + vocabulary,
         round(weights * laid_out),

@@ -10,7 +10,7 @@ from edge import __version__
 from edge.artifact import LLAMA_CPP, Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.llamacpp import CACHE_BYTES, LlamaBackend, cache_type
-from edge.backends.onnx import FLOAT_BYTES, OnnxBackend
+from edge.backends.onnx import FLOAT_BYTES, OnnxBackend, check_graph
 from edge.backends.prepacked import find_or_make
 from edge.device import usable_cores
 from edge.errors import UserError
@@ -57,6 +57,7 @@ def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: C
         check_memory(artifact, cache_bytes_each(artifact, runtime), capacity)
     if artifact.manifest.backend == LLAMA_CPP:
         return LlamaBackend(artifact, capacity=capacity, runtime=runtime)
+    check_graph(artifact)
     threads = runtime.threads or usable_cores()
     graph = find_or_make(artifact, threads, on_note) if runtime.prepack else None
     return OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)

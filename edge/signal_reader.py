@@ -50,7 +50,7 @@ class SignalReader:
         return attention_signals(rows, self._scratch)
 
     def _hidden(self, streams: Array) -> HiddenSignals:
-        if self._code and in_one_piece(streams):
+        if self._code and in_one_piece(streams) and streams.shape == self._last.shape:
             made = self._code.hidden(streams, self._last, has_before=self._has_last)
         else:
             made = hidden_signals(streams, self._last if self._has_last else None, self._scratch)

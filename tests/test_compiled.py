@@ -65,12 +65,22 @@ def test_code_that_others_could_have_written_is_not_loaded(cache):
     assert again.stat().st_mode & 0o022 == 0
 
 
-def test_damaged_code_is_compiled_anew(cache):
-    """In processes of their own: one that has loaded the code once never reads the file again."""
+@pytest.mark.parametrize("damage", ["no library", "half", "a page of zeros", "no symbols"])
+def test_damaged_code_is_compiled_anew(damage, cache, tmp_path):
+    """In processes of their own: loading half a library ends one, and one that has loaded it never reads the file again."""
     ask = "from edge.compiled_signals import compiled_code; print(bool(compiled_code().code))"
     command = [sys.executable, "-c", ask]
     assert subprocess.check_output(command, text=True, cwd=ROOT) == "True\n"
     (kept,) = cache.iterdir()
-    kept.write_bytes(b"not a library")
+    whole = kept.read_bytes()
+    if damage == "no symbols":
+        (tmp_path / "other.c").write_text("int other;")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", kept, tmp_path / "other.c"], check=True)
+    else:
+        half = len(whole) // 8192 * 4096
+        zeros = whole[:half] + bytes(4096) + whole[half + 4096 :]
+        damaged = {"no library": b"none", "half": whole[:half], "a page of zeros": zeros}
+        kept.write_bytes(damaged[damage])
     assert subprocess.check_output(command, text=True, cwd=ROOT) == "True\n"
-    assert kept.read_bytes()[:4] == b"\x7fELF"
+    assert kept.read_bytes() == whole
+    assert list(cache.iterdir()) == [kept]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,7 +145,8 @@ def test_every_size_of_weight_has_its_logarithm(way):
     tiny = np.asarray([0.0, 1e-45, 1e-40, 1e-37, 1e-30], np.float32).reshape(-1, 1, 1)
     assert (np.abs(WAYS[way].attention(tiny).attention_entropy) < 1e-28).all()
     certain = WAYS[way].attention(np.ones((1, 2, 1), np.float32))
-    assert not any(part.any() for part in (certain.attention_entropy, certain.head_dispersion, certain.head_divergence))
+    for part in (certain.attention_entropy, certain.attention_entropy_layer, certain.head_dispersion, certain.head_divergence):
+        assert not part.any() and not np.signbit(part).any()
 
 
 @each_way
@@ -320,6 +323,25 @@ def test_the_signals_of_a_step_are_not_those_of_the_next_one():
     assert all(np.array_equal(a, b) for a, b in zip(kept, (*first.attention, *first.hidden[:3]), strict=True))
 
 
+def test_two_threads_have_numbers_of_their_own():
+    spec = replace(SPEC, vocabulary=150_000)
+    inputs = [np.random.default_rng(seed).normal(0.0, 1.0 + seed, 150_000).astype(np.float32) for seed in (0, 1)]
+    alone = [SignalReader(spec).output(logits) for logits in inputs]
+
+    def again(index):
+        reader = SignalReader(spec)
+        return all(reader.output(inputs[index]) == alone[index] for _ in range(300))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(again, (0, 1))) == [True, True]
+
+
+def test_streams_of_another_shape_are_refused_and_overwrite_nothing():
+    logits, rows, streams = parts_of(SPEC)
+    with pytest.raises(ValueError, match="broadcast"):
+        SignalReader(SPEC).read(Taps(35, logits, rows, np.repeat(streams[0], 2, axis=0)))
+
+
 def test_code_with_other_numbers_is_not_used(tmp_path, monkeypatch):
     """A compiler that gets the logarithm of two wrong: its work runs, and numpy is taken instead."""
     fake = tmp_path / "bin" / "cc"
@@ -328,8 +350,9 @@ def test_code_with_other_numbers_is_not_used(tmp_path, monkeypatch):
         f"""#!{shutil.which("python3")}
 import pathlib, subprocess, sys
 wrong = pathlib.Path({str(tmp_path / "wrong.c")!r})
-wrong.write_text(pathlib.Path(sys.argv[-1]).read_text().replace("0.693147180560f", "0.6931f"))
-sys.exit(subprocess.call([{shutil.which("cc")!r}, *sys.argv[1:-1], str(wrong)]))
+*options, source, _ = sys.argv[1:]
+wrong.write_text(pathlib.Path(source).read_text().replace("0.693147180560f", "0.6931f"))
+sys.exit(subprocess.call([{shutil.which("cc")!r}, *options, str(wrong), "-lm"]))
 """
     )
     fake.chmod(0o755)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,9 +13,11 @@ import pytest
 
 import edge.backends.onnx
 from edge.artifact import Artifact, record_file
+from edge.backends.base import Runtime
 from edge.backends.onnx import CHUNK, OnnxBackend
 from edge.columns import VECTORS
 from edge.errors import UserError
+from edge.runtime import open_backend
 from export.graph.config import ConfigReader
 from tests import models, oracle
 from tests.conftest import assert_positions_are_bounded
@@ -186,17 +189,17 @@ def test_a_long_prompt_gives_the_same_bits_with_a_short_last_chunk(last, count, 
     assert_identical(copies(backend.prefill(ids)), whole)
 
 
-def test_an_artifact_of_before_all_positions_were_given_out_is_refused(odd, tmp_path):
+@pytest.mark.parametrize("version", ["0.1.0", "0.1", "", "what"])
+def test_a_tapped_graph_of_an_earlier_version_is_refused_before_anything_is_made_of_it(version, odd, tmp_path):
     folder = shutil.copytree(odd.path, tmp_path / "old")
-    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False)
-    layer = next(node for node in graph.graph.node if "attention.0" in node.output)
-    layer.output[list(layer.output).index("attention.0")] = "pattern"
-    graph.graph.node.append(onnx.helper.make_node("Gather", ["pattern", "last"], ["attention.0"], axis=2))
-    output = next(value for value in graph.graph.output if value.name == "attention.0")
-    output.type.tensor_type.shape.dim[2].dim_value = 1
-    onnx.save(graph, str(folder / "model.onnx"))
-    with pytest.raises(UserError, match="was built by an earlier Edgetrace: build it again"):
-        OnnxBackend(Artifact(folder, odd.manifest), threads=1)
+    old = Artifact(folder, replace(odd.manifest, versions={**odd.manifest.versions, "edgetrace": version}))
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError, match=r"whose graphs gave other outputs: build it again \(edge-export build --force\)"):
+        open_backend(old, Runtime(1), 10, print)
+    with pytest.raises(UserError, match="build it again"):
+        OnnxBackend(old, threads=1)
+    assert sorted(folder.iterdir()) == before
+    OnnxBackend(Artifact(folder, replace(old.manifest, taps="none")), threads=1).close()  # a plain graph is what it was
 
 
 @pytest.mark.parametrize("precision", ["onnx-fp32", "onnx-int8", "onnx-int4"])

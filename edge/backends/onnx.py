@@ -24,6 +24,7 @@ CHUNK = 128  # prefill in chunks: the same bits, and attention buffers that do n
 # A prompt's last chunk leaves the attention of each layer, of which its last row is kept; so it is the shorter the longer the
 # prompt. All others leave theirs one over the other.
 LAST_BYTES = 32 << 20
+FIRST_VERSION = (0, 2)  # of Edgetrace, whose tapped graphs give every position out
 
 
 def session_options(threads: int) -> Any:
@@ -43,6 +44,17 @@ def open_session(path: Path, threads: int, options: Any = None) -> ort.Inference
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         detail = " ".join(str(error).split())[:300]
         raise UserError(f"onnxruntime {RUNTIME_VERSION} cannot load {path} ({detail}): build the artifact again") from error
+
+
+def check_graph(artifact: Artifact) -> None:
+    """Raises UserError for a tapped graph of before FIRST_VERSION."""
+    version = artifact.manifest.versions.get("edgetrace", "")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if artifact.manifest.taps != "none" and numbers < FIRST_VERSION:
+        raise UserError(
+            f"{artifact.label} was built by Edgetrace {version or 'of an unknown version'}, whose graphs gave other outputs: "
+            "build it again (edge-export build --force)"
+        )
 
 
 def save_prepacked(path: Path, folder: Path, threads: int) -> None:
@@ -88,12 +100,11 @@ class OnnxBackend:
         self.length = 0
         self.cache_bytes_each = FLOAT_BYTES
         self.taps_lost = ""  # the graph has its taps or was built without
+        check_graph(artifact)
         self._tapped = artifact.manifest.taps != "none"
         graph = graph or artifact.path / GRAPH_NAME
         self._session: Any = open_session(graph, threads or usable_cores())
         let_go(graph.with_name(DATA_NAME), graph.with_name(WEIGHTS_NAME))
-        if self._tapped and gives_rows_alone(self._session):
-            raise UserError(f"{artifact.label} was built by an earlier Edgetrace: build it again (edge-export build)")
         self._binding: Any = self._session.io_binding()
         self._cache = np.zeros((spec.layers, 2, 1, spec.kv_heads, self.capacity, spec.head_dim), np.float32)
         self._logits = np.empty((1, spec.vocabulary), np.float32)
@@ -205,8 +216,3 @@ class OnnxBackend:
         if last:
             return self._patterns[: spec.layers * size].reshape(spec.layers, *shape)
         return np.broadcast_to(self._patterns[:size].reshape(shape), (spec.layers, *shape))
-
-
-def gives_rows_alone(session: Any) -> bool:
-    """Whether a tapped graph is of the kind that was built before every position's values were given out."""
-    return any(output.name == "attention.0" and output.shape[2] == 1 for output in session.get_outputs())

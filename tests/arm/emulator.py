@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.compiled import FLAGS
+from edge.compiled import FLAGS, LIBRARIES, keep
 from edge.compiled_signals import SOURCE
 from edge.errors import UserError
 
@@ -27,7 +27,7 @@ SUITE = "trixie"
 OLDEST_QEMU = 10  # 7.2 of bookworm crashes when onnxruntime is imported
 PYTHON = "3.13"  # trixie's
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-LIBRARIES = "usr/lib/aarch64-linux-gnu"
+ARM64_LIBRARIES = "usr/lib/aarch64-linux-gnu"
 ARM64_PACKAGES = (
     f"python{PYTHON}-minimal", f"libpython{PYTHON}-minimal", f"libpython{PYTHON}-stdlib", "libc6", "libgcc-s1", "libstdc++6",
     "zlib1g", "libexpat1", "libffi8", "libbz2-1.0", "liblzma5", "libuuid1", "libssl3t64", "libzstd1",
@@ -160,11 +160,12 @@ class Emulator:
         """Puts edge's compiled code where the aarch64 Python looks for it, and has it tried there; raises RuntimeError when it
         is not used."""
         ask = "from edge import compiled_signals as s, compiled as c; print(c.kept_at(s.SOURCE, s.flags_here()), *s.flags_here())"
-        path, *flags = self.run(["-c", ask], cpu).split()
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        at, *flags = self.run(["-c", ask], cpu).split()
+        Path(at).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = self.folder / "made.so"
         zig = [str(self.folder / "compiler/ziglang/zig"), "cc", "-target", "aarch64-linux-gnu", *FLAGS, *flags]
-        call([*zig, "-o", path, str(SOURCE)], "compile for aarch64")
-        Path(path).chmod(0o700)
+        call([*zig, "-o", str(made), str(SOURCE), *LIBRARIES], "compile for aarch64")
+        keep(made, Path(at))
         if problem := self.run(["-c", "from edge.compiled_signals import compiled_code as c; print(c().problem)"], cpu).strip():
             raise RuntimeError(f"{cpu}: compiled code is not used: {problem}")
 
@@ -172,7 +173,7 @@ class Emulator:
         """Standard output of the aarch64 Python on an emulated `cpu`; raises RuntimeError with all it said when it fails."""
         environment = {
             "PYTHONHOME": self.root / "usr", "PYTHONPATH": f"{self.site}:{ROOT}", "PYTHONDONTWRITEBYTECODE": 1,
-            "LD_LIBRARY_PATH": self.root / LIBRARIES, "XDG_CACHE_HOME": self.folder / "cache",
+            "LD_LIBRARY_PATH": self.root / ARM64_LIBRARIES, "XDG_CACHE_HOME": self.folder / "cache",
         }  # fmt: skip
         given = [part for name, value in environment.items() for part in ("-E", f"{name}={value}")]
         python = str(self.root / f"usr/bin/python{PYTHON}")
