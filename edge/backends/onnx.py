@@ -31,8 +31,6 @@ def session_options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Without it the attention buffers of all layers stay alive at once during prefill.
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 3
     return options
 
