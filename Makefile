@@ -37,7 +37,7 @@ test: ## set-up with the dev extra, lint, types and every test (12 min; the firs
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
-test-arm: ## every traced column of the embedded models on emulated ARM processors beside this machine's (5 min; the first time 0.2 GB to fetch, 0.8 GB of disk; Debian)
+test-arm: ## every traced column of the embedded models on emulated ARM processors beside this machine's (4 min; the first time 0.3 GB to fetch, 1.3 GB of disk; Debian)
 	@$(call install,export)
 	$(BIN)/python -m tests.arm
 

@@ -50,7 +50,9 @@ def build(
     source: Source,
     to: Annotated[list[str], typer.Option(help=f"Precision, may be given again: {', '.join(PRECISIONS)}.")],
     out: Annotated[Path, typer.Option(help="Folder in which PRECISION/ is made.")],
-    taps: Annotated[str, typer.Option(help="none: logits; rows: what tracing needs; raw: every position.")] = "rows",
+    taps: Annotated[
+        str, typer.Option(help="none: logits alone; rows: also attention and hidden states; raw: the same graph.")
+    ] = "rows",
     context: Annotated[int, typer.Option(help="Largest number of positions to build for.")] = DEFAULT_CONTEXT,
     revision: Annotated[str, typer.Option(help="Commit, branch or tag of a hub model (default: as before, or main).")] = "",
     recipe: Annotated[Path | None, typer.Option(help="What `edge-export mix` found, for onnx-int4-mixed.")] = None,

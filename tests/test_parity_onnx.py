@@ -185,7 +185,6 @@ def test_a_long_prompt_gives_the_same_bits_with_a_short_last_chunk(last, count, 
     sizes = edge.backends.onnx.chunks(count, last)
     assert sum(sizes) == count and min(sizes) >= 2 and max(sizes) <= CHUNK and sizes[-1] <= max(3, last)
     backend.rewind(0)
-    backend._patterns.fill(np.nan)
     assert_identical(copies(backend.prefill(ids)), whole)
 
 

@@ -115,7 +115,7 @@ class OnnxBackend:
         # The last position's rows. One flat buffer, cut anew at every length, so that all rows lie together for one reduction.
         self._attention = np.empty(max(spec.layers * spec.heads * self.capacity, HUGE) if self._tapped else 0, np.float32)
         self._hidden = np.empty((spec.layers + 1, spec.hidden), np.float32)
-        # What a chunk of a prompt leaves; made with the first one, used as far as a prompt is long.
+        # What a chunk of a prompt leaves; there while a prompt is read, used as far as it is long.
         self._patterns = np.empty(0, np.float32)
         self._streams = np.empty((0, 0, 0), np.float32)
         self._bind_fixed()
@@ -144,7 +144,9 @@ class OnnxBackend:
         for size in sizes[:-1]:
             self._forward(ids[start : start + size], last=False)
             start += size
-        return self._forward(ids[start:])
+        taps = self._forward(ids[start:])
+        self._free_chunks()
+        return taps
 
     def step(self, token_id: int) -> Taps:
         check_room(self, (token_id,))
@@ -201,6 +203,11 @@ class OnnxBackend:
         for index, name in enumerate(self._hidden_names):
             buffer = self._hidden[index] if new == 1 else self._streams[index, :new]
             self._output(name, buffer.reshape(1, new, self.spec.hidden))
+
+    def _free_chunks(self) -> None:
+        """Decoding does without; the next pass binds its own outputs."""
+        self._patterns, self._streams = np.empty(0, np.float32), np.empty((0, 0, 0), np.float32)
+        self._bound_ids = 0
 
     def _chunk_patterns(self, new: int, total: int, *, last: bool) -> Array:
         """Where a chunk's attention [L, H, S, T] goes: each layer's by itself in the last chunk, else one over the other."""
