@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from benchmarks.checkpoints import checkpoint
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.device import meminfo, read_text
@@ -24,7 +25,6 @@ from edge.prompt import Prompter
 from edge.run import ignore
 from edge.runtime import cache_bytes_each, open_backend
 from export.build import build
-from export.synth import synth
 
 MODELS = ("llama-3.2-1b-instruct", "gemma-3-1b-it", "deepseek-r1-distill-qwen-1.5b", "qwen3-1.7b")
 PRECISIONS = ("onnx-fp32", "onnx-int8", "onnx-int4", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0")
@@ -100,9 +100,7 @@ def main() -> None:
         return
     rows = []
     for model in options.models:
-        source = options.work / model
-        if not source.exists():
-            synth(model, source)
+        source = checkpoint(options.work, model)
         for precision in options.precisions:
             path = build(str(source), [precision], options.work / "built")[0].artifact.path
             for more in ([], ["--low-memory"]) if precision.startswith("gguf-") else (["--no-prepack"], [], []):

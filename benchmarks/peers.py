@@ -15,15 +15,14 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks.checkpoints import checkpoint
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.bench import Contestant, Opened, Round, peak_rss, race, random_ids, read_bandwidth, summarise, traced, weight_bytes
 from edge.run import ignore
 from edge.runtime import open_backend
 from export.build import build
-from export.synth import synth
 
-MODEL = "llama-3.2-1b-instruct"
 VOCABULARY = 128256
 
 
@@ -129,9 +128,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="contestants; untapped is always among them")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    source = options.work / MODEL
-    if not source.exists():
-        synth(MODEL, source)
+    source = checkpoint(options.work)
     rows, none = (build(str(source), ["onnx-int4"], options.work / taps, taps=taps)[0].artifact for taps in ("rows", "none"))
     gguf = build(str(source), ["gguf-q4_k_m"], options.work / "rows")[0].artifact
     threads, capacity = options.threads, max(options.contexts) + options.tokens + 8

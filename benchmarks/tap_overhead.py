@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.checkpoints import checkpoint
 from edge.artifact import LLAMA_CPP, Artifact
 from edge.backends.base import Backend, Runtime, Taps
 from edge.backends.llama_library import library
@@ -41,7 +42,6 @@ from edge.runtime import versions
 from edge.signal_reader import SignalReader
 from export.build import build
 from export.precision import PRECISIONS
-from export.synth import synth
 
 Stepper = Callable[[list[int], list[int]], Iterator[None]]
 
@@ -195,9 +195,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    source = options.work / "llama-3.2-1b-instruct"
-    if not source.exists():
-        synth("llama-3.2-1b-instruct", source)
+    source = checkpoint(options.work)
     llama = PRECISIONS[options.precision].backend == LLAMA_CPP
     variants = LLAMA_VARIANTS if llama else VARIANTS
     variants = {name: v for name, v in variants.items() if not options.variants or name in (*options.variants, "plain")}

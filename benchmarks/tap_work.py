@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 import edge.backends.onnx
+from benchmarks.checkpoints import checkpoint
 from edge.artifact import Artifact
 from edge.backends.onnx import OnnxBackend, session_options
 from edge.backends.prepacked import find_or_make
 from edge.compiled_signals import Code, compiled_code
 from edge.signals import Scratch, attention_signals, hidden_signals, output_signals
 from export.build import build
-from export.synth import synth
 
 WARM_UP = 4
 FLASH_OFF = "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's: attention by the kernel that can give its pattern out
@@ -106,9 +106,7 @@ def main() -> None:
     code, problem = compiled_code()
     if code is None:
         raise SystemExit(f"the signals cannot be compiled here: {problem}")
-    source = options.work / "llama-3.2-1b-instruct"
-    if not source.exists():
-        synth("llama-3.2-1b-instruct", source)
+    source = checkpoint(options.work)
     found: dict[int, dict[str, float]] = {context: {} for context in options.contexts}
     opened = {}
     for taps in ("rows", "none"):

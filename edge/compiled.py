@@ -16,9 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from edge.artifact import file_sha256
+
 FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC")
 LIBRARIES = ("-lm",)
 COMPILERS = ("cc", "gcc", "clang")
+DIGITS = 16  # of a digest in a file's name
 SECONDS = 120.0  # a compiler on a slow card
 
 
@@ -37,7 +40,7 @@ def cache_folder() -> Path:
 def kept_at(source: Path, flags: tuple[str, ...] = ()) -> Path:
     """Where the library of a source and further flags is kept, but for its own digest: by both, machine and Python."""
     made_of = repr(((*FLAGS, *flags), sysconfig.get_config_var("SOABI"))).encode()
-    return cache_folder() / f"{source.stem}-{hashlib.sha256(source.read_bytes() + made_of).hexdigest()[:16]}"
+    return cache_folder() / f"{source.stem}-{hashlib.sha256(source.read_bytes() + made_of).hexdigest()[:DIGITS]}"
 
 
 @functools.cache
@@ -61,13 +64,9 @@ def is_ours(path: Path) -> bool:
     return all(entry.st_uid == os.geteuid() and not entry.st_mode & 0o022 for entry in (found, folder))
 
 
-def digest_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
 def is_whole(path: Path) -> bool:
     """Whether a kept library is what was compiled: a damaged one would end the process as soon as it is loaded."""
-    return path.stem.endswith(f"-{digest_of(path)}")
+    return path.stem.endswith(f"-{file_sha256(path)[:DIGITS]}")
 
 
 def compile_to(at: Path, source: Path, flags: tuple[str, ...]) -> Path:
@@ -91,4 +90,4 @@ def keep(made: Path, at: Path) -> Path:
     made.chmod(0o700)
     with made.open("rb") as stream:
         os.fsync(stream.fileno())
-    return made.replace(at.with_name(f"{at.name}-{digest_of(made)}.so"))
+    return made.replace(at.with_name(f"{at.name}-{file_sha256(made)[:DIGITS]}.so"))

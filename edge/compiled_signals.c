@@ -24,10 +24,11 @@ static inline floats load(const float *from) {
 
 static inline void store(float *to, floats x) { memcpy(to, &x, BYTES); }
 
-/* The last numbers of a row, fewer than LANES, and `fill` after them. */
-static inline floats load_some(const float *from, int64_t count, float fill) {
+/* The next numbers of a row that has `left` of them; where it ends before LANES, `fill` after them. */
+static inline floats load_next(const float *from, int64_t left, float fill) {
+    if (left >= LANES) return load(from);
     floats x = fill - (floats){0};
-    memcpy(&x, from, count * sizeof(float));
+    memcpy(&x, from, left * sizeof(float));
     return x;
 }
 
@@ -80,19 +81,12 @@ static inline floats weighted(floats p) { return p * logarithm(p + 1.17549435e-3
 static inline double not_below_zero(double x) { return x > 0 ? x : x + 0.0 < 0 ? 0 : x + 0.0; } /* -0 is 0, and NaN stays */
 
 /* Sum of p ln p over a row, which is also added to `mean`; a block at a time, so that no float32 sum is long. */
-static double spread_of(const float *row, int64_t keys, float *mean) {
+static double negentropy(const float *row, int64_t keys, float *mean) {
     double sum = 0;
     for (int64_t start = 0; start < keys; start += BLOCK) {
-        const int64_t end = start + BLOCK < keys ? start + BLOCK : keys;
         floats own = {0};
-        int64_t k = start;
-        for (; k + LANES <= end; k += LANES) {
-            const floats p = load(row + k);
-            own += weighted(p);
-            store(mean + k, load(mean + k) + p);
-        }
-        if (k < end) {
-            const floats p = load_some(row + k, end - k, 0);
+        for (int64_t k = start; k < keys && k < start + BLOCK; k += LANES) {
+            const floats p = load_next(row + k, keys - k, 0);
             own += weighted(p);
             store(mean + k, load(mean + k) + p);
         }
@@ -101,8 +95,8 @@ static double spread_of(const float *row, int64_t keys, float *mean) {
     return sum;
 }
 
-/* The same of a row times `share`, in place of the mean of rows; beyond the last key there are zeros. */
-static double spread_of_mean(const float *row, int64_t keys, float share) {
+/* The same of a row times `share`; beyond the last key there are zeros. */
+static double negentropy_of_share(const float *row, int64_t keys, float share) {
     double sum = 0;
     for (int64_t start = 0; start < keys; start += BLOCK) {
         floats own = {0};
@@ -123,7 +117,7 @@ void edgetrace_attention(const float *rows, int64_t layers, int64_t heads, int64
         memset(mean, 0, (keys + LANES) * sizeof(float));
         for (int64_t head = 0; head < heads; head++) {
             const float *row = rows + layer * layer_stride + head * head_stride;
-            const double own = not_below_zero(-spread_of(row, keys, mean));
+            const double own = not_below_zero(-negentropy(row, keys, mean));
             if (head == 0) of_first = own;
             entropy[head] = own;
             first[head] = row[0];
@@ -133,7 +127,7 @@ void edgetrace_attention(const float *rows, int64_t layers, int64_t heads, int64
         const double beside = sum / heads, average = of_first + beside;
         by_layer[layer] = average;
         dispersion[layer] = sqrt(not_below_zero(squares / heads - beside * beside));
-        divergence[layer] = not_below_zero(-spread_of_mean(mean, keys, 1.0f / heads) - average);
+        divergence[layer] = not_below_zero(-negentropy_of_share(mean, keys, 1.0f / heads) - average);
     }
 }
 
@@ -146,17 +140,14 @@ static inline float cosine(double product, double a, double b) {
  * [N-1], token deltas and cosines [N], one behind the other. */
 void edgetrace_hidden(const float *now, float *before, int64_t streams, int64_t width, float *out) {
     enum { OWN, UP, BELOW, SINCE, WITH, PAST, SUMS };
-    const int64_t whole = width / LANES * LANES;
     float *norm = out, *layer_delta = norm + streams, *layer_cosine = layer_delta + streams - 1;
     float *token_delta = layer_cosine + streams - 1, *token_cosine = token_delta + streams;
     for (int64_t i = 0; i < streams; i++, now += width, before += width) {
         const float *below = i ? now - width : now;
         floats sums[SUMS] = {{0}};
         for (int64_t d = 0; d < width; d += LANES) {
-            const int64_t rest = width - d;
-            const floats h = d < whole ? load(now + d) : load_some(now + d, rest, 0);
-            const floats b = d < whole ? load(below + d) : load_some(below + d, rest, 0);
-            const floats p = d < whole ? load(before + d) : load_some(before + d, rest, 0);
+            const floats h = load_next(now + d, width - d, 0), b = load_next(below + d, width - d, 0);
+            const floats p = load_next(before + d, width - d, 0);
             sums[OWN] += h * h;
             sums[UP] += (h - b) * (h - b);
             sums[BELOW] += h * b;
@@ -182,19 +173,19 @@ static inline floats shifted(floats logits, float largest) {
 }
 
 /* Adds to the sums of e^x and x e^x, and finds the largest x, of some shifted logits. */
-static void weigh(const float *logits, int64_t count, float largest, double *weights, double *weighted, float *second) {
+static void weigh(const float *logits, int64_t count, float largest, double *weights, double *products, float *second) {
     floats most = -INFINITY - (floats){0};
     for (int64_t start = 0; start < count; start += BLOCK) {
         floats sum = {0}, product = {0};
         for (int64_t i = start; i < count && i < start + BLOCK; i += LANES) {
-            const floats x = shifted(i + LANES <= count ? load(logits + i) : load_some(logits + i, count - i, -INFINITY), largest);
+            const floats x = shifted(load_next(logits + i, count - i, -INFINITY), largest);
             const floats weight = exponential(x);
             most = larger(x, most);
             sum += weight;
             product += weight * x;
         }
         *weights += total(sum);
-        *weighted += total(product);
+        *products += total(product);
     }
     for (int i = 0; i < LANES; i++) *second = most[i] > *second ? most[i] : *second;
 }
@@ -205,7 +196,7 @@ static double spread(const float *logits, int64_t count, float largest, float me
     for (int64_t start = 0; start < count; start += BLOCK) {
         floats sum = {0};
         for (int64_t i = start; i < count && i < start + BLOCK; i += LANES) {
-            const floats x = shifted(i + LANES <= count ? load(logits + i) : load_some(logits + i, count - i, -INFINITY), largest);
+            const floats x = shifted(load_next(logits + i, count - i, -INFINITY), largest);
             sum += exponential(x) * (x - mean) * (x - mean);
         }
         all += total(sum);

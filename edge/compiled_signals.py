@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 import platform
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from edge.signals import (
     attention_signals,
     hidden_signals,
     most_likely,
+    output_of_sums,
     output_signals,
 )
 
@@ -55,16 +55,7 @@ class Code:
         top1, largest = most_likely(logits)
         sums = (ctypes.c_double * 4)()
         self._logits(logits.ctypes.data, logits.size, top1, sums)
-        rest, mean, second, spread = sums
-        total, log_total = 1.0 + rest, math.log1p(rest)
-        return OutputSignals(
-            output_entropy=log_total - mean,
-            varentropy=(spread + mean * mean) / total,
-            top1_probability=1.0 / total,
-            top1_top2_gap=(1.0 - second) / total,
-            log_normaliser=largest + log_total,
-            top1=top1,
-        )
+        return output_of_sums(top1, largest, *sums)
 
     def attention(self, rows: Array, scratch: Scratch) -> AttentionSignals:
         """See edge.signals.attention_signals; the keys of a row lie side by side."""

@@ -23,7 +23,8 @@ LIBRARY = {LLAMA_CPP: "llama-cpp-python"}  # distribution of a backend's library
 
 
 def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
-    """Raises UserError for a choice that the artifact's backend does not have, and for threads that would only wait."""
+    """Raises UserError for a choice that the artifact's backend does not have, for a graph that it no longer runs, and for
+    threads that would only wait."""
     if (runtime.threads or 0) > (most := MOST_THREADS * usable_cores()):
         raise UserError(
             f"--threads is {runtime.threads} and this process may use {usable_cores()} processors: give at most {most}"
@@ -32,6 +33,7 @@ def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
         if runtime.taps == "rows" and artifact.manifest.taps == "none":
             raise UserError(f"{artifact.label} was built with --taps none: build it again without, or run with --taps none")
         return
+    check_graph(artifact)
     default = Runtime()
     for option, given, usual in (
         ("--kv-cache", runtime.kv_cache, default.kv_cache),
@@ -57,7 +59,6 @@ def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: C
         check_memory(artifact, cache_bytes_each(artifact, runtime), capacity)
     if artifact.manifest.backend == LLAMA_CPP:
         return LlamaBackend(artifact, capacity=capacity, runtime=runtime)
-    check_graph(artifact)
     threads = runtime.threads or usable_cores()
     graph = find_or_make(artifact, threads, on_note) if runtime.prepack else None
     return OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)

@@ -115,14 +115,20 @@ def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
     # The top token's weight is 1 at a shift of 0. Summing the others alone keeps the digits of a nearly certain step.
     weights[top1] = 0.0
     rest = float(weights.sum())
-    total, log_total = 1.0 + rest, math.log1p(rest)
-    mean = float(np.dot(weights, shifted)) / total
+    mean = float(np.dot(weights, shifted)) / (1.0 + rest)
     second = float(weights.max())
     np.subtract(shifted, np.float32(mean), out=shifted)
     np.multiply(shifted, shifted, out=shifted)
+    return output_of_sums(top1, largest, rest, mean, second, float(np.dot(weights, shifted)))
+
+
+def output_of_sums(top1: int, largest: float, rest: float, mean: float, second: float, spread: float) -> OutputSignals:
+    """From sums over all logits but the top one of weights w = e^x, x a logit less the largest: `rest` of w, `mean` of w x over
+    rest + 1, `second` the largest w, `spread` of w (x - mean)^2."""
+    total, log_total = 1.0 + rest, math.log1p(rest)
     return OutputSignals(
         output_entropy=log_total - mean,
-        varentropy=(float(np.dot(weights, shifted)) + mean * mean) / total,
+        varentropy=(spread + mean * mean) / total,
         top1_probability=1.0 / total,
         top1_top2_gap=(1.0 - second) / total,
         log_normaliser=largest + log_total,

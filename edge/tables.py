@@ -244,7 +244,7 @@ def doctor(found: Findings) -> Group:
         libraries.add_row(name, version or "not installed")
     said = [heading("onnx-* artifacts"), Text(f"run by onnxruntime {found.versions['onnxruntime']}, with every tap")]
     if found.signals:
-        said.append(Text(f"signals are computed in numpy, about 3% slower: {found.signals}", style="dim"))
+        said.append(Text(f"signals are computed in numpy, 1 to 2% slower: {found.signals}", style="dim"))
     said.append(heading("GGUF files"))
     if llama.problem:
         said.append(Text(f"cannot be run: {llama.problem}", style="yellow"))

@@ -11,6 +11,8 @@ from hypothesis import settings
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
+from edge.compiled import compiled
+from edge.compiled_signals import compiled_code
 from export.build import build
 from tests import models
 
@@ -54,6 +56,17 @@ def write_questions(path: Path, questions: tuple[str, ...] | list[str]) -> Path:
             row = ("Adversarial", f"Category {i % 2}", question, "Yes", "No", "Yes; Yes indeed", "No; Never", "")
             writer.writerow(row)
     return path
+
+
+@pytest.fixture
+def nothing_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache folder of the test's own, and a process that has not compiled yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for cached in (compiled, compiled_code):
+        cached.cache_clear()
+    yield tmp_path / "cache" / "edgetrace"
+    for cached in (compiled, compiled_code):
+        cached.cache_clear()
 
 
 @pytest.fixture(scope="session")

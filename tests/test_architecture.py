@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends.llama_library": {"errors"},
     "backends.llama_header": LLAMA,
     "backends.llama_vocabulary": LLAMA,
-    "compiled": set(),
+    "compiled": {"artifact"},
     "compiled_signals": {"backends.base", "compiled", "device", "signals"},
     "signal_reader": TYPES | {"compiled_signals", "signals"},
     "backends.llama_callback": {"compiled"},

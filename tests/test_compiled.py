@@ -14,12 +14,8 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache folder of this test's own, and a process that has not compiled yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    compiled.cache_clear()
-    yield tmp_path / "cache" / "edgetrace"
-    compiled.cache_clear()
+def cache(nothing_compiled):
+    return nothing_compiled
 
 
 def test_it_is_compiled_once_for_its_user_alone(cache, monkeypatch):

@@ -178,22 +178,19 @@ class OnnxBackend:
             self.length = total
             return Taps(total - 1, self._logits[0], None, None)
         rows = self._attention[: spec.layers * spec.heads * total].reshape(spec.layers, spec.heads, total)
-        if new == 1:
-            self._bind_attention(rows.ctypes.data, rows.strides[0], (1, spec.heads, 1, total))
-            self._session.run_with_iobinding(self._binding)
-        else:
-            patterns = self._chunk_patterns(new, total, last=last)
-            self._bind_attention(patterns.ctypes.data, patterns.strides[0], (1, spec.heads, new, total))
-            self._session.run_with_iobinding(self._binding)
-            if last:
-                rows[:] = patterns[:, :, -1]
-                self._hidden[:] = self._streams[:, new - 1]
+        patterns = rows[:, :, None] if new == 1 else self._chunk_patterns(new, total, last=last)
+        self._bind_attention(patterns)
+        self._session.run_with_iobinding(self._binding)
+        if new > 1 and last:
+            rows[:] = patterns[:, :, -1]
+            self._hidden[:] = self._streams[:, new - 1]
         self.length = total
         return Taps(total - 1, self._logits[0], rows, self._hidden)
 
-    def _bind_attention(self, address: int, stride: int, shape: tuple[int, ...]) -> None:
-        """Every layer's attention, `stride` bytes from one to the next."""
-        bind = self._binding.bind_output
+    def _bind_attention(self, patterns: Array) -> None:
+        """Every layer's attention to its part of [L, H, S, T]."""
+        bind, shape = self._binding.bind_output, (1, *patterns.shape[1:])
+        address, stride = patterns.ctypes.data, patterns.strides[0]
         for layer, name in enumerate(self._attention_names):
             bind(name, "cpu", 0, np.float32, shape, address + layer * stride)
 

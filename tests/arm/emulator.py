@@ -136,24 +136,22 @@ class Emulator:
         shutil.rmtree(apt)
 
     def _fetch_wheels(self) -> None:
-        wheels = self.folder / "wheels"
         platforms = [part for name in WHEEL_PLATFORMS for part in ("--platform", name)]
         tags = ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON, *platforms]
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", str(wheels)]
-        call([*pip, *tags, *requirements()], "fetch the aarch64 wheels")
-        for wheel in sorted(wheels.glob("*.whl")):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(self.site)
-        shutil.rmtree(wheels)
+        self._unpack([*tags, *requirements()], self.site, "fetch the aarch64 wheels")
 
     def _fetch_compiler(self) -> None:
+        self._unpack(["--no-deps", COMPILER], self.folder / "compiler", "fetch a compiler for aarch64")
+        (self.folder / "compiler/ziglang/zig").chmod(0o755)
+
+    def _unpack(self, wanted: Sequence[str], into: Path, doing: str) -> None:
+        """The wheels that pip downloads for these arguments."""
         wheels = self.folder / "wheels"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", str(wheels)]
-        call([*pip, "--no-deps", COMPILER], "fetch a compiler for aarch64")
-        for wheel in wheels.glob("*.whl"):
+        call([*pip, *wanted], doing)
+        for wheel in sorted(wheels.glob("*.whl")):
             with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(self.folder / "compiler")
-        (self.folder / "compiler/ziglang/zig").chmod(0o755)
+                archive.extractall(into)
         shutil.rmtree(wheels)
 
     def compile_signals(self, cpu: str) -> None:
