@@ -18,8 +18,8 @@ from edge.analysis.dynamics import numbers
 from edge.analysis.intervals import Interval
 from edge.analysis.many import compare_many
 from edge.analysis.pairs import weighted
-from edge.questions import EMBEDDED, read_questions
-from edge.trace import Run
+from edge.questions.question import EMBEDDED, read_questions
+from edge.runs.run_directory import Run
 from export.precision import MIXED
 
 MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
@@ -27,7 +27,7 @@ FULL = "onnx-fp32"
 PRECISIONS = ("onnx-int8", "gguf-q8_0", MIXED, "onnx-int4", "gguf-q4_k_m", "gguf-q4_0")
 PAIRS = ((MIXED, "onnx-int4"), ("gguf-q4_k_m", "onnx-int4"), ("onnx-int8", "gguf-q8_0"))
 DAY = "2026-01-01"
-COMMANDS = {"edge": "from edge.cli import main; main()", "edge-export": "from export.cli import main; main()"}
+COMMANDS = {"edge": "from edge.cli.app import main; main()", "edge-export": "from export.cli import main; main()"}
 
 
 def call(program: str, *words: str | Path) -> None:

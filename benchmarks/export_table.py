@@ -85,7 +85,7 @@ def main() -> None:
                 run = options.work / f"{model_id}-run"
                 shutil.rmtree(run, ignore_errors=True)
                 arguments = ["run", str(out / precision), "--out", str(run), "--limit", str(QUESTIONS), "--max-new-tokens", "24"]
-                subprocess.run([sys.executable, "-c", "from edge.cli import main; main()", *arguments, "--quiet"], check=True)
+                subprocess.run([sys.executable, "-c", "from edge.cli.app import main; main()", *arguments, "--quiet"], check=True)
         shutil.rmtree(out, ignore_errors=True)
         if not had:
             shutil.rmtree(source)

@@ -22,11 +22,11 @@ import numpy as np
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.decode import DecodeSettings
-from edge.force import force
-from edge.questions import EMBEDDED, read_questions
-from edge.run import run
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.force import force
+from edge.jobs.run import run
+from edge.questions.question import EMBEDDED, read_questions
+from edge.runs.run_directory import Run
 from export.build import build
 
 DAY = "2026-01-01"

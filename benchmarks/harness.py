@@ -23,9 +23,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from edge.backends.base import Runtime
-from edge.gguf_file import open_artifact
-from edge.questions import Question, read_questions
-from edge.score import score
+from edge.backends.gguf_file import open_artifact
+from edge.jobs.score import score
+from edge.questions.question import Question, read_questions
 
 TASKS = ("mc1", "mc2")
 

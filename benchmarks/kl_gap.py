@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 
 from edge.artifact import Artifact
-from edge.backends.base import Array, Backend, Runtime
-from edge.parts import write_table
-from edge.prompt import Prompter
-from edge.questions import EMBEDDED, read_questions
-from edge.runtime import open_backend
-from edge.signals import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
+from edge.backends.base import Backend, Runtime
+from edge.backends.runtime import open_backend
+from edge.questions.prompt import Prompter
+from edge.questions.question import EMBEDDED, read_questions
+from edge.runs.parts import write_table
+from edge.signals.definitions import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
+from edge.signals.taps import Array
 from export.build import build
 
 MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")

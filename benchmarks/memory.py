@@ -1,4 +1,4 @@
-"""Memory of a traced model at true size, beside what edge.fit says of it: checkpoints of real shapes with random weights.
+"""Memory of a traced model at true size, beside what edge.backends.memory says of it: checkpoints of real shapes with random weights.
 
 Each artifact is built, opened in a process of its own, given a prompt and a few tokens, and removed. `resident`, `anonymous` are
 the highest VmHWM and RssAnon from the moment that the model is open, `opening` the highest RssAnon before: pages of a
@@ -19,11 +19,11 @@ from pathlib import Path
 from benchmarks.checkpoints import checkpoint
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.device import meminfo, read_text
-from edge.fit import needed_by
-from edge.prompt import Prompter
-from edge.run import ignore
-from edge.runtime import cache_bytes_each, open_backend
+from edge.backends.memory import needed_by
+from edge.backends.runtime import cache_bytes_each, open_backend
+from edge.errors import ignore
+from edge.machine.device import meminfo, read_text
+from edge.questions.prompt import Prompter
 from export.build import build
 
 MODELS = ("llama-3.2-1b-instruct", "gemma-3-1b-it", "deepseek-r1-distill-qwen-1.5b", "qwen3-1.7b")

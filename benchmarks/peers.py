@@ -1,6 +1,6 @@
 """Edgetrace beside the installed peers at Llama-3.2-1B's shape: onnxruntime-genai, llama-cpp-python, transformers.
 
-Interleaved rounds, each contestant in a process of its own that is stopped while another runs (edge/bench.py). A peer that is not
+Interleaved rounds, each contestant in a process of its own that is stopped while another runs (edge/jobs/bench.py). A peer that is not
 installed is named and left out. onnxruntime-genai needs a model of its own builder (--genai, see docs/performance.md);
 transformers runs eager with output_attentions and output_hidden_states in BF16, and reduces nothing.
 """
@@ -18,9 +18,9 @@ from pathlib import Path
 from benchmarks.checkpoints import checkpoint
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.bench import Contestant, Opened, Round, peak_rss, race, random_ids, read_bandwidth, summarise, traced, weight_bytes
-from edge.run import ignore
-from edge.runtime import open_backend
+from edge.backends.runtime import open_backend
+from edge.errors import ignore
+from edge.jobs.bench import Contestant, Opened, Round, peak_rss, race, random_ids, read_bandwidth, summarise, traced, weight_bytes
 from export.build import build
 
 VOCABULARY = 128256

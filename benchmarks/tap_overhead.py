@@ -29,17 +29,18 @@ import numpy as np
 
 from benchmarks.checkpoints import checkpoint
 from edge.artifact import LLAMA_CPP, Artifact
-from edge.backends.base import Backend, Runtime, Taps
+from edge.backends.base import Backend, Runtime
 from edge.backends.llama_library import library
 from edge.backends.llamacpp import LlamaBackend
 from edge.backends.onnx import WEIGHTS_NAME, OnnxBackend
 from edge.backends.prepacked import find_or_make
-from edge.bench import rotated, started, turns
-from edge.decode import LENGTH, force
-from edge.prompt import Prompt, Prompter
-from edge.record import AnswerRecord, ForcedValues, PartBuffer
-from edge.runtime import versions
-from edge.signal_reader import SignalReader
+from edge.backends.runtime import versions
+from edge.jobs.bench import rotated, started, turns
+from edge.jobs.decode import force
+from edge.questions.prompt import Prompt, Prompter
+from edge.runs.record import LENGTH, AnswerRecord, ForcedValues, PartBuffer
+from edge.signals.reader import SignalReader
+from edge.signals.taps import Taps
 from export.build import build
 from export.precision import PRECISIONS
 

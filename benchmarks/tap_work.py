@@ -24,8 +24,8 @@ from benchmarks.checkpoints import checkpoint
 from edge.artifact import Artifact
 from edge.backends.onnx import OnnxBackend, session_options
 from edge.backends.prepacked import find_or_make
-from edge.compiled_signals import Code, compiled_code
-from edge.signals import Scratch, attention_signals, hidden_signals, output_signals
+from edge.signals.compiled import Code, compiled_code
+from edge.signals.definitions import Scratch, attention_signals, hidden_signals, output_signals
 from export.build import build
 
 WARM_UP = 4

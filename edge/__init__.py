@@ -8,29 +8,29 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edge.version import __version__
+
 if TYPE_CHECKING:
     from edge.analysis.divergence import compare as compare
     from edge.artifact import Artifact as Artifact
     from edge.backends.base import Runtime as Runtime
-    from edge.decode import DecodeSettings as DecodeSettings
+    from edge.backends.gguf_file import open_artifact as open_artifact
     from edge.errors import UserError as UserError
-    from edge.gguf_file import open_artifact as open_artifact
-    from edge.live import answer as answer
-    from edge.questions import read_questions as read_questions
-    from edge.trace import Run as Run
-
-__version__ = "0.2.0"
+    from edge.jobs.decode import DecodeSettings as DecodeSettings
+    from edge.jobs.live import answer as answer
+    from edge.questions.question import read_questions as read_questions
+    from edge.runs.run_directory import Run as Run
 
 _HOMES = {
     "Artifact": "edge.artifact",
-    "DecodeSettings": "edge.decode",
-    "Run": "edge.trace",
+    "DecodeSettings": "edge.jobs.decode",
+    "Run": "edge.runs.run_directory",
     "Runtime": "edge.backends.base",
     "UserError": "edge.errors",
-    "answer": "edge.live",
+    "answer": "edge.jobs.live",
     "compare": "edge.analysis.divergence",
-    "open_artifact": "edge.gguf_file",
-    "read_questions": "edge.questions",
+    "open_artifact": "edge.backends.gguf_file",
+    "read_questions": "edge.questions.question",
 }
 __all__ = [*_HOMES, "__version__"]
 

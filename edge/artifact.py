@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import UserError
+from edge.files import file_sha256
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -169,7 +170,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact folder, or a GGUF file on its own (`edge.gguf_file`), which has its chat template inside."""
+    """An opened artifact folder, or a GGUF file on its own (`edge.backends.gguf_file`), which has its chat template inside."""
 
     path: Path
     manifest: Manifest
@@ -225,11 +226,6 @@ def check_file(path: Path, record: FileRecord, verify: bool) -> None:
         raise UserError(f"{path} has {size} bytes instead of {record.size}, it is cut or altered: build the artifact again")
     if verify and file_sha256(path) != record.sha256:
         raise UserError(f"{path} does not match its checksum in {MANIFEST_NAME}: build the artifact again")
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def record_file(path: Path) -> FileRecord:

@@ -28,14 +28,14 @@ from edge.artifact import (
     record_file,
 )
 from edge.backends.llama_library import library
-from edge.device import available_memory
-from edge.errors import UserError
-from edge.job_directory import differences
+from edge.errors import OnNote, UserError, ignore
+from edge.machine.device import available_memory
+from edge.runs.job_directory import differences
 from export.checkpoint import Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig
 from export.precision import MIXED, WIDE_BITS, Precision, group, mixed, precision
-from export.source import Source, ignore, pinned, resolve
+from export.source import Source, pinned, resolve
 from export.tokenizer import TokenizerFiles, read_tokenizer
 
 DEFAULT_CONTEXT = 4096
@@ -59,7 +59,7 @@ class Built(NamedTuple):
 def build(
     source: str, precisions: list[str], out: Path, *, taps: str = "rows", context: int = DEFAULT_CONTEXT,
     force: bool = False, revision: str | None = None, wide: Sequence[str] = (), on_start: Callable[[str], None] = ignore,
-    on_file: Callable[[str, int], None] = ignore, on_note: Callable[[str], None] = ignore,
+    on_file: Callable[[str, int], None] = ignore, on_note: OnNote = ignore,
     on_bytes: Callable[[int, int], None] = ignore,
 ) -> list[Built]:  # fmt: skip
     """Builds out/PRECISION/ for each precision; raises UserError before anything is written when the input is bad.

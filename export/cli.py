@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from edge.cli_common import check_json, console, errors, run_app, write_json
-from edge.completion import complete_models
-from edge.questions import EMBEDDED, read_questions
+from edge.cli.common import check_json, console, errors, run_app, write_json
+from edge.cli.completion import complete_models
+from edge.questions.question import EMBEDDED, read_questions
 from export.build import DEFAULT_CONTEXT
 from export.build import build as build_artifacts
 from export.mix import find as find_mix

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from edge.artifact import GGUF_NAME
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import library, listening
-from edge.device import usable_cores
 from edge.errors import UserError
+from edge.machine.device import usable_cores
 from export.checkpoint import Checkpoint
 from export.gguf_model import KINDS, Kind, write
 from export.gguf_tokenizer import Vocabulary, prove, read_vocabulary

@@ -17,8 +17,8 @@ from typing import Any
 import tokenizers
 
 from edge.backends.llama_vocabulary import LlamaTokenizer
+from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
-from edge.tokenizer import JsonTokenizer
 from export.checkpoint import read_json
 from export.tokenizer import TokenizerFiles, id_list
 

@@ -23,18 +23,18 @@ from edge.analysis.divergence import compare, plain
 from edge.analysis.intervals import Interval
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.decode import DecodeSettings
-from edge.errors import UserError
-from edge.force import force as force_job
-from edge.parts import write_whole
-from edge.questions import Question, questions_sha256, select
-from edge.run import run as run_job
-from edge.trace import Run
+from edge.errors import UserError, ignore
+from edge.files import write_whole
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.force import force as force_job
+from edge.jobs.run import run as run_job
+from edge.questions.question import Question, questions_sha256, select
+from edge.runs.run_directory import Run
 from export.build import DEFAULT_CONTEXT, build, groups_of
 from export.checkpoint import Checkpoint
 from export.graph import read_config
 from export.precision import MIXED, WIDE_BITS
-from export.source import ignore, resolve
+from export.source import resolve
 
 BASE, FULL = "onnx-int4", "onnx-fp32"
 REFERENCE_K = 1024

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from tokenizers import Tokenizer
 
-from edge.cli_common import console, run_app
+from edge.cli.common import console, run_app
 from edge.errors import UserError
 from export import nano_corpus as corpus
 from export.nano_corpus import BOS, END, PAD, TURN_END, VOCABULARY, Item, Sample

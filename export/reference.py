@@ -28,13 +28,13 @@ import numpy as np
 import edge
 from edge.artifact import FileRecord, check_file, record_file
 from edge.backends.onnx import open_session
-from edge.device import usable_cores
-from edge.errors import UserError
-from edge.parts import sync_folder
+from edge.errors import UserError, ignore
+from edge.files import sync_folder
+from edge.machine.device import usable_cores
 from export.checkpoint import Array, Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig
-from export.source import ignore, resolve
+from export.source import resolve
 
 SCHEMA_VERSION = 1
 REFERENCE_NAME = "reference.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.artifact import MANIFEST_NAME, Artifact
-from edge.errors import UserError
+from edge.errors import UserError, ignore
 from edge.registry import read_registry
 from export.graph import ARCHITECTURES
 
@@ -25,10 +25,6 @@ class Source(NamedTuple):
     hub: str = ""
     revision: str = ""
     differences: tuple[str, ...] = ()
-
-
-def ignore(*said: object) -> None:
-    """What a caller hears who does not listen."""
 
 
 def resolve(source: str, *, revision: str | None = None, on_file: Callable[[str, int], None] = ignore) -> Source:

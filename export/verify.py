@@ -28,18 +28,18 @@ import onnx
 import edge
 from edge.artifact import MANIFEST_NAME, Artifact, Manifest, ModelSpec
 from edge.backends.onnx import CHUNK, GRAPH_NAME, OnnxBackend
-from edge.device import usable_cores
-from edge.errors import UserError
-from edge.parts import write_whole
-from edge.prompt import Prompter
+from edge.errors import UserError, ignore
+from edge.files import write_whole
+from edge.machine.device import usable_cores
+from edge.questions.prompt import Prompter
 from edge.registry import read_registry
-from edge.signals import Scratch, attention_signals
+from edge.signals.definitions import Scratch, attention_signals
 from export.checkpoint import Array, Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig
 from export.precision import PRECISIONS
 from export.reference import AFTER, Reference, ReferenceGraph, final_norm, library, open_reference
-from export.source import Source, ignore, resolve
+from export.source import Source, resolve
 from export.stored import Stored, check_weights, put
 from export.verdict import (
     FLOAT_ACTIVATIONS,

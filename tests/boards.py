@@ -17,7 +17,7 @@ A78AE = A76 + " uscat ilrcpc flagm paca pacg"
 
 
 class Board(NamedTuple):
-    """Files below the root, answers of vcgencmd by its argument, and what `edge.device.describe` must say of it."""
+    """Files below the root, answers of vcgencmd by its argument, and what `edge.machine.device.describe` must say of it."""
 
     files: dict[str, str]
     vcgencmd: dict[str, str]

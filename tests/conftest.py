@@ -11,8 +11,8 @@ from hypothesis import settings
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
-from edge.compiled import compiled
-from edge.compiled_signals import compiled_code
+from edge.machine.native import compiled
+from edge.signals.compiled import compiled_code
 from export.build import build
 from tests import models
 

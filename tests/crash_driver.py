@@ -17,20 +17,20 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-import edge.cli
-import edge.parts
-import edge.run
-import edge.score
+import edge.cli.app
+import edge.files
+import edge.jobs.run
+import edge.jobs.score
 
-edge.run.FLUSH_SECONDS = 0.0  # a part for each question
-edge.score.FLUSH_ROWS = 1
+edge.jobs.run.FLUSH_SECONDS = 0.0  # a part for each question
+edge.jobs.score.FLUSH_ROWS = 1
 
 
 def child(arguments: list[str]) -> None:
     sys.argv = ["edge", *arguments]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
-        edge.cli.main()
+        edge.cli.app.main()
     except SystemExit as end:
         os._exit(int(end.code or 0))
     os._exit(0)
@@ -86,7 +86,7 @@ def install(last: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         left[0] -= 1
 
-    write_table, rename, sync_folder = pq.write_table, Path.rename, edge.parts.sync_folder
+    write_table, rename, sync_folder = pq.write_table, Path.rename, edge.files.sync_folder
 
     def writing(table, path, **options):
         step()
@@ -102,7 +102,7 @@ def install(last: int) -> None:
         step()
         sync_folder(folder)
 
-    pq.write_table, Path.rename, edge.parts.sync_folder = writing, renaming, syncing
+    pq.write_table, Path.rename, edge.files.sync_folder = writing, renaming, syncing
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.decode import DecodeSettings
-from edge.prompt import Prompter
-from edge.questions import read_questions
-from edge.run import run
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import run
+from edge.questions.prompt import Prompter
+from edge.questions.question import read_questions
+from edge.runs.run_directory import Run
 from tests import models, oracle, reference
 from tests.conftest import ONE_THREAD, write_questions
 

@@ -1,6 +1,6 @@
 """Run directories with planted truths: slope, class, dispersion, and how output entropy goes with the truth of an answer.
 
-Summaries are computed here for all answers at once, apart from edge.streaming, which test_paper compares with them.
+Summaries are computed here for all answers at once, apart from edge.signals.streaming, which test_paper compares with them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from edge.artifact import ModelSpec
-from edge.columns import VECTORS, answers_schema, mean_column, steps_schema
-from edge.record import to_array
-from edge.signals import SCALARS
-from edge.streaming import SeriesSummary, window
-from edge.trace import Run, RunManifest, RunWriter
+from edge.runs.columns import VECTORS, answers_schema, mean_column, steps_schema
+from edge.runs.record import to_array
+from edge.runs.run_directory import Run, RunManifest, RunWriter
+from edge.signals.definitions import SCALARS
+from edge.signals.streaming import SeriesSummary, window
 
 PART_ROWS = 4096
 PROMPT = 12

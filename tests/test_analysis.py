@@ -16,11 +16,11 @@ from edge.analysis.divergence import compare, first_difference
 from edge.analysis.intervals import bootstrap, cluster_error, distribution
 from edge.analysis.places import by_column
 from edge.artifact import ModelSpec
-from edge.columns import VECTORS, answers_schema, mean_column, steps_schema
 from edge.errors import UserError
-from edge.signals import SCALARS
-from edge.streaming import AnswerStatistics
-from edge.trace import Run, RunManifest, RunWriter
+from edge.runs.columns import VECTORS, answers_schema, mean_column, steps_schema
+from edge.runs.run_directory import Run, RunManifest, RunWriter
+from edge.signals.definitions import SCALARS
+from edge.signals.streaming import AnswerStatistics
 
 SPEC = ModelSpec("llama", 2, 8, 3, 1, 4, 50, 64, (0, 0), (1,))
 WIDTHS = {"attention_entropy": 6, "sink_mass": 6, "attention_entropy_layer": 2, "head_dispersion": 2, "head_divergence": 2,

@@ -1,8 +1,10 @@
-"""The import order that ARCHITECTURE draws: nothing upstream knows what is downstream."""
+"""The order of the rooms that ARCHITECTURE draws: imports run downwards, and nothing private leaves its room."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -10,122 +12,31 @@ import pytest
 import edge
 from tests.conftest import ROOT
 
-# Each module of edge with what it may import of edge; "edge" is the package itself (its version).
-LLAMA = {"errors", "backends.llama_library"}
-TYPES = {"errors", "artifact", "backends.base"}
-METRICS = TYPES | {"signals", "signal_reader", "streaming"}
-DECODING = METRICS | {"decode", "prompt", "questions"}
-TRACING = DECODING | {"columns", "fit", "record", "job_directory", "parts", "trace", "device", "telemetry", "edge", "runtime"}
-JOBS = TRACING | {"run"}
-READING = METRICS | {"columns", "parts", "trace", "registry", "questions", "outcomes"}
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "artifact": {"errors"},
-    "registry": {"errors"},
-    "hub_questions": {"errors"},
-    "questions": {"errors", "hub_questions"},
-    "fetch": {"errors", "parts"},
-    "device": set(),
-    "telemetry": {"device"},
-    "backends": set(),
-    "backends.base": {"errors", "artifact"},
-    "backends.mapped": {"device"},
-    "backends.onnx": TYPES | {"device", "backends.mapped"},
-    "backends.prepacked": TYPES | {"device", "backends.mapped", "backends.onnx"},
-    "backends.llama_library": {"errors"},
-    "backends.llama_header": LLAMA,
-    "backends.llama_vocabulary": LLAMA,
-    "compiled": {"artifact"},
-    "compiled_signals": {"backends.base", "compiled", "device", "signals"},
-    "signal_reader": TYPES | {"compiled_signals", "signals"},
-    "backends.llama_callback": {"compiled"},
-    "backends.llama_taps": TYPES | {"backends.llama_callback"},
-    "backends.llamacpp": TYPES | LLAMA | {"device", "backends.llama_taps", "backends.mapped"},
-    "tokenizer": {"errors", "artifact", "backends.llama_vocabulary"},
-    "gguf_file": LLAMA | {"artifact", "tokenizer", "backends.llama_header", "backends.llama_vocabulary"},
-    "prompt": {"errors", "artifact", "tokenizer"},
-    "runtime": TYPES | {"edge", "device", "backends.onnx", "backends.prepacked", "backends.llamacpp", "fit"},
-    "fit": {"edge", "errors", "artifact", "device", "columns"},
-    "signals": TYPES,
-    "streaming": TYPES,
-    "decode": METRICS,
-    "columns": METRICS,
-    "record": DECODING | {"columns"},
-    "parts": {"errors"},
-    "job_directory": {"errors", "parts"},
-    "trace": {"errors", "artifact", "columns", "job_directory", "parts"},
-    "similarity": {"errors", "questions"},
-    "outcomes": {"errors", "parts", "trace", "questions", "similarity"},
-    "score_directory": {"errors", "artifact", "job_directory", "parts", "trace"},
-    "score": JOBS | {"score_directory"},
-    "cli_job": {"cli_common", "progress", "run", "terminal"},
-    "doctor": TYPES
-    | LLAMA
-    | {
-        "edge",
-        "device",
-        "telemetry",
-        "gguf_file",
-        "compiled_signals",
-        "backends.llama_callback",
-        "backends.llama_header",
-        "backends.llama_vocabulary",
-        "backends.llamacpp",
-    },
-    "run": TRACING,
-    "exact": JOBS,
-    "force": JOBS | {"exact"},
-    "bench": JOBS | {"gguf_file"},
-    "live": JOBS,
-    "merge": JOBS,
-    "watch": {"errors", "device", "job_directory", "parts", "trace"},
-    "completion": {"artifact", "registry", "trace"},
-    "terminal": set(),
-    "screen": JOBS | {"live", "terminal"},
-    "progress": JOBS | {"live", "terminal"},
-    "cli_options": {"completion"},
-    "cli_common": {"errors", "parts", "terminal", "questions"},
+# From the bottom up, each with what it may import beside itself. The base modules stand in their own order.
+BASE = ("errors", "version", "files", "artifact", "registry")
+ROOMS: dict[str, set[str]] = {
+    "machine": {*BASE},
+    "signals": {*BASE, "machine"},
+    "backends": {*BASE, "machine", "signals"},
+    "questions": {*BASE, "machine", "signals", "backends"},
+    "runs": {*BASE, "machine", "signals", "backends", "questions"},
+    "jobs": {*BASE, "machine", "signals", "backends", "questions", "runs"},
+    "analysis": {*BASE, "machine", "signals", "questions", "runs"},  # from run directories alone: no backend, no job
+    "report": {*BASE, "machine", "signals", "questions", "runs", "analysis"},
+    "cli": {*BASE, "machine", "signals", "backends", "questions", "runs", "jobs", "analysis", "report"},
 }
-# Packages whose modules may import one another, and what they may import beside.
-PACKAGES = {"analysis": READING, "report": READING | {"analysis", "edge"}}
-DOORS = {
-    "cli",
-    "cli_bench",
-    "cli_compare",
-    "cli_demo",
-    "cli_label",
-    "cli_merge",
-    "cli_paper",
-    "cli_questions",
-    "cli_score",
-    "cli_watch",
-    "tables",
-    "tables_many",
-    "__main__",
-}  # may import everything in edge
-NEVER_IN_EDGE = {
-    "export",
-    "torch",
-    "transformers",
-    "pandas",
-    "scipy",
-    "onnx",
-    "safetensors",
-    "ml_dtypes",
-    "huggingface_hub",
-    "tests",
-}
+EDGE_AND_MAIN = ("edge", "__main__")  # the public names, imported when asked for, and `python -m edge`
+NEVER_IN_EDGE = {"export", "torch", "transformers", "pandas", "scipy", "onnx", "safetensors", "ml_dtypes", "huggingface_hub",
+                 "tests"}  # fmt: skip
 NEVER_IN_EXPORT = {"pandas", "scipy", "tests"}
 TORCH_IN_EXPORT = {"reference", "nano"}  # where the name says reference, and the trainer of the embedded models
 
 
 def modules(package: str) -> dict[str, Path]:
-    """Dotted name below the package -> file."""
+    """Dotted name below the package -> file; the package itself under its own name."""
     base = ROOT / package
-    names = {
-        p: ".".join(p.relative_to(base).with_suffix("").parts).removesuffix("__init__").rstrip(".") for p in base.rglob("*.py")
-    }
-    return {name or package: path for path, name in names.items()}
+    names = {path: ".".join(path.relative_to(base).with_suffix("").parts) for path in base.rglob("*.py")}
+    return {name.removesuffix("__init__").rstrip(".") or package: path for path, name in names.items()}
 
 
 def imports(path: Path) -> set[str]:
@@ -140,37 +51,60 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def within_edge(path: Path) -> set[str]:
-    known = modules("edge")
-    named = {name.removeprefix("edge.") for name in imports(path) if name.startswith("edge.")}
-    found = {name for name in named if name in known}
-    if "edge" in imports(path) and named - found:  # `from edge import __version__`
-        found.add("edge")
-    return found
-
-
 EDGE = modules("edge")
 
 
-@pytest.mark.parametrize("name", sorted(EDGE))
-def test_edge_modules_import_upstream_only(name):
-    found, package = within_edge(EDGE[name]), name.partition(".")[0]
-    if name in DOORS or name == "edge":
-        return
-    if package in PACKAGES:
-        downstream = {other for other in found if other.partition(".")[0] != package}
-        allowed = PACKAGES[package]
-        assert {other for other in downstream if other not in allowed and other.partition(".")[0] not in allowed} == set()
-        return
-    assert name in ALLOWED, f"edge/{name} is new: give it its place in this table"
-    assert found - ALLOWED[name] == set()
+def within_edge(name: str) -> set[str]:
+    """Modules of edge that a module imports."""
+    found = {module.removeprefix("edge.") for module in imports(EDGE[name]) if module.startswith("edge.")} & EDGE.keys()
+    return found - ROOMS.keys()  # `from edge.ROOM import MODULE` takes the module
 
 
-def test_edge_modules_take_their_version_alone_from_the_package():
+def room(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def test_every_module_has_a_room():
+    assert {room(name) for name in EDGE} == {*BASE, *ROOMS, *EDGE_AND_MAIN}
+
+
+@pytest.mark.parametrize("name", sorted(set(EDGE) - set(EDGE_AND_MAIN)))
+def test_imports_run_downwards(name):
+    allowed = set(BASE[: BASE.index(name)]) if name in BASE else ROOMS[room(name)] | {room(name)}
+    assert {found for found in within_edge(name) if room(found) not in allowed} == set()
+
+
+@pytest.mark.parametrize("name", sorted(ROOMS))
+def test_modules_of_a_room_do_not_import_in_a_circle(name):
+    own = {module: {found for found in within_edge(module) if room(found) == name} for module in EDGE if room(module) == name}
+    while free := {module for module, needs in own.items() if not needs & own.keys()}:
+        for module in free:
+            del own[module]
+    assert not own
+
+
+@pytest.mark.parametrize("name", sorted(modules("edge")))
+def test_no_module_takes_a_private_name_of_another(name):
+    assert {module for module in imports(EDGE[name]) if module.rpartition(".")[2].startswith("_")} <= {
+        "__future__", "__future__.annotations", "edge.version.__version__"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(ROOMS) - {"cli"}))
+def test_a_room_names_public_functions_that_are_there_and_holds_nothing_else(name):
+    package = importlib.import_module(f"edge.{name}")
+    named = re.findall(r"`(\w+)\.(\w+)`", package.__doc__)
+    assert named
+    for module, public in named:
+        assert hasattr(importlib.import_module(f"edge.{name}.{module}"), public)
+    assert len(ast.parse(EDGE[name].read_text()).body) == 1
+
+
+def test_edge_modules_do_not_use_the_package_itself():
     """The public names that `edge` imports when asked would be a way around the table."""
     for name, path in EDGE.items():
         taken = {module.removeprefix("edge.") for module in imports(path) if module.startswith("edge.")}
-        assert taken & set(edge.__all__) <= {"__version__"}, name
+        assert not taken & set(edge.__all__), name
 
 
 @pytest.mark.parametrize("name", sorted(EDGE))

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 
 from edge.artifact import Artifact
-from edge.columns import answers_schema, steps_schema
-from edge.decode import DecodeSettings
 from edge.errors import UserError
-from edge.questions import read_questions
-from edge.run import run
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import run
+from edge.questions.question import read_questions
+from edge.runs.columns import answers_schema, steps_schema
+from edge.runs.run_directory import Run
 from tests.arm import __main__ as job
 from tests.arm import emulator
 from tests.arm.bounds import FULL, beyond, bound

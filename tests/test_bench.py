@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-import edge.cli
+import edge.cli.app
 from benchmarks.tap_overhead import ratios_to_plain
-from edge.bench import Opened, Round, race, read_bandwidth, summarise
 from edge.errors import UserError
+from edge.jobs.bench import Opened, Round, race, read_bandwidth, summarise
 from tests.test_cli_errors import call
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ def test_bench_measures_every_artifact_at_every_context(artifacts, tmp_path, cap
     target = tmp_path / "bench.json"
     paths = [str(artifacts("odd")), str(artifacts("odd")), str(artifacts("odd", "onnx-fp32", "none"))]
     arguments = ["bench", *paths, "--context", "20", "--context", "40", "--rounds", "2", "--tokens", "4", "--json", str(target)]
-    assert call(edge.cli.main, arguments, tmp_path) == 0
+    assert call(edge.cli.app.main, arguments, tmp_path) == 0
     said = capsys.readouterr().out
     assert "After a prompt of 20 tokens" in said and "After a prompt of 40 tokens" in said
     found = json.loads(target.read_text())
@@ -112,7 +112,7 @@ def test_rounds_rotate_and_the_first_is_left_out():
 
 
 def test_a_context_that_the_artifact_has_not_is_refused(artifacts, tmp_path, capsys):
-    assert call(edge.cli.main, ["bench", str(artifacts("odd")), "--context", "5000"], tmp_path) == 2
+    assert call(edge.cli.app.main, ["bench", str(artifacts("odd")), "--context", "5000"], tmp_path) == 2
     assert "was built for 1024 positions: give a shorter --context" in capsys.readouterr().err
 
 

@@ -17,16 +17,16 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from edge.analysis.dynamics import DELTA
 from edge.artifact import Artifact
-from edge.decode import DecodeSettings
-from edge.force import force
-from edge.parts import write_table
-from edge.questions import read_questions
-from edge.report import write_report
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.force import force
+from edge.jobs.run import run as run_questions
+from edge.questions.question import read_questions
 from edge.report.html import plotly_js, render
 from edge.report.model import build_groups
 from edge.report.overview import overview
-from edge.run import run as run_questions
-from edge.trace import Run
+from edge.report.write import write_report
+from edge.runs.parts import write_table
+from edge.runs.run_directory import Run
 from tests.conftest import write_questions
 from tests.planted import Planted, write_run
 from tests.test_report import HOSTILE, runs  # noqa: F401 - a fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import edge.cli
+import edge.cli.app
 import export.cli
 from tests import models
 from tests.conftest import tree, write_questions
@@ -46,7 +46,7 @@ def world(artifacts, questions_file, tmp_path):
     path("file").write_text("mine")
     assert (
         call(
-            edge.cli.main,
+            edge.cli.app.main,
             ["run", "{artifact}", "--questions", "{q.csv}", "--out", "{run}", "--max-new-tokens", "3", "--quiet"],
             tmp_path,
         )
@@ -142,7 +142,8 @@ def assert_refused(code: int, out: str, errors: str, words: str, folder: Path, b
 
 
 @pytest.mark.parametrize(
-    ("main", "arguments", "words"), [*((edge.cli.main, *case) for case in EDGE), *((export.cli.main, *case) for case in EXPORT)]
+    ("main", "arguments", "words"),
+    [*((edge.cli.app.main, *case) for case in EDGE), *((export.cli.main, *case) for case in EXPORT)],
 )
 def test_bad_input_is_one_sentence_and_nothing_written(main, arguments, words, world, capsys):
     capsys.readouterr()
@@ -177,8 +178,8 @@ def test_the_installed_commands_build_and_trace(world):
 def test_a_question_longer_than_the_context_is_no_reason_to_stop(world):
     write_questions(world / "long.csv", ["Why?", "the " * 3000, "How?"])
     arguments = swap(swap(RUN, "{q.csv}", "{long.csv}"), "{new}", "{long-run}")
-    assert call(edge.cli.main, [*arguments, "--max-new-tokens", "4", "--quiet"], world) == 0
-    from edge.trace import Run
+    assert call(edge.cli.app.main, [*arguments, "--max-new-tokens", "4", "--quiet"], world) == 0
+    from edge.runs.run_directory import Run
 
     answers = Run.open(world / "long-run").answers()
     assert answers.column("tokens").to_pylist()[1] == 0
@@ -188,8 +189,8 @@ def test_a_question_longer_than_the_context_is_no_reason_to_stop(world):
 
 @pytest.mark.parametrize("command", ["edge", "edge-export"])
 def test_help_shows_an_example_for_every_command(command, capsys):
-    main = edge.cli.main if command == "edge" else export.cli.main
-    app = edge.cli.app if command == "edge" else export.cli.app
+    main = edge.cli.app.main if command == "edge" else export.cli.main
+    app = edge.cli.app.app if command == "edge" else export.cli.app
     names = [c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands]
     assert names
     for name in names:

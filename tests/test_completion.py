@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from edge.completion import complete_artifacts, complete_runs
+from edge.cli.completion import complete_artifacts, complete_runs
 from tests.terminals import BIN, Terminal, environment
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def test_what_completes_a_word(place, monkeypatch, complete, typed, expected):
 
 def test_tab_looks_at_so_many_folders_and_no_more(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("edge.completion.MOST", 5)
+    monkeypatch.setattr("edge.cli.completion.MOST", 5)
     for i in range(9):
         (tmp_path / f"run{i}").mkdir()
         (tmp_path / f"run{i}" / "run.json").touch()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-import edge.cli
-import edge.run
-from edge.parts import is_damaged
-from edge.trace import Run, read_manifest
+import edge.cli.app
+import edge.jobs.run
+from edge.runs.parts import is_damaged
+from edge.runs.run_directory import Run, read_manifest
 from tests.conftest import ROOT
 from tests.test_cli_errors import call
 from tests.test_crash_run import BIN, arguments, assert_same_rows, drive, many  # noqa: F401 - a fixture
@@ -45,12 +45,14 @@ def small_disk(tmp_path):
 @pytest.fixture(scope="module")
 def whole(artifacts, many, tmp_path_factory):  # noqa: F811
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert call(edge.cli.main, arguments(artifacts("odd"), many, out), out.parent) == 0
+    assert call(edge.cli.app.main, arguments(artifacts("odd"), many, out), out.parent) == 0
     return out
 
 
 def edge_run(artifact, questions, out, **options):
-    code = "import edge.run, edge.cli; edge.run.FLUSH_SECONDS = 0.0; edge.cli.main()"  # a part for each question
+    code = (
+        "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.0; edge.cli.app.main()"  # a part for each question
+    )
     command = [sys.executable, "-c", code, *arguments(artifact, questions, out), "--anyway"]  # the disk is full, not too small
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
@@ -97,7 +99,7 @@ def test_a_disk_too_small_for_the_first_part_is_told_and_the_run_goes_on(artifac
 
 def test_a_read_only_disk_is_told(artifacts, many, small_disk):  # noqa: F811
     disk = small_disk("size=60m")
-    assert call(edge.cli.main, arguments(artifacts("odd"), many, disk / "run", "--limit", "2"), disk) == 0
+    assert call(edge.cli.app.main, arguments(artifacts("odd"), many, disk / "run", "--limit", "2"), disk) == 0
     small_disk("ro")
     assert_one_sentence(edge_run(artifacts("odd"), many, disk / "other"), "Read-only file system): give another --out")
     Run.open(disk / "run").steps()
@@ -115,8 +117,8 @@ def test_a_file_that_may_not_grow_is_told(artifacts, many, tmp_path):  # noqa: F
 def test_a_clock_that_goes_back_changes_nothing(artifacts, many, whole, tmp_path, monkeypatch):  # noqa: F811
     ticks = itertools.count()
     monkeypatch.setattr(time, "time", lambda: 1e9 - 3600.0 * next(ticks))
-    monkeypatch.setattr(edge.run, "FLUSH_SECONDS", 0.0)
-    assert call(edge.cli.main, arguments(artifacts("odd"), many, tmp_path / "run"), tmp_path) == 0
+    monkeypatch.setattr(edge.jobs.run, "FLUSH_SECONDS", 0.0)
+    assert call(edge.cli.app.main, arguments(artifacts("odd"), many, tmp_path / "run"), tmp_path) == 0
     assert next(ticks) >= 28
     assert_same_rows(tmp_path / "run", whole)
 
@@ -132,7 +134,7 @@ def test_a_forced_run_killed_at_random_moments_ends_with_the_rows_of_one_that_wa
 
     assert drive("random", "5", "8", str(killed), "--", *command(killed)) >= 3
     for out in (killed, other):
-        assert call(edge.cli.main, command(out), tmp_path) == 0
+        assert call(edge.cli.app.main, command(out), tmp_path) == 0
     assert_same_rows(killed, other)
     assert list(killed.rglob(".*.tmp")) == []
 
@@ -142,7 +144,7 @@ def test_a_gguf_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_
     more = ("--temperature", "0.8", "--shard", "2/2")
     assert drive("random", "7", "8", str(killed), "--", *arguments(artifact, many, killed, *more)) >= 3
     for out in (killed, other):
-        assert call(edge.cli.main, arguments(artifact, many, out, *more), tmp_path) == 0
+        assert call(edge.cli.app.main, arguments(artifact, many, out, *more), tmp_path) == 0
     assert_same_rows(killed, other)
 
 

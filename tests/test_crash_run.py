@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 
 from edge.artifact import Artifact
-from edge.decode import DecodeSettings
-from edge.parts import is_damaged, part_stem
-from edge.questions import read_questions
-from edge.run import Interrupted, run, stop_on_signal
-from edge.trace import Run, RunWriter
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import Interrupted, run, stop_on_signal
+from edge.questions.question import read_questions
+from edge.runs.parts import is_damaged, part_stem
+from edge.runs.run_directory import Run, RunWriter
 from tests.conftest import ONE_THREAD, QUESTIONS, ROOT, write_questions
 
 pytestmark = pytest.mark.slow

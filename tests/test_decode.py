@@ -1,4 +1,4 @@
-"""edge.decode: how tokens are chosen, and when an answer ends."""
+"""edge.jobs.decode: how tokens are chosen, and when an answer ends."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.artifact import Artifact, ModelSpec
-from edge.backends.base import Taps
 from edge.backends.onnx import OnnxBackend
-from edge.decode import CONTEXT, LENGTH, REPETITION, STOP_TOKEN, DecodeSettings, force, generate, repeated, sample, sampler
 from edge.errors import UserError
-from edge.signal_reader import SignalReader
+from edge.jobs.decode import DecodeSettings, force, generate, repeated, sample, sampler
+from edge.runs.record import CONTEXT, LENGTH, REPETITION, STOP_TOKEN
+from edge.signals.reader import SignalReader
+from edge.signals.taps import Taps
 
 VOCABULARY = 12
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.cli_demo import commands, embedded, remove_runs
+from edge.cli.demo import commands, embedded, remove_runs
 from edge.errors import UserError
 from tests.conftest import tree
 

@@ -1,4 +1,4 @@
-"""edge.device and edge.registry: what is read from a machine and from the list of models."""
+"""edge.machine.device and edge.registry: what is read from a machine and from the list of models."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge import device
 from edge.errors import UserError
+from edge.machine import device
 from edge.registry import read_registry
 from tests.boards import BOARDS, make_board, put
 

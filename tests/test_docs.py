@@ -23,7 +23,7 @@ import pytest
 from nbclient import NotebookClient
 
 import edge
-from edge.trace import Run
+from edge.runs.run_directory import Run
 from tests.conftest import NANO_LLAMA, ROOT, write_questions
 from tests.test_packaging import PROJECT
 from tools import commands

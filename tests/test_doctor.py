@@ -8,19 +8,19 @@ import sys
 
 import pytest
 
-import edge.cli
+import edge.cli.app
 from edge.backends import llama_taps, llamacpp
-from edge.compiled import compiled
-from edge.compiled_signals import compiled_code
-from edge.tables import state
-from edge.telemetry import Sensors
+from edge.cli.tables import state
+from edge.machine.native import compiled
+from edge.machine.telemetry import Sensors
+from edge.signals.compiled import compiled_code
 from tests.boards import make_board
 from tests.test_cli_errors import call
 
 
 def doctor(tmp_path, capsys) -> tuple[dict, str]:
     """What it says as JSON and on the terminal."""
-    assert call(edge.cli.main, ["doctor", "--json", "{doctor.json}"], tmp_path) == 0
+    assert call(edge.cli.app.main, ["doctor", "--json", "{doctor.json}"], tmp_path) == 0
     return json.loads((tmp_path / "doctor.json").read_text()), " ".join(capsys.readouterr().out.split())
 
 

@@ -7,18 +7,18 @@ import json
 import numpy as np
 import pytest
 
-import edge.cli
+import edge.cli.app
 from edge.analysis.divergence import compare
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.decode import DecodeSettings
+from edge.backends.runtime import open_backend
 from edge.errors import UserError
-from edge.force import force
-from edge.questions import read_questions
-from edge.run import run
-from edge.runtime import open_backend
-from edge.signals import hidden_distance, kl_exact
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.force import force
+from edge.jobs.run import run
+from edge.questions.question import read_questions
+from edge.runs.run_directory import Run
+from edge.signals.definitions import hidden_distance, kl_exact
 from export.build import build
 from tests import reference
 from tests.conftest import ONE_THREAD
@@ -187,9 +187,9 @@ def test_an_exact_run_is_not_continued_as_another(base, full, tmp_path):
 def test_compare_prints_the_list_and_the_hidden_states(base, full, tmp_path, capsys):
     int4 = changed(tmp_path, lambda weights: None, "onnx-int4")
     arguments = ["force", str(int4.path), "--like", str(full.folder), "--exact", str(base.path), "--out", "{forced}", "--quiet"]
-    assert call(edge.cli.main, arguments, tmp_path) == 0
+    assert call(edge.cli.app.main, arguments, tmp_path) == 0
     capsys.readouterr()
-    assert call(edge.cli.main, ["compare", str(full.folder), "{forced}", "--json", "{c.json}"], tmp_path) == 0
+    assert call(edge.cli.app.main, ["compare", str(full.folder), "{forced}", "--json", "{c.json}"], tmp_path) == 0
     shown = capsys.readouterr().out
     for words in ("whole vocabulary", "Mean PPL(Q)", "99.9% KLD", "RMS Δp", "Same top p", "Residual stream against"):
         assert words in shown, words

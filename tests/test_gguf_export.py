@@ -16,12 +16,12 @@ import export.cli
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.llamacpp import LlamaBackend
-from edge.errors import UserError
+from edge.errors import UserError, ignore
 from export import gguf_artifact, probe
 from export.build import build
 from export.gguf_model import ARCHITECTURES
 from export.precision import PRECISIONS
-from export.source import Source, ignore
+from export.source import Source
 from export.verify import verify
 from tests import models
 from tests.conftest import ROOT, tree

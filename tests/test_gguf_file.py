@@ -10,18 +10,18 @@ import gguf
 import numpy as np
 import pytest
 
-import edge.cli
+import edge.cli.app
 import export.cli
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
+from edge.backends.gguf_file import open_artifact
 from edge.backends.llama_header import Header
-from edge.decode import DecodeSettings
 from edge.errors import UserError
-from edge.gguf_file import open_artifact
-from edge.prompt import Prompter
-from edge.questions import read_questions
-from edge.run import run
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import run
+from edge.questions.prompt import Prompter
+from edge.questions.question import read_questions
+from edge.runs.run_directory import Run
 from tests.conftest import ROOT, tree, write_questions
 from tests.test_cli_errors import assert_refused, call
 
@@ -210,7 +210,7 @@ REFUSED = [
 def test_bad_files_and_options_are_one_sentence_and_nothing_written(arguments, words, world, capsys):
     capsys.readouterr()
     before = tree(world)
-    code = call(edge.cli.main, arguments, world)
+    code = call(edge.cli.app.main, arguments, world)
     captured = capsys.readouterr()
     if "{" not in words and "}" in words:
         words = words.replace("}", "")
@@ -230,7 +230,7 @@ def test_every_truncation_of_a_file_is_refused(artifacts, tmp_path):
 def test_a_question_that_does_not_fit_the_context_is_an_answer_without_tokens(artifacts, tmp_path):
     write_questions(tmp_path / "q.csv", ["Why?", "the " * 3000])
     arguments = ["run", str(artifacts("odd", "gguf-q8_0")), "--questions", "{q.csv}", "--out", "{run}", "--max-new-tokens", "4"]
-    assert call(edge.cli.main, [*arguments, "--quiet"], tmp_path) == 0
+    assert call(edge.cli.app.main, [*arguments, "--quiet"], tmp_path) == 0
     answers = Run.open(tmp_path / "run").answers()
     assert answers.column("stop_reason").to_pylist()[1] == "context"
     assert answers.column("tokens").to_pylist()[1] == 0
@@ -241,7 +241,7 @@ def test_an_answer_ends_where_the_context_does(tmp_path):
     assert call(export.cli.main, build, tmp_path) == 0
     write_questions(tmp_path / "q.csv", ["Do bats see?"])
     arguments = ["run", "{short/gguf-q8_0}", "--questions", "{q.csv}", "--out", "{run}", "--quiet"]
-    assert call(edge.cli.main, arguments, tmp_path) == 0
+    assert call(edge.cli.app.main, arguments, tmp_path) == 0
     (row,) = Run.open(tmp_path / "run").answers(["question_index", "prompt_ids", "tokens", "stop_reason"]).to_pylist()
     assert row["stop_reason"] == "context"
     assert len(row["prompt_ids"]) + row["tokens"] - 1 == 30
@@ -249,7 +249,7 @@ def test_an_answer_ends_where_the_context_does(tmp_path):
 
 def test_without_the_binding_a_gguf_file_is_refused_in_one_sentence(artifacts, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)
-    assert call(edge.cli.main, ["ask", str(artifacts("odd", "gguf-q8_0")), "Why?"], tmp_path) == 2
+    assert call(edge.cli.app.main, ["ask", str(artifacts("odd", "gguf-q8_0")), "Why?"], tmp_path) == 2
     (line,) = capsys.readouterr().err.strip().split("\n")
     assert "GGUF models need llama-cpp-python" in line
     assert "edgetrace[llama]" in line

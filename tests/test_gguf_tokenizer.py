@@ -16,12 +16,12 @@ import export.gguf_tokenizer
 from edge.artifact import Artifact
 from edge.backends.llama_header import Header
 from edge.backends.llama_vocabulary import LlamaTokenizer, Vocabulary
-from edge.decode import DecodeSettings
+from edge.backends.tokenizer import JsonTokenizer, open_tokenizer
 from edge.errors import UserError
-from edge.questions import read_questions
-from edge.run import run
-from edge.tokenizer import JsonTokenizer, open_tokenizer
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import run
+from edge.questions.question import read_questions
+from edge.runs.run_directory import Run
 from export.build import build
 from tests import models
 from tests.conftest import ONE_THREAD, QUESTIONS, ROOT, write_questions

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.kl_gap import KEPT, Position, bytes_each, measure, of_model, rounded
-from edge.columns import REFERENCE
-from edge.force import distributions
-from edge.signals import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
+from edge.jobs.force import distributions
+from edge.runs.columns import REFERENCE
+from edge.signals.definitions import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
 from export.build import build
 
 

@@ -13,10 +13,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from edge import terminal
 from edge.analysis.intervals import Interval
-from edge.screen import Body, Screen
-from edge.tables import interval, number
+from edge.cli import terminal
+from edge.cli.screen import Body, Screen
+from edge.cli.tables import interval, number
 
 
 def console(width: int = 80, height: int = 24) -> Console:

@@ -10,19 +10,19 @@ import pytest
 
 import edge.backends.llama_taps
 import edge.backends.llamacpp
-import edge.cli
+import edge.cli.app
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.llama_callback import Callback
 from edge.backends.llama_taps import TapError, TapReader
 from edge.backends.llamacpp import CHUNK, LlamaBackend
-from edge.columns import VECTORS
-from edge.decode import DecodeSettings
 from edge.errors import UserError
-from edge.force import force
-from edge.questions import read_questions
-from edge.run import run
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.force import force
+from edge.jobs.run import run
+from edge.questions.question import read_questions
+from edge.runs.columns import VECTORS
+from edge.runs.run_directory import Run
 from tests.conftest import assert_positions_are_bounded
 from tests.test_cli_errors import call
 
@@ -335,7 +335,7 @@ def test_a_run_that_loses_its_taps_says_so_in_run_json_and_on_stderr(artifacts, 
     failing(monkeypatch, "raises inside", 150)
     arguments = ["run", str(artifacts("odd", "gguf-f32")), "--questions", str(questions_file), "--out", str(tmp_path / "run"),
                  "--max-new-tokens", "12", "--quiet", "--threads", "1"]  # fmt: skip
-    assert call(edge.cli.main, arguments, tmp_path) == 0
+    assert call(edge.cli.app.main, arguments, tmp_path) == 0
     captured = capsys.readouterr()
     assert "note: attention and hidden states are not traced: reading taps from llama.cpp failed: planned failure" in " ".join(
         captured.err.split()
@@ -354,12 +354,12 @@ def test_a_run_with_taps_rows_stops_and_leaves_what_was_finished(artifacts, ques
     failing(monkeypatch, "raises inside", 150)
     arguments = ["run", str(artifacts("odd", "gguf-f32")), "--questions", str(questions_file), "--out", str(tmp_path / "run"),
                  "--max-new-tokens", "12", "--quiet", "--threads", "1", "--taps", "rows"]  # fmt: skip
-    assert call(edge.cli.main, arguments, tmp_path) == 2
+    assert call(edge.cli.app.main, arguments, tmp_path) == 2
     assert "planned failure" in capsys.readouterr().err
     monkeypatch.undo()
-    assert call(edge.cli.main, arguments, tmp_path) == 0
+    assert call(edge.cli.app.main, arguments, tmp_path) == 0
     arguments[arguments.index(str(tmp_path / "run"))] = str(tmp_path / "whole")
-    assert call(edge.cli.main, arguments, tmp_path) == 0
+    assert call(edge.cli.app.main, arguments, tmp_path) == 0
     resumed, whole = (Run.open(tmp_path / name).steps().drop_columns(["step_ms"]) for name in ("run", "whole"))
     assert resumed.equals(whole)
 

@@ -20,7 +20,7 @@ def test_memory_stays_where_it_is(artifacts, tmp_path):
     out = tmp_path / "run"
     command = ["run", str(artifacts("odd")), "--questions", str(questions), "--out", str(out), "--max-new-tokens", "20",
                "--reference", "--threads", "1", "--quiet"]  # fmt: skip
-    code = "import edge.run, edge.cli; edge.run.FLUSH_SECONDS = 0.0; edge.cli.main()"  # a part each, as on a slow board
+    code = "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.0; edge.cli.app.main()"  # a part each, as on a slow board
     subprocess.run([sys.executable, "-c", code, *command], cwd=ROOT, check=True, capture_output=True)
     resident = pq.read_table(out / "device.parquet").column("rss_bytes").to_pylist()
     assert len(resident) == ANSWERS

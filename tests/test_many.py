@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import edge.cli
+import edge.cli.app
 from edge.analysis.divergence import compare
 from edge.analysis.many import Cost, Damage, best_fit, compare_many
 from edge.analysis.truth import compare_truth, scores_of
 from edge.analysis.warning import truth_change
 from edge.artifact import Artifact
-from edge.decode import DecodeSettings
 from edge.errors import UserError
-from edge.force import force
-from edge.questions import read_questions
-from edge.run import run
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.force import force
+from edge.jobs.run import run
+from edge.questions.question import read_questions
+from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD
 from tests.planted import Planted, write_run
 from tests.test_analysis import make_run, manifest
@@ -66,7 +66,7 @@ def test_lines_of_several_models_carry_their_names(runs, tmp_path, capsys):
     raw["artifact"]["model_id"] = "another"
     (tmp_path / "other" / "run.json").write_text(json.dumps(raw))
     names = [str(runs / "full"), str(runs / "onnx-int4"), str(tmp_path / "other")]
-    assert call(edge.cli.main, ["compare", *names], tmp_path) == 0
+    assert call(edge.cli.app.main, ["compare", *names], tmp_path) == 0
     shown = capsys.readouterr().out
     assert "another" in shown
     assert "nano-llama" in shown.split("Cost and damage")[1]
@@ -165,7 +165,7 @@ def test_a_lower_bound_is_called_one_and_no_measured_memory_is_an_error(runs):
 
 def test_the_command_prints_both_tables_and_writes_everything(runs, tmp_path, capsys):
     words = ["compare", *(str(runs / name) for name in ("full", "onnx-int4", "onnx-int4-forced", "gguf-q4_k_m-forced"))]
-    assert call(edge.cli.main, [*words, "--fits", "100", "--json", "{many.json}"], tmp_path) == 0
+    assert call(edge.cli.app.main, [*words, "--fits", "100", "--json", "{many.json}"], tmp_path) == 0
     shown = capsys.readouterr().out
     for text in (
         "2 artifacts against nano-llama onnx-fp32",
@@ -181,7 +181,7 @@ def test_the_command_prints_both_tables_and_writes_everything(runs, tmp_path, ca
     assert [bool(one["forced"]) for one in said["runs"]] == [False, True, True]
     assert said["fits"]["best"]["precision"] == "onnx-fp32"
     assert said["full"]["damage"] is None
-    assert call(edge.cli.main, ["compare", str(runs / "full"), str(runs / "onnx-int4"), "--json", "-"], tmp_path) == 0
+    assert call(edge.cli.app.main, ["compare", str(runs / "full"), str(runs / "onnx-int4"), "--json", "-"], tmp_path) == 0
     assert json.loads(capsys.readouterr().out)["free"]["identical"]["value"] <= 1.0
 
 
@@ -200,7 +200,7 @@ def test_one_run_of_many_that_does_not_belong_is_refused_in_a_sentence(runs, tmp
     raw[path[0]][path[1]] = value
     (tmp_path / "other" / "run.json").write_text(json.dumps(raw))
     arguments = ["compare", str(runs / "full"), str(runs / "onnx-int4"), "{other}", "--json", "{out.json}"]
-    assert call(edge.cli.main, arguments, tmp_path) == 2
+    assert call(edge.cli.app.main, arguments, tmp_path) == 2
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
@@ -264,7 +264,7 @@ def test_a_run_alone_is_judged_by_its_own_outcomes(tmp_path, capsys):
     assert found.outcomes.became_true == int((untrue & ~turned).sum())
     assert found.auroc[0].metric == "output_entropy"
     assert found.auroc[0].difference.high < 0  # its entropy does not warn any more
-    assert call(edge.cli.main, ["compare", str(full.folder), str(other.folder)], tmp_path) == 0
+    assert call(edge.cli.app.main, ["compare", str(full.folder), str(other.folder)], tmp_path) == 0
     shown = capsys.readouterr().out
     for text in ("Truth of the answers (hand; automatic labels)", "share untrue", "AUROC of output_entropy mean"):
         assert text in shown, text

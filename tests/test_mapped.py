@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.backends.mapped import Mapping, let_go, mappings
-from edge.device import meminfo, read_text
+from edge.machine.device import meminfo, read_text
 
 SIZE = 32 << 20
 

@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
-import edge.cli
-from edge.parts import write_whole
-from edge.trace import Run, read_manifest
+import edge.cli.app
+from edge.files import write_whole
+from edge.runs.run_directory import Run, read_manifest
 from tests.conftest import tree
 from tests.test_cli_errors import call
 from tests.test_crash_run import assert_same_rows
@@ -26,12 +26,12 @@ def runs(artifacts, questions_file, tmp_path_factory):
     for name, more in {**shards, "whole": [], "of2": ["--shard", "1/2"]}.items():
         command = ["run", str(artifacts("odd")), "--questions", str(questions_file), "--out", str(base / name), "--quiet",
                    "--max-new-tokens", "20", "--temperature", "0.7", "--date", "2026-01-01", "--threads", "1", *more]  # fmt: skip
-        assert call(edge.cli.main, command, base) == 0
+        assert call(edge.cli.app.main, command, base) == 0
     return base
 
 
 def merge(runs, names, out):
-    return call(edge.cli.main, ["merge", *(str(runs / name) for name in names), "--out", str(out)], runs)
+    return call(edge.cli.app.main, ["merge", *(str(runs / name) for name in names), "--out", str(out)], runs)
 
 
 def changed(folder, **change):
@@ -60,7 +60,7 @@ def test_the_merged_run_is_the_run_without_shards(runs, tmp_path, artifacts, que
     # The same command without --shard finds it finished.
     command = ["run", str(artifacts("odd")), "--questions", str(questions_file), "--out", str(tmp_path / "0"), "--quiet",
                "--max-new-tokens", "20", "--temperature", "0.7", "--date", "2026-01-01", "--threads", "1"]  # fmt: skip
-    assert call(edge.cli.main, command, tmp_path) == 0
+    assert call(edge.cli.app.main, command, tmp_path) == 0
     assert "7 questions traced" in capsys.readouterr().out
 
 

@@ -12,9 +12,9 @@ import export.cli
 from edge.analysis.intervals import Interval
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
+from edge.backends.runtime import open_backend
 from edge.errors import UserError
-from edge.questions import read_questions
-from edge.runtime import open_backend
+from edge.questions.question import read_questions
 from export.build import build
 from export.mix import MIXED, SEARCH_NAME, UNBUILT_NAME, Trial, find, prefixes, read_recipe
 from export.precision import PRECISIONS, group

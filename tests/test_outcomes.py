@@ -18,18 +18,18 @@ from lm_eval.tasks.truthfulqa import utils as harness
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
-from edge import similarity
 from edge.analysis.agreement import agreement, cohen_kappa, krippendorff_alpha
 from edge.analysis.labels import read_labels
 from edge.artifact import Artifact
-from edge.cli import app
-from edge.decode import DecodeSettings
+from edge.cli.app import app
 from edge.errors import UserError
-from edge.outcomes import AUTOMATIC, OUTCOMES, Judgement, import_csv, judge_automatically, read_outcomes, save
-from edge.questions import EMBEDDED, Question, read_questions
-from edge.run import run as trace
-from edge.similarity import NO_COMMENT, SCORES, against
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import run as trace
+from edge.questions import similarity
+from edge.questions.question import EMBEDDED, Question, read_questions
+from edge.questions.similarity import NO_COMMENT, SCORES, against
+from edge.runs.outcomes import AUTOMATIC, OUTCOMES, Judgement, import_csv, judge_automatically, read_outcomes, save
+from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD, ROOT
 
 ASKED = read_questions(EMBEDDED)[:12]
@@ -178,7 +178,7 @@ def test_a_killed_rater_loses_nothing(run: Run) -> None:
 
 
 def test_texts_are_shown_harmless(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    from edge.cli_label import show_answer
+    from edge.cli.label import show_answer
 
     show_answer(Question(0, "\x1b]0;q\x07[bold]", "\x1b[1mA", "", (), ("\u202eB",)), "\x1b[2J[red]x", 1, 1)
     said = capsys.readouterr().out

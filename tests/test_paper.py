@@ -17,18 +17,18 @@ import scipy.stats
 from typer.testing import CliRunner
 
 from edge.analysis.paper import BEYOND, analyse_paper
-from edge.analysis.published import DATA, LAYER_TABLE, LAYERS_MODEL, TABLES, paper_kv_mebibytes, published
+from edge.analysis.published import LAYER_TABLE, LAYERS_MODEL, PAPER, TABLES, paper_kv_mebibytes, published
 from edge.analysis.study import RELATIONS, study
 from edge.analysis.tokens import POINTS, correlations, drift, points, read_tokens
 from edge.artifact import ModelSpec
-from edge.cli import app
+from edge.cli.app import app
 from edge.errors import UserError
-from edge.parts import write_part
 from edge.registry import read_registry
-from edge.report import write_report
 from edge.report.paper import diffusion_text, paper_tables
-from edge.streaming import AnswerStatistics
-from edge.trace import Run
+from edge.report.write import write_report
+from edge.runs.parts import write_part
+from edge.runs.run_directory import Run
+from edge.signals.streaming import AnswerStatistics
 from tests.planted import PROMPT, Planted, summaries, write_run
 from tests.test_report import HOSTILE, Page
 from tests.test_truth import label, within
@@ -50,7 +50,7 @@ def test_every_number_of_the_papers_tables_has_a_place_in_ours(planted: tuple[Ru
     ours = {(row.table, row.measure) for row in paper.rows}
     known = published()
     assert set(known.values) <= ours
-    raw = json.loads(DATA.read_text(encoding="utf-8"))
+    raw = json.loads(PAPER.read_text(encoding="utf-8"))
     numbers = sum(len(row) for name in TABLES.values() for row in raw[name].values() if isinstance(row, list))
     layers = sum(len(triple) for side in ("lowest", "highest") for triple in raw[LAYER_TABLE][side])
     assert numbers + layers == sum(not math.isnan(value) for row in known.values.values() for value in row)

@@ -10,11 +10,11 @@ import pytest
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.llamacpp import CHUNK
-from edge.columns import VECTORS
-from edge.decode import DecodeSettings
-from edge.questions import EMBEDDED, read_questions
-from edge.run import run
-from edge.trace import Run
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import run
+from edge.questions.question import EMBEDDED, read_questions
+from edge.runs.columns import VECTORS
+from edge.runs.run_directory import Run
 from tests import oracle
 from tests.conftest import ONE_THREAD
 from tests.noise import ACTIVATION_NOISE

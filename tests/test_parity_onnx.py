@@ -15,9 +15,9 @@ import edge.backends.onnx
 from edge.artifact import Artifact, record_file
 from edge.backends.base import Runtime
 from edge.backends.onnx import CHUNK, OnnxBackend
-from edge.columns import VECTORS
+from edge.backends.runtime import open_backend
 from edge.errors import UserError
-from edge.runtime import open_backend
+from edge.runs.columns import VECTORS
 from export.graph.config import ConfigReader
 from tests import models, oracle
 from tests.conftest import assert_positions_are_bounded

@@ -13,7 +13,7 @@ from edge.artifact import Artifact
 from edge.backends import prepacked
 from edge.backends.base import Runtime
 from edge.backends.prepacked import FOLDER, LOCK_NAME, MADE_NAME, find, find_or_make, identity
-from edge.runtime import open_backend
+from edge.backends.runtime import open_backend
 from tests.conftest import tree
 
 IDS = [1, 5, 9, 200, 33, 7]

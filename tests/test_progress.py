@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from edge import telemetry
 from edge.artifact import Artifact
-from edge.decode import DecodeSettings
-from edge.live import answer
-from edge.progress import Course, Rarely, view, with_progress
-from edge.run import Progress
-from edge.screen import Screen, status
+from edge.cli.progress import Course, Rarely, view, with_progress
+from edge.cli.screen import Screen, status
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.live import answer
+from edge.jobs.run import Progress
+from edge.machine import telemetry
 from tests.boards import make_board
 from tests.conftest import ONE_THREAD
 

@@ -1,4 +1,4 @@
-"""edge.prompt: the same ids as transformers, a template that is not trusted, and what is refused."""
+"""edge.questions.prompt: the same ids as transformers, a template that is not trusted, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from edge.artifact import Artifact
 from edge.errors import UserError
-from edge.prompt import Prompter, compile_template, parse_date
+from edge.questions.prompt import Prompter, compile_template, parse_date
 from tests import models
 from tests.conftest import QUESTIONS, write_questions
 
@@ -188,7 +188,7 @@ def test_pieces_keep_special_tokens_and_text_leaves_them_out(odd):
 
 
 def test_question_files_round_trip_through_the_prompt(odd, tmp_path):
-    from edge.questions import read_questions
+    from edge.questions.question import read_questions
 
     (question,) = read_questions(write_questions(tmp_path / "q.csv", ["Do häns bark — at the ☃?"]))
     prompter = Prompter(odd)

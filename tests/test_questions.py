@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import UserError
-from edge.questions import EMBEDDED, parse_shard, questions_sha256, read_questions, select
+from edge.questions.question import EMBEDDED, parse_shard, questions_sha256, read_questions, select
 from tests.conftest import COLUMNS, QUESTIONS, SHARED, write_questions
 
 HEADER = "Question,Best Answer,Correct Answers,Incorrect Answers"

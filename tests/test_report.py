@@ -20,16 +20,16 @@ import pytest
 from edge.analysis.divergence import compare
 from edge.analysis.dynamics import curves, describe, head_map
 from edge.artifact import Artifact
-from edge.decode import DecodeSettings
 from edge.errors import UserError
-from edge.force import force
-from edge.parts import part_stem, write_part
-from edge.questions import read_questions
-from edge.report import ReportSummary, write_report
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.force import force
+from edge.jobs.run import run
+from edge.questions.question import read_questions
 from edge.report.html import json_block
 from edge.report.model import unique_names
-from edge.run import run
-from edge.trace import Run
+from edge.report.write import ReportSummary, write_report
+from edge.runs.parts import part_stem, write_part
+from edge.runs.run_directory import Run
 from tests.conftest import Artifacts, write_questions
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><!-- \u2028 {{ 7 * 7 }} &amp;")
@@ -328,8 +328,8 @@ def test_a_report_replaces_an_older_one_whole(runs: dict[str, Run], tmp_path: Pa
 def test_without_plotly_one_sentence_says_what_to_install(runs: dict[str, Run], tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['plotly'] = None\n"
-        "from pathlib import Path\nfrom edge.errors import UserError\nfrom edge.report import write_report\n"
-        "from edge.trace import Run\n"
+        "from pathlib import Path\nfrom edge.errors import UserError\nfrom edge.report.write import write_report\n"
+        "from edge.runs.run_directory import Run\n"
         "try:\n    write_report([Run.open(sys.argv[1])], Path(sys.argv[2]))\n"
         "except UserError as error:\n    print(error)\n"
     )

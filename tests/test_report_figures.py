@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from edge.analysis.many import compare_many
 from edge.artifact import Artifact
-from edge.decode import DecodeSettings
-from edge.force import force
-from edge.questions import read_questions
-from edge.report import write_report
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.force import force
+from edge.jobs.run import run
+from edge.questions.question import read_questions
 from edge.report.model import ModelGroup, build_groups
 from edge.report.pareto import front, pareto_figures
 from edge.report.twice import Pair, Token, figure, twice
-from edge.run import run
-from edge.trace import Run
+from edge.report.write import write_report
+from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD
 from tests.test_report import Page
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from edge.analysis.divergence import compare
-from edge.report import write_report
 from edge.report.matrix import STEPS, matrices, shade
 from edge.report.model import build_groups
 from edge.report.tables import ABSENT, percent
-from edge.trace import Run
+from edge.report.write import write_report
+from edge.runs.run_directory import Run
 from tests.conftest import Artifacts, write_questions
 from tests.test_report import Page, runs, trace  # noqa: F401 - a fixture
 

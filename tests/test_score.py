@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.cli import app
-from edge.decode import DecodeSettings
+from edge.backends.runtime import open_backend
+from edge.cli.app import app
 from edge.errors import UserError
-from edge.prompt import Prompter
-from edge.questions import EMBEDDED, Question, read_questions
-from edge.run import Interrupted, run
-from edge.runtime import open_backend
-from edge.score import binary, choices, common_prefix, encode, log_softmax, mc1, mc2, score
-from edge.score_directory import ScoreManifest, ScoreWriter
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import Interrupted, run
+from edge.jobs.score import binary, choices, common_prefix, encode, log_softmax, mc1, mc2, score
+from edge.questions.prompt import Prompter
+from edge.questions.question import EMBEDDED, Question, read_questions
+from edge.runs.score_directory import ScoreManifest, ScoreWriter
 from tests.conftest import ONE_THREAD, tree
 from tests.test_crash_run import drive
 
@@ -91,7 +91,7 @@ def test_what_is_shared_is_computed_once(artifacts, monkeypatch, tmp_path) -> No
             fed.append(len(ids))
             return self._backend.prefill(ids)
 
-    monkeypatch.setattr("edge.score.open_backend", lambda *a: Counting(open_backend(*a)))
+    monkeypatch.setattr("edge.jobs.score.open_backend", lambda *a: Counting(open_backend(*a)))
     score(artifact, ASKED, tmp_path / "out", limit=LIMIT, runtime=ONE_THREAD)
     prompts = [len(encode(Prompter(artifact, "qa"), question).prompt) for question in ASKED[:LIMIT]]
     assert len(fed) == 1 + LIMIT  # the preset, and one for all choices of a question
@@ -167,8 +167,8 @@ def test_a_job_that_cannot_begin_leaves_nothing(artifacts, monkeypatch, tmp_path
     def fail(*arguments):
         raise UserError("no memory")
 
-    monkeypatch.setattr("edge.score.open_backend", fail)
-    monkeypatch.setattr("edge.run.open_backend", fail)
+    monkeypatch.setattr("edge.jobs.score.open_backend", fail)
+    monkeypatch.setattr("edge.jobs.run.open_backend", fail)
     artifact = Artifact.open(artifacts("nano-llama"))
     (tmp_path / "there").mkdir()
     (tmp_path / "kept" / "choices").mkdir(parents=True)

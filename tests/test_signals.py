@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge.artifact import ModelSpec
-from edge.backends.base import Taps
 from edge.errors import UserError
-from edge.signal_reader import SignalReader
-from edge.signals import (
+from edge.signals.definitions import (
     SCALARS,
     Scratch,
     attention_signals,
@@ -28,6 +26,8 @@ from edge.signals import (
     tail_mass,
     top_k,
 )
+from edge.signals.reader import SignalReader
+from edge.signals.taps import Taps
 from tests import reference
 
 OUTPUTS = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap")

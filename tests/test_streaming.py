@@ -1,4 +1,4 @@
-"""edge.streaming: as it comes equals all at once."""
+"""edge.signals.streaming: as it comes equals all at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.streaming import AnswerStatistics, Moments, SeriesSummary, pearson, spearman
+from edge.signals.streaming import AnswerStatistics, Moments, SeriesSummary, pearson, spearman
 from tests import reference
 
 values = st.floats(-1e4, 1e4).filter(lambda x: x == 0 or abs(x) > 1e-6)

@@ -13,7 +13,7 @@ from edge import registry
 from edge.artifact import Artifact
 from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
-from edge.prompt import Prompter
+from edge.questions.prompt import Prompter
 from export import synth as module
 from export.build import build
 from export.checkpoint import Checkpoint

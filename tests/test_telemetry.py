@@ -7,11 +7,11 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-import edge.cli
-import edge.run
-from edge import telemetry
-from edge.run import Interrupted
-from edge.telemetry import HYSTERESIS, Cooling, Sensors, pmic_watts, telemetry_table
+import edge.cli.app
+import edge.jobs.run
+from edge.jobs.run import Interrupted
+from edge.machine import telemetry
+from edge.machine.telemetry import HYSTERESIS, Cooling, Sensors, pmic_watts, telemetry_table
 from tests.boards import make_board, put
 from tests.test_cli_errors import call
 from tests.test_crash_run import arguments, assert_same_rows
@@ -229,35 +229,36 @@ def test_a_run_pauses_says_so_and_has_the_same_rows(artifacts, questions_file, t
     monkeypatch.setattr(telemetry.Sensors.__init__, "__defaults__", (root, str(root / "bin")))
     monkeypatch.setattr(telemetry.Cooling.__init__, "__defaults__", (heat(root, 70.0),))
     command = arguments(artifacts("odd"), questions_file, tmp_path / "hot", "--pause-above", "80")
-    assert call(edge.cli.main, command, tmp_path) == 0
+    assert call(edge.cli.app.main, command, tmp_path) == 0
     assert "82.3 °C, above 80: waiting until it is 75" in capsys.readouterr().err
     rows = pq.read_table(tmp_path / "hot" / "device.parquet").to_pylist()
     assert rows[0]["throttle_flags"] == 0xE0008
     assert rows[0]["temperature_c"] == 70.0
     assert [row["paused_s"] > 0 for row in rows] == [True] + [False] * 6
-    assert call(edge.cli.main, arguments(artifacts("odd"), questions_file, tmp_path / "cool"), tmp_path) == 0
+    assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, tmp_path / "cool"), tmp_path) == 0
     assert_same_rows(tmp_path / "hot", tmp_path / "cool")
     # It decides nothing: the run may be taken up with another limit.
     assert (
-        call(edge.cli.main, arguments(artifacts("odd"), questions_file, tmp_path / "hot", "--pause-above", "60"), tmp_path) == 0
+        call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, tmp_path / "hot", "--pause-above", "60"), tmp_path)
+        == 0
     )
 
 
 def test_a_machine_without_a_thermometer_cannot_be_cooled(artifacts, questions_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(telemetry.Sensors.__init__, "__defaults__", (tmp_path / "nothing", ""))
     command = arguments(artifacts("odd"), questions_file, tmp_path / "run", "--pause-above", "80")
-    assert call(edge.cli.main, command, tmp_path) == 2
+    assert call(edge.cli.app.main, command, tmp_path) == 2
     assert "--pause-above needs a temperature sensor" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_telemetry_of_an_older_version_is_gone_on_with(artifacts, questions_file, tmp_path):
     out = tmp_path / "run"
-    assert call(edge.cli.main, arguments(artifacts("odd"), questions_file, out), tmp_path) == 0
+    assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out), tmp_path) == 0
     old = pq.read_table(out / "device.parquet").select(["unix_time", "question_index", "rss_bytes", "temperature_c"])
     pq.write_table(old, out / "device.parquet")
     next((out / "answers").glob("part-*")).unlink()
-    assert call(edge.cli.main, arguments(artifacts("odd"), questions_file, out), tmp_path) == 0
+    assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out), tmp_path) == 0
     again = pq.read_table(out / "device.parquet")
     assert again.num_rows == 14
     assert again.column("paused_s").null_count == 7

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from edge.terminal import BARS, escaped
-from edge.trace import Run
+from edge.cli.terminal import BARS, escaped
+from edge.runs.run_directory import Run
 from tests.conftest import tree, write_questions
 from tests.terminals import BIN, COLOUR, PATIENCE, SAYINGS, Terminal, environment, objects, wait_for, write_talker
 
@@ -226,7 +226,7 @@ def test_a_run_without_a_terminal_says_few_plain_lines_and_quiet_none(artifacts,
     assert done.stderr == ""
 
 
-DRIVER = "import edge.run, edge.cli; edge.run.FLUSH_SECONDS = 0.1; edge.cli.main()"  # parts come soon
+DRIVER = "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.1; edge.cli.app.main()"  # parts come soon
 
 
 def start(words: list[str]) -> subprocess.Popen[str]:

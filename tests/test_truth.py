@@ -38,7 +38,7 @@ from edge.analysis.tokens import read_tokens
 from edge.analysis.truth import ALPHA, METRICS, Truth, analyse_truth, compare_truth, judge_scores, scores_of
 from edge.errors import UserError
 from edge.report.truth import verdict
-from edge.trace import Run
+from edge.runs.run_directory import Run
 from tests.planted import Planted, write_run
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edge import telemetry
 from edge.artifact import Artifact
-from edge.cli import app
-from edge.decode import DecodeSettings
+from edge.cli.app import app
 from edge.errors import UserError
-from edge.questions import read_questions
-from edge.run import Interrupted, Progress, run
-from edge.trace import Run, RunWriter
-from edge.watch import Follower
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.run import Interrupted, Progress, run
+from edge.machine import telemetry
+from edge.questions.question import read_questions
+from edge.runs.run_directory import Run, RunWriter
+from edge.runs.watch import Follower
 from tests.boards import make_board
 from tests.conftest import ONE_THREAD, tree
 
@@ -35,7 +35,7 @@ def finished(artifacts, questions_file, tmp_path_factory) -> Path:
 
 def half(artifact: Path, questions: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ended after three questions, a part each."""
-    monkeypatch.setattr("edge.run.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("edge.jobs.run.FLUSH_SECONDS", 0.0)
 
     def stop(progress: Progress) -> None:
         if progress.done == 3:
@@ -116,7 +116,7 @@ def test_parts_are_read_once_and_those_that_went_are_forgotten(artifacts, questi
     out = tmp_path / "run"
     half(artifacts("odd"), questions_file, out, monkeypatch)
     follower, read = Follower(out), []
-    from edge import watch
+    from edge.runs import watch
 
     whole = watch.read_answers
     monkeypatch.setattr(watch, "read_answers", lambda path: read.append(path) or whole(path))

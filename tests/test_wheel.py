@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.trace import Run
+from edge.runs.run_directory import Run
 from export.__main__ import NEEDED
 from tests.conftest import ROOT
 from tests.test_packaging import PROJECT

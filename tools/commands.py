@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-import edge.cli
+import edge.cli.app
 import export.cli
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
-APPS = {"edge": edge.cli.app, "edge-export": export.cli.app}
+APPS = {"edge": edge.cli.app.app, "edge-export": export.cli.app}
 KINDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 HEAD = """# Every command and option
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from edge.analysis.divergence import compare
 from edge.analysis.places import HeadChange
-from edge.trace import Run
+from edge.runs.run_directory import Run
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "picture.svg"
 WIDTH, MARGIN, CHARACTER, LINE = 880, 20, 8.6, 66  # pixels; CHARACTER is the advance of the 14 px monospaced font

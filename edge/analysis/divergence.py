@@ -29,11 +29,11 @@ from edge.analysis.places import (
     token_statistics,
 )
 from edge.analysis.warning import TruthChange, truth_change
-from edge.columns import ATTENTION_BY_HEAD, EXACT
 from edge.errors import UserError
-from edge.signals import SCALARS
-from edge.streaming import SeriesSummary, pearson, spearman
-from edge.trace import Run
+from edge.runs.columns import ATTENTION_BY_HEAD, EXACT
+from edge.runs.run_directory import Run
+from edge.signals.definitions import SCALARS
+from edge.signals.streaming import SeriesSummary, pearson, spearman
 
 STEP_SCALARS = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")
 COURSE = (*(f"output_entropy_{part}" for part in ("slope", "early", "late", "shift")), "attention_entropy_shift")

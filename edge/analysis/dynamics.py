@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from edge.analysis.intervals import Float64, Interval, bootstrap, mean_rows
 from edge.artifact import ModelSpec
-from edge.columns import ATTENTION_BY_HEAD, mean_column
 from edge.errors import UserError
-from edge.signals import SCALARS
-from edge.trace import Run
+from edge.runs.columns import ATTENTION_BY_HEAD, mean_column
+from edge.runs.run_directory import Run
+from edge.signals.definitions import SCALARS
 
 DELTA = 0.05  # nats: a shift that small either way is called balanced
 DETERMINISTIC, EXPLORATORY, BALANCED = "deterministic", "exploratory", "balanced"

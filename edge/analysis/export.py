@@ -17,7 +17,8 @@ from edge.analysis.study import Change, Study
 from edge.analysis.tokens import MeanCourse
 from edge.analysis.truth import AurocChange, Prediction, Shown
 from edge.errors import UserError
-from edge.parts import write_table, write_whole
+from edge.files import write_whole
+from edge.runs.parts import write_table
 
 Line = dict[str, Any]
 

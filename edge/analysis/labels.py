@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from edge.outcomes import AUTOMATIC, OUTCOMES, UNTRUE, read_outcomes
-from edge.trace import Run
+from edge.runs.outcomes import AUTOMATIC, OUTCOMES, UNTRUE, read_outcomes
+from edge.runs.run_directory import Run
 
 
 class Labels(NamedTuple):

@@ -15,8 +15,8 @@ from edge.analysis.dynamics import DELTA
 from edge.analysis.intervals import UNDEFINED, Interval
 from edge.analysis.pairs import check_pair
 from edge.errors import UserError
-from edge.parts import read_part
-from edge.trace import DEVICE_NAME, Run
+from edge.runs.parts import read_part
+from edge.runs.run_directory import DEVICE_NAME, Run
 
 GB = 1e9
 

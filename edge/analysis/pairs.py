@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from edge.analysis.intervals import Float64, Interval, bootstrap
 from edge.errors import UserError
-from edge.trace import Run
+from edge.runs.run_directory import Run
 
 
 def check_pair(full: Run, quantised: Run) -> None:

@@ -19,8 +19,8 @@ from edge.analysis.intervals import UNDEFINED, Float64, Interval, bootstrap, boo
 from edge.analysis.published import MEBIBYTE, PublishedClass, layer_measures, paper_kv_mebibytes, published
 from edge.analysis.tokens import Correlation, MeanCourse, TokenPass, correlate, mean_course, read_tokens
 from edge.errors import UserError
-from edge.streaming import window
-from edge.trace import Run
+from edge.runs.run_directory import Run
+from edge.signals.streaming import window
 
 BEYOND = 8
 TITLES = {

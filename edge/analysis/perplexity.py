@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.analysis.intervals import Float64, cluster_error
-from edge.streaming import pearson
+from edge.signals.streaming import pearson
 
 KL_QUANTILES = (("99.9%", 99.9), ("99.0%", 99.0), ("95.0%", 95.0), ("90.0%", 90.0), ("Median", 50.0), ("10.0%", 10.0),
                 ("5.0%", 5.0), ("1.0%", 1.0), ("0.1%", 0.1))  # fmt: skip

@@ -11,9 +11,9 @@ import pyarrow as pa
 from edge.analysis.dynamics import mean_vectors, rows_of, width_of
 from edge.analysis.intervals import Float64, bootstrap_columns, mean_rows
 from edge.analysis.pairs import paired_steps
-from edge.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, HIDDEN, mean_column
-from edge.streaming import pearson, spearman
-from edge.trace import Run
+from edge.runs.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, HIDDEN, mean_column
+from edge.runs.run_directory import Run
+from edge.signals.streaming import pearson, spearman
 
 BY_LAYER = (*ATTENTION_BY_LAYER, *HIDDEN)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 from edge.artifact import ModelSpec
+from edge.files import DATA
 
-DATA = Path(__file__).resolve().parent.parent / "data" / "paper.json"
+PAPER = DATA / "paper.json"
 TABLES = {
     1: "table1_summary", 2: "table2_output_entropy", 3: "table3_step_attention_entropy", 4: "table4_layers",
     5: "table5_early_late", 7: "table7_hidden",
@@ -51,7 +51,7 @@ def layer_measures(side: str, rank: int) -> tuple[str, str, str]:
 @functools.cache
 def published() -> Published:
     """Read once; the file is part of the package."""
-    raw = json.loads(DATA.read_text(encoding="utf-8"))
+    raw = json.loads(PAPER.read_text(encoding="utf-8"))
     models = tuple(raw["models"])
     values: dict[tuple[int, str], tuple[float, ...]] = {}
     for number, name in TABLES.items():

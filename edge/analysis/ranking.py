@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.analysis.intervals import Float64, Interval, resampled
-from edge.streaming import ranks
+from edge.signals.streaming import ranks
 
 DRAWS = 1000  # the first so many resamples of `intervals`: a hundred scores a run are judged on them
 Bool = npt.NDArray[np.bool_]

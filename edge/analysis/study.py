@@ -20,7 +20,7 @@ from edge.analysis.paper import PaperRun, analyse_paper
 from edge.analysis.tokens import points, read_tokens
 from edge.analysis.truth import AurocChange, Scores, Truth, analyse_truth, compare_truth, scores_of
 from edge.errors import UserError
-from edge.trace import Run
+from edge.runs.run_directory import Run
 
 # The four relations of Figure 3. Our sources do not name the paper's pairs: these four are our choice.
 RELATIONS = (

@@ -8,8 +8,8 @@ import numpy as np
 
 from edge.analysis.dynamics import CURVE_BINS, SERIES, course, step_columns, step_series
 from edge.analysis.intervals import Float64, Interval, bootstrap_columns, bootstrap_each
-from edge.streaming import pearson
-from edge.trace import Run
+from edge.runs.run_directory import Run
+from edge.signals.streaming import pearson
 
 CACHE = "position"  # the memory of the cache grows with it and with nothing else
 OUTPUT = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")  # without taps

@@ -31,9 +31,9 @@ from edge.analysis.ranking import (
 )
 from edge.analysis.tokens import MeanCourse, TokenPass, mean_course
 from edge.errors import UserError
-from edge.outcomes import OUTCOMES, UNTRUE
-from edge.signals import SCALARS
-from edge.trace import Run
+from edge.runs.outcomes import OUTCOMES, UNTRUE
+from edge.runs.run_directory import Run
+from edge.signals.definitions import SCALARS
 
 ALPHA = 0.05  # family-wise error rate over all scores of a run
 MINIMUM = 10  # answers of each kind below which nothing is judged: two in each fold, and a test that can say anything

@@ -15,8 +15,8 @@ from edge.analysis.intervals import Interval, bootstrap
 from edge.analysis.labels import Labels, read_labels
 from edge.analysis.tokens import read_tokens
 from edge.analysis.truth import AurocChange, compare_truth, scores_of
-from edge.outcomes import UNTRUE
-from edge.trace import Run
+from edge.runs.outcomes import UNTRUE
+from edge.runs.run_directory import Run
 
 
 class OutcomeChange(NamedTuple):

@@ -1,1 +1,8 @@
-"""Backends: whatever turns token ids into logits and tapped values."""
+"""A model that can be stepped, whichever library runs it.
+
+- `base.Backend`, `base.Runtime`: what a backend owes, and the choices of how it runs
+- `gguf_file.open_artifact`: an artifact folder or a GGUF file
+- `runtime.check_runtime`, `runtime.open_backend`: which backend, and how
+- `memory.check_memory`: whether it fits
+- `tokenizer.open_tokenizer`: text to token ids and back
+"""

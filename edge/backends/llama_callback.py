@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.compiled import compiled
+from edge.machine.native import compiled
 
 SOURCE = Path(__file__).with_name("llama_taps.c")
 

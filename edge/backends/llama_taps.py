@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from edge.artifact import ModelSpec
-from edge.backends.base import HUGE, Array
 from edge.backends.llama_callback import CompiledPass, Stop, compiled_callback, stops
+from edge.signals.taps import HUGE, Array
 
 TENSOR_BYTES = 336  # sizeof(ggml_tensor); with its object header of 32 bytes, ggml_tensor_overhead()
 OVERHEAD_BYTES = 368

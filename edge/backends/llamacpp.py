@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from edge.artifact import Artifact
-from edge.backends.base import Array, Runtime, Taps, check_room
+from edge.backends.base import Runtime, check_room
 from edge.backends.llama_library import NEWEST, OLDEST, library, listening, supported, version
 from edge.backends.llama_taps import TapError, TapReader, check_layout
 from edge.backends.mapped import let_go
-from edge.device import usable_cores
 from edge.errors import UserError
+from edge.machine.device import usable_cores
+from edge.signals.taps import Array, Taps
 
 CHUNK = 64  # prefill in micro-batches of so many tokens: attention buffers that do not grow with the prompt squared
 CACHE_TYPES = {"f16": 1, "f32": 0}  # ggml_type

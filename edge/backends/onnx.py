@@ -10,10 +10,11 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.artifact import Artifact
-from edge.backends.base import HUGE, Array, Taps, check_room
+from edge.backends.base import check_room
 from edge.backends.mapped import let_go
-from edge.device import usable_cores
 from edge.errors import UserError
+from edge.machine.device import usable_cores
+from edge.signals.taps import HUGE, Array, Taps
 
 RUNTIME_VERSION: str = ort.__version__
 GRAPH_NAME = "model.onnx"

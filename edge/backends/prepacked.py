@@ -13,15 +13,15 @@ import json
 import platform
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edge.artifact import Artifact
 from edge.backends.mapped import trim
 from edge.backends.onnx import GRAPH_NAME, RUNTIME_VERSION, WEIGHTS_NAME, save_prepacked
-from edge.device import SYSTEM, entries, read_text
-from edge.errors import UserError
+from edge.errors import OnNote, UserError
+from edge.machine.device import SYSTEM, entries, read_text
 
 FOLDER, MADE_NAME, LOCK_NAME = "prepacked", "made.json", ".prepacked.lock"
 WORTH = 64 << 20  # bytes of an artifact below which a second copy in memory is of no account
@@ -43,7 +43,7 @@ def find(artifact: Artifact) -> Path | None:
     return folder / GRAPH_NAME if whole else None
 
 
-def find_or_make(artifact: Artifact, threads: int, on_note: Callable[[str], None]) -> Path:
+def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
     """The graph to load: laid out before, or now, or the artifact's own where that is not worth it or not possible."""
     plain = artifact.path / GRAPH_NAME
     size = sum(record.size for record in artifact.manifest.files.values())

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from edge import __version__
 from edge.analysis.study import Study, changes_of
 from edge.errors import UserError
 from edge.report import figures, paper, paper_figures, pareto, tables, truth, twice
@@ -22,6 +21,7 @@ from edge.report.browser import browser_data
 from edge.report.matrix import matrices
 from edge.report.model import ModelGroup
 from edge.report.overview import overview
+from edge.version import __version__
 
 HERE = Path(__file__).parent
 # A JSON string may hold these as escapes anywhere, so that no text can end its script element or begin another.

@@ -17,7 +17,7 @@ from edge.analysis.study import Study, study
 from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.registry import read_registry
-from edge.trace import Run
+from edge.runs.run_directory import Run
 
 # Most exact first: the first of these among a model's free runs is what the others are compared with.
 PRECISIONS = (

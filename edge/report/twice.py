@@ -11,7 +11,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 from edge.report.model import Comparison, ModelGroup
-from edge.trace import Run
+from edge.runs.run_directory import Run
 
 LONGEST = 60  # tokens of an answer that is understood at a glance
 FULL_COLOUR = 80  # percent of the page's hot colour that the highest entropy of the two answers gets

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.device import usable_cores
 from edge.errors import UserError
-from edge.trace import Run
+from edge.machine.device import usable_cores
+from edge.runs.run_directory import Run
 from tests.arm.bounds import FULL, beyond, bound
 from tests.arm.compare import Difference, differences
 from tests.arm.emulator import ROOT, Emulator

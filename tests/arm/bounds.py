@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edge.streaming import SeriesSummary
+from edge.signals.streaming import SeriesSummary
 from tests.arm.compare import Difference
 from tests.noise import ACTIVATION_NOISE
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.trace import Run
+from edge.runs.run_directory import Run
 
 # Lengths of vectors grow with the model, so their difference is relative above 1; all else is absolute.
 LENGTHS = ("hidden_norm", "layer_delta", "token_delta")

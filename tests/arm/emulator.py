@@ -18,9 +18,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.compiled import FLAGS, LIBRARIES, keep
-from edge.compiled_signals import SOURCE
 from edge.errors import UserError
+from edge.machine.native import FLAGS, LIBRARIES, keep
+from edge.signals.compiled import SOURCE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SUITE = "trixie"
@@ -164,7 +164,7 @@ class Emulator:
         zig = [str(self.folder / "compiler/ziglang/zig"), "cc", "-target", "aarch64-linux-gnu", *FLAGS, *flags]
         call([*zig, "-o", str(made), str(SOURCE), *LIBRARIES], "compile for aarch64")
         keep(made, Path(at))
-        if problem := self.run(["-c", "from edge.compiled_signals import compiled_code as c; print(c().problem)"], cpu).strip():
+        if problem := self.run(["-c", "from edge.signals.compiled import compiled_code as c; print(c().problem)"], cpu).strip():
             raise RuntimeError(f"{cpu}: compiled code is not used: {problem}")
 
     def run(self, arguments: Sequence[str], cpu: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from edge.cli import app
+from edge.cli.app import app
 
 if __name__ == "__main__":
     for arguments in json.loads(sys.argv[1]):

@@ -1,0 +1,161 @@
+"""A GGUF file on its own as an artifact: what a manifest would say is read from the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from edge.artifact import MANIFEST_NAME, TOKENIZER_NAME, Artifact, FileRecord, Manifest, ModelSpec, record_file
+from edge.backends.llama_header import Header
+from edge.backends.llama_library import library
+from edge.backends.llama_vocabulary import Vocabulary
+from edge.backends.tokenizer import JsonTokenizer
+from edge.errors import UserError
+
+# Architecture as GGUF names it -> as a checkpoint's config.json does. Others name their tensors in ways that are not tested.
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+GEMMA_PATTERN = 6  # every sixth layer sees everything, unless the file says otherwise
+FTYPE = "LLAMA_FTYPE_"
+
+
+def open_artifact(path: str | Path) -> Artifact:
+    """An artifact folder, or a GGUF file: one of an artifact, or any other. Raises UserError when it cannot be used."""
+    path = Path(path)
+    if not path.is_file():
+        return Artifact.open(path)
+    if (path.parent / MANIFEST_NAME).is_file():
+        artifact = Artifact.open(path.parent)
+        if path.name in artifact.manifest.files:
+            return artifact
+    return open_gguf(path)
+
+
+def open_gguf(path: Path) -> Artifact:
+    """A GGUF file that no manifest describes; tokenizer.json beside it is used where its tokens are the file's.
+
+    Raises UserError when the file is damaged, split, of an architecture that is not traced, or has no tokenizer.
+    """
+    with Header(path) as header:
+        architecture = header.value("general.architecture")
+        if architecture not in ARCHITECTURES:
+            raise UserError(
+                f"{path} holds the architecture {architecture!r}, which is not traced; those traced: {', '.join(ARCHITECTURES)}"
+            )
+        if (header.value("split.count") or 1) > 1:
+            raise UserError(f"{path} is one part of several: merge them with llama.cpp's 'llama-gguf-split --merge' first")
+        tokens = header.value("tokenizer.ggml.tokens") or []
+        if len(set(tokens)) < len(tokens):  # llama.cpp would end the process
+            raise UserError(f"{path} has two tokens with the same text: download it or build it again")
+        vocabulary = Vocabulary(path)
+        try:
+            spec = read_spec(header, architecture, vocabulary)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} does not describe a model ({error}): download it or build it again") from error
+        tokenizer = beside(path, tokens, vocabulary)
+        spec = dataclasses.replace(spec, stop_ids=spec.stop_ids or named_ends(header))
+        if not spec.stop_ids:
+            raise UserError(f"{path} names no token that ends an answer (tokenizer.ggml.eos_token_id): download it again")
+        template = header.value("tokenizer.chat_template")
+        manifest = Manifest(
+            model_id=model_name(header.value("general.name")) or path.stem,
+            source=path.name,
+            precision=precision_name(header.value("general.file_type")),
+            taps="rows",
+            model=spec,
+            files={path.name: record_file(path)} | tokenizer,
+            checkpoint_sha256="",  # what it was made from is not known
+            tensor_types=header.tensor_types(),
+            special_tokens=vocabulary.special_tokens(),
+            tokenizer=describe_tokenizer(header),
+        )
+    return Artifact(path.parent, manifest, template if isinstance(template, str) else "")
+
+
+def model_name(value: object) -> str:
+    """The name a file gives its model, alike in every precision; what a terminal would obey is left out."""
+    return "".join(c for c in value if c.isprintable()).strip()[:80] if isinstance(value, str) else ""
+
+
+def named_ends(header: Header) -> tuple[int, ...]:
+    """The stop ids that a file names although it holds no tokenizer."""
+    ids = (header.value(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot"))
+    return tuple(sorted({i for i in ids if isinstance(i, int)}))
+
+
+def beside(path: Path, tokens: list[str], vocabulary: Vocabulary) -> dict[str, FileRecord]:
+    """tokenizer.json in the same folder, if it spells the file's tokens; raises UserError when it is another model's."""
+    found = path.parent / TOKENIZER_NAME
+    if not found.is_file():
+        if not vocabulary.present:
+            raise UserError(f"{path} holds no tokenizer: put the model's {TOKENIZER_NAME} beside it")
+        return {}
+    if tokens:
+        spelled = JsonTokenizer(found).vocabulary()
+        # Added tokens beyond the model's rows are in no GGUF file (gemma-3-1b's image token).
+        if any(tokens[i] != text for text, i in spelled.items() if i < len(tokens)):
+            raise UserError(f"{found} is not the tokenizer of {path.name}: move one of them to another folder")
+    return {TOKENIZER_NAME: record_file(found)}
+
+
+def read_spec(header: Header, architecture: str, vocabulary: Vocabulary) -> ModelSpec:
+    """The model's shape from the file's keys; raises TypeError or ValueError when they make none."""
+
+    def number(key: str, default: int | None = None) -> int:
+        value = header.value(f"{architecture}.{key}")
+        if isinstance(value, list) and value and len(set(value)) == 1:
+            value = value[0]  # one number for each layer
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{architecture}.{key} is {value!r}")
+        return value
+
+    layers, hidden, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
+    return ModelSpec(
+        architecture=ARCHITECTURES[architecture],
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=number("attention.head_count_kv", heads),
+        head_dim=number("attention.key_length", hidden // heads if heads else 0),
+        vocabulary=vocabulary.size,
+        context=number("context_length"),
+        windows=windows(header, architecture, layers),
+        stop_ids=vocabulary.stop_ids(),
+    )
+
+
+def windows(header: Header, architecture: str, layers: int) -> tuple[int, ...]:
+    """Keys that each layer sees (0: all). Of the architectures traced, llama.cpp gives windows to gemma3 alone."""
+    window = header.value("gemma3.attention.sliding_window") if architecture == "gemma3" else None
+    if not window:
+        return (0,) * layers
+    pattern: Any = header.value("gemma3.attention.sliding_window_pattern")
+    if isinstance(pattern, list):
+        if len(pattern) < layers:
+            raise ValueError(f"sliding_window_pattern has {len(pattern)} entries for {layers} layers")
+        local = [bool(entry) for entry in pattern[:layers]]
+    else:
+        every = GEMMA_PATTERN if pattern is None else int(pattern)
+        local = [every == 0 or (layer + 1) % every != 0 for layer in range(layers)]
+    return tuple(int(window) if entry else 0 for entry in local)
+
+
+def precision_name(file_type: object) -> str:
+    """gguf-q4_k_m and the like from general.file_type; gguf alone where the file does not say."""
+    lib = library()
+    names = {getattr(lib, name): name for name in dir(lib) if name.startswith(FTYPE)}
+    name = names.get(file_type, "").removeprefix(FTYPE).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+    return f"gguf-{name}" if name else "gguf"
+
+
+def describe_tokenizer(header: Header) -> dict[str, str]:
+    """Model, pre-tokenizer and a digest over all that decides which ids a text has."""
+    digest = hashlib.sha256()
+    for key in sorted(header.keys()):
+        if key.startswith("tokenizer.ggml."):
+            digest.update(json.dumps([key, header.value(key)], ensure_ascii=False).encode("utf-8", "replace"))
+    model, pre = (header.value(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    return {"model": str(model or "none"), "pre": str(pre or ""), "sha256": digest.hexdigest()}

@@ -1,0 +1,82 @@
+"""Which backend runs an artifact, and how."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from edge.artifact import LLAMA_CPP, Artifact
+from edge.backends.base import Backend, Runtime
+from edge.backends.llamacpp import CACHE_BYTES, LlamaBackend, cache_type
+from edge.backends.memory import check_memory
+from edge.backends.onnx import FLOAT_BYTES, OnnxBackend, check_graph
+from edge.backends.prepacked import find_or_make
+from edge.errors import OnNote, UserError
+from edge.machine.device import usable_cores
+from edge.version import __version__
+
+MOST_THREADS = 4  # for each processor
+VERSIONS_OF = ("numpy", "tokenizers", "pyarrow")
+RUNTIME_SETTINGS = ("taps", "kv_cache", "low_memory")  # see deciding()
+LIBRARY = {LLAMA_CPP: "llama-cpp-python"}  # distribution of a backend's library, where it is not named alike
+
+
+def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
+    """Raises UserError for a choice that the artifact's backend does not have, for a graph that it no longer runs, and for
+    threads that would only wait."""
+    if (runtime.threads or 0) > (most := MOST_THREADS * usable_cores()):
+        raise UserError(
+            f"--threads is {runtime.threads} and this process may use {usable_cores()} processors: give at most {most}"
+        )
+    if artifact.manifest.backend == LLAMA_CPP:
+        if runtime.taps == "rows" and artifact.manifest.taps == "none":
+            raise UserError(f"{artifact.label} was built with --taps none: build it again without, or run with --taps none")
+        return
+    check_graph(artifact)
+    default = Runtime()
+    for option, given, usual in (
+        ("--kv-cache", runtime.kv_cache, default.kv_cache),
+        ("--low-memory", runtime.low_memory, default.low_memory),
+        ("--gpu-layers", runtime.gpu_layers, default.gpu_layers),
+    ):
+        if given != usual:
+            raise UserError(f"{option} is llama.cpp's and {artifact.label} is run by onnxruntime: leave it out")
+    if runtime.taps == "none" and artifact.manifest.taps != "none":
+        raise UserError(f"{artifact.label} has its taps built in: build it with --taps none, or leave --taps out")
+    if runtime.taps == "rows" and artifact.manifest.taps == "none":
+        raise UserError(f"{artifact.label} was built with --taps none: build it again without")
+
+
+def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: OnNote) -> Backend:
+    """The backend that runs this artifact, with a cache of `capacity` positions (the artifact's context at most).
+
+    `on_note` hears what it left on disk. Raises UserError when the choice is not the backend's, its library is missing, memory
+    will not do, or it cannot load the model.
+    """
+    check_runtime(artifact, runtime)
+    if not runtime.anyway:
+        check_memory(artifact, cache_bytes_each(artifact, runtime), capacity)
+    if artifact.manifest.backend == LLAMA_CPP:
+        return LlamaBackend(artifact, capacity=capacity, runtime=runtime)
+    threads = runtime.threads or usable_cores()
+    graph = find_or_make(artifact, threads, on_note) if runtime.prepack else None
+    return OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
+
+
+def cache_bytes_each(artifact: Artifact, runtime: Runtime) -> int:
+    """Size of a cached number."""
+    return CACHE_BYTES[cache_type(artifact, runtime)] if artifact.manifest.backend == LLAMA_CPP else FLOAT_BYTES
+
+
+def deciding(artifact: Artifact, runtime: Runtime) -> dict[str, Any]:
+    """What of the choice decides a run's rows, for its settings: nothing where there is no choice."""
+    if artifact.manifest.backend != LLAMA_CPP:
+        return {}
+    return dict(zip(RUNTIME_SETTINGS, (runtime.taps, cache_type(artifact, runtime), runtime.low_memory), strict=True))
+
+
+def versions(artifact: Artifact) -> dict[str, str]:
+    """Of this project and of what runs the artifact."""
+    backend = artifact.manifest.backend
+    names = (LIBRARY.get(backend, backend), *VERSIONS_OF)
+    return {"edgetrace": __version__} | {name: importlib.metadata.version(name) for name in names}

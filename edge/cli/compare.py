@@ -1,0 +1,52 @@
+"""`edge compare`: one run against the full-precision one in detail, or several artifacts side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge.analysis.divergence import compare as compare_runs
+from edge.analysis.dynamics import DELTA
+from edge.analysis.many import best_fit, check_room, compare_many
+from edge.cli.common import check_json, console, write_json
+from edge.cli.completion import complete_runs
+from edge.cli.options import Delta, JsonFile
+from edge.cli.tables import comparison
+from edge.cli.tables_many import many as many_tables
+from edge.cli.terminal import unmarked
+from edge.runs.run_directory import Run
+
+
+def compare(
+    full: Annotated[Path, typer.Argument(help="Run of the full-precision artifact.", autocompletion=complete_runs)],
+    quantised: Annotated[
+        list[Path],
+        typer.Argument(help="Runs of quantised ones: free-running, or from `edge force`.", autocompletion=complete_runs),
+    ],
+    fits: Annotated[float | None, typer.Option(help="Name the least damaged that fits in so many GB of memory.")] = None,
+    delta: Delta = DELTA,
+    json_file: JsonFile = None,
+) -> None:
+    """Say what quantisation changed: agreement of tokens and distributions, entropies and dispersion by layer, class; of several
+    runs a table by artifact with size, memory and speed."""
+    check_json(json_file)
+    if fits is not None:
+        check_room(fits)
+    reference, others = Run.open(full), [Run.open(path) for path in quantised]
+    if len(others) == 1 and fits is None:
+        single = compare_runs(reference, others[0], delta)
+        if json_file != "-":
+            console.print(comparison(single))
+        if json_file:
+            write_json(json_file, single.to_json())
+        return
+    found = compare_many(reference, others, delta)
+    fit = best_fit(found, fits) if fits is not None else None
+    if json_file != "-":
+        console.print(many_tables(found))
+        if fit:
+            console.print(unmarked(fit.text), soft_wrap=True)
+    if json_file:
+        write_json(json_file, found.to_json() | {"fits": fit.to_json() if fit else None})

@@ -1,0 +1,103 @@
+"""`edge demo`: the main job on the embedded models, as the commands that anyone would type, each shown before it runs.
+
+Every command is a process of its own: `edge` may not import `export`, and what is shown is what is done.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge.cli.common import console
+from edge.errors import UserError
+from edge.registry import read_registry
+from edge.runs.run_directory import RUN_NAME
+
+FULL, QUANTISED = "fp32", ("int8", "int4")
+MODULES = {"edge": "edge", "edge-export": "export"}  # command -> module that `python -m` runs
+# Of the extras `export` and `analysis`, what the first and the last command would miss.
+NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "plotly")
+
+
+def demo(
+    model: Annotated[list[str] | None, typer.Option(help="Embedded model, may be given again (default: all of them).")] = None,
+    models: Annotated[Path, typer.Option(help="Folder in which MODEL/PRECISION/ are built.")] = Path("models"),
+    out: Annotated[Path, typer.Option(help="Folder of the runs and of report.html.")] = Path("runs/demo"),
+    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin anew: replace what an earlier demo left in both folders.")
+    ] = False,
+) -> None:
+    """Build, trace, force, compare and report the embedded models in three precisions; shows each command before it runs."""
+    names = embedded(model)
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"edge demo needs {', '.join(missing)}: install the extras, in a clone with \"pip install '.[export,analysis]'\""
+        )
+    if force:
+        remove_runs(out, names)
+    report = out / "report.html"
+    for command in commands(names, models, out, report, limit, force):
+        call(command)
+    console.print(f"Open {report} in a browser.", markup=False, soft_wrap=True)
+
+
+def embedded(wanted: list[str] | None) -> list[str]:
+    """The embedded models asked for; raises UserError for any other."""
+    known = [name for name, entry in read_registry().items() if entry.folder]
+    for name in wanted or ():
+        if name not in known:
+            raise UserError(f"--model is {name!r}, which is not embedded: choose from {', '.join(known)}")
+    return list(dict.fromkeys(wanted or known))
+
+
+def commands(names: list[str], models: Path, out: Path, report: Path, limit: int | None, force: bool) -> Iterator[list[str]]:
+    """The command lines in their order."""
+    replace, few = ["--force"] if force else [], ["--limit", str(limit)] if limit else []
+    for name in names:
+        artifacts, runs = models / name, out / name
+        precisions = [word for precision in (FULL, *QUANTISED) for word in ("--to", f"onnx-{precision}")]
+        yield ["edge-export", "build", name, *precisions, "--out", f"{artifacts}", *replace]
+        yield ["edge", "run", f"{artifacts}/onnx-{FULL}", "--out", f"{runs}/{FULL}", "--reference", *few]
+        for precision in QUANTISED:
+            artifact = f"{artifacts}/onnx-{precision}"
+            yield ["edge", "run", artifact, "--out", f"{runs}/{precision}", *few]
+            yield ["edge", "force", artifact, "--like", f"{runs}/{FULL}", "--out", f"{runs}/{precision}-forced"]
+        yield ["edge", "compare", f"{runs}/{FULL}", f"{runs}/{QUANTISED[-1]}-forced"]
+    yield ["edge", "report", *(f"{run}" for run in run_folders(out, names)), "--out", f"{report}"]
+
+
+def run_folders(out: Path, names: list[str]) -> list[Path]:
+    return [out / name / run for name in names for run in (FULL, *QUANTISED, *(f"{p}-forced" for p in QUANTISED))]
+
+
+def remove_runs(out: Path, names: list[str]) -> None:
+    """Removes an earlier demo's run directories and nothing else."""
+    for folder in run_folders(out, names):
+        if (folder / RUN_NAME).is_file():
+            shutil.rmtree(folder)
+
+
+def call(command: list[str]) -> None:
+    """Shows a command line and runs it; where it fails, so does the demo, with the same exit code.
+
+    Ctrl-C reaches the command itself, which ends in its own time.
+    """
+    console.print(f"$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        # -P: a folder of the user's that happens to be called edge or export is not meant.
+        done = subprocess.run([sys.executable, "-P", "-m", MODULES[command[0]], *command[1:]], check=False)  # noqa: S603
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if done.returncode:
+        raise typer.Exit(done.returncode)

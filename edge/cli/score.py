@@ -1,0 +1,80 @@
+"""`edge score`: TruthfulQA's multiple choice on any artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge.analysis.divergence import plain
+from edge.analysis.intervals import bootstrap
+from edge.artifact import LLAMA_CPP
+from edge.backends.base import Runtime
+from edge.backends.gguf_file import open_artifact
+from edge.cli import tables
+from edge.cli.common import QUESTIONS_HELP, check_json, chosen_questions, console, say_notice, write_json
+from edge.cli.job import shown
+from edge.cli.options import (
+    Anyway,
+    ArtifactPath,
+    GpuLayers,
+    JsonFile,
+    KvCache,
+    Limit,
+    LowMemory,
+    NoPrepack,
+    Quiet,
+    Shard,
+    Threads,
+)
+from edge.cli.progress import OnProgress
+from edge.cli.terminal import unmarked
+from edge.errors import OnNote
+from edge.jobs.score import Scored
+from edge.jobs.score import score as score_job
+from edge.questions.question import read_questions
+
+
+def score(
+    artifact: ArtifactPath,
+    out: Annotated[Path, typer.Option(help="Folder to make or to continue.")],
+    questions: Annotated[Path | None, typer.Option(help=QUESTIONS_HELP)] = None,
+    limit: Limit = None,
+    shard: Shard = "1/1",
+    threads: Threads = None,
+    kv_cache: KvCache = None,
+    low_memory: LowMemory = False,
+    gpu_layers: GpuLayers = 0,
+    no_prepack: NoPrepack = False,
+    anyway: Anyway = False,
+    quiet: Quiet = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Say which listed answers a model finds likeliest: mc1, mc2 and binary; continues by itself where it was stopped."""
+    check_json(json_file)
+    opened, asked = open_artifact(artifact), read_questions(chosen_questions(questions))
+    # Attention and hidden states are not looked at: llama.cpp is not asked for them.
+    taps = "none" if opened.manifest.backend == LLAMA_CPP else "auto"
+    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
+
+    def job(on_progress: OnProgress, on_note: OnNote) -> Scored:
+        return score_job(opened, asked, out, limit=limit, shard=shard, runtime=runtime, on_progress=on_progress, on_note=on_note)
+
+    made = shown(job, f"{opened.label} scored", quiet)
+    found = {task: (len(values), bootstrap(list(values.values()))) for task, values in made.values.items() if values}
+    if json_file != "-":
+        console.print(unmarked(f"{opened.label}: share over questions [95% interval]"), style="bold", soft_wrap=True)
+        table = tables.table("", "task", "questions", "score")
+        for task, (count, value) in found.items():
+            table.add_row(task, str(count), f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]")
+        say_notice(opened.manifest.notice)
+        console.print(table)
+        console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
+    if json_file:
+        result: dict[str, Any] = {"artifact": dict(made.manifest.artifact), "questions": dict(made.manifest.questions)}
+        tasks = {
+            task: {"questions": count, **value._asdict(), "by_question": made.values[task]}
+            for task, (count, value) in found.items()
+        }
+        write_json(json_file, plain(result | {"tasks": tasks}))

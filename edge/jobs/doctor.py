@@ -1,0 +1,119 @@
+"""What this machine is and what can run on it: memory, disk, libraries, and whether llama.cpp gives its taps."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.artifact import Artifact, Manifest, record_file
+from edge.backends.base import Runtime
+from edge.backends.gguf_file import ARCHITECTURES, read_spec
+from edge.backends.llama_callback import compiled_callback
+from edge.backends.llama_header import Header
+from edge.backends.llama_library import INSTALL, NEWEST, OLDEST, library, version
+from edge.backends.llama_vocabulary import Vocabulary
+from edge.backends.llamacpp import LlamaBackend
+from edge.errors import UserError
+from edge.files import DATA
+from edge.machine import device
+from edge.machine.telemetry import Sample, Sensors
+from edge.signals.compiled import compiled_code
+from edge.version import __version__
+
+LIBRARIES = ("onnxruntime", "llama-cpp-python", "numpy", "tokenizers", "pyarrow")
+POSITIONS = 8
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """`installed` is the binding's version, "" for none; `tested` the oldest and newest version that taps are tested with.
+
+    `taps` says for each architecture why attention and hidden states cannot be read, "" where they can. `features` is
+    llama.cpp's own account of the processor features it was built for, `gpu` whether it can put layers on one,
+    `callback` why taps are read by Python and not by compiled code, which takes a little longer, "" where they are not.
+    """
+
+    installed: str
+    problem: str
+    tested: tuple[str, str]
+    taps: dict[str, str]
+    features: str = ""
+    gpu: bool = False
+    callback: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything `edge doctor` says; `now` is what the sensors give. Bytes; a library that is not installed is "" among
+    `versions`. `signals` says why they are computed by numpy and not by compiled code, which takes less time, "" where
+    it is not."""
+
+    device: device.Device
+    now: Sample
+    memory_available_bytes: int | None
+    disk_free_bytes: int
+    versions: dict[str, str]
+    llama_cpp: LlamaCpp
+    signals: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"now": self.now._asdict()}
+
+
+def examine(folder: Path) -> Findings:
+    """Looks at this machine; disk space is that of `folder`."""
+    return Findings(
+        device=device.describe(),
+        now=Sensors().sample(0),
+        memory_available_bytes=device.available_memory(),
+        disk_free_bytes=shutil.disk_usage(folder).free,
+        versions={"edgetrace": __version__, "python": platform.python_version()} | {name: installed(name) for name in LIBRARIES},
+        llama_cpp=examine_llama_cpp(),
+        signals=compiled_code().problem,
+    )
+
+
+def installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def examine_llama_cpp() -> LlamaCpp:
+    """Runs a tiny model of each architecture through the installed llama.cpp, taps and all."""
+    low, high = (".".join(map(str, numbers)) for numbers in (OLDEST, NEWEST))
+    try:
+        lib = library()
+    except UserError as error:
+        found = installed("llama-cpp-python")
+        return LlamaCpp("", str(error) if found else f"not installed: {INSTALL}", (low, high), {})
+    return LlamaCpp(
+        installed=version(),
+        problem="",
+        tested=(low, high),
+        taps={name: taps_problem(DATA / f"probe-{name}.gguf", architecture) for architecture, name in ARCHITECTURES.items()},
+        features=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
+        gpu=bool(lib.llama_supports_gpu_offload()),
+        callback=compiled_callback().problem,
+    )
+
+
+def taps_problem(path: Path, architecture: str) -> str:
+    """Why taps of a probe model cannot be read, "" when they can."""
+    try:
+        with Header(path) as header:
+            spec = read_spec(header, architecture, Vocabulary(path))
+        files = {path.name: record_file(path)}
+        artifact = Artifact(path.parent, Manifest(path.stem, path.name, "gguf-f16", "rows", spec, files, "", {}))
+        backend = LlamaBackend(artifact, capacity=POSITIONS, runtime=Runtime(threads=1))
+    except UserError as error:
+        return str(error)
+    try:
+        return backend.taps_lost
+    finally:
+        backend.close()

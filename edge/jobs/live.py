@@ -1,0 +1,109 @@
+"""One answer as it comes, token by token, with the statistics of what the model did so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from edge.artifact import Artifact
+from edge.backends.base import Runtime
+from edge.backends.runtime import open_backend
+from edge.errors import OnNote, UserError, ignore
+from edge.jobs.decode import DecodeSettings, generate
+from edge.jobs.run import capacity_for, stop_on_signal
+from edge.machine.telemetry import Sensors
+from edge.questions.prompt import Prompter
+from edge.runs.record import AnswerRecord, Step
+from edge.signals.reader import SignalReader
+
+REPLACEMENT = "\ufffd"
+LONGEST_CHARACTER = 4  # tokens that may be needed for one UTF-8 character
+SENSE_EVERY = 1.0  # seconds between two looks at the sensors
+
+
+class Gauge:
+    """Temperature and memory, read at most every SENSE_EVERY seconds: a token has no time to lose."""
+
+    def __init__(self, sensors: Sensors) -> None:
+        self._sensors = sensors
+        self._read = -SENSE_EVERY
+        self.temperature_c: float | None = None  # of the hottest zone
+        self.rss_bytes: int | None = None  # of this process
+
+    def look(self) -> None:
+        if time.monotonic() - self._read >= SENSE_EVERY:
+            self.temperature_c, self.rss_bytes = self._sensors.temperature(), self._sensors.rss()
+            self._read = time.monotonic()
+
+
+class LiveStep(NamedTuple):
+    """A step with the text that it completes ("" while a character is unfinished), the answer so far and the machine's state."""
+
+    step: Step
+    text: str
+    record: AnswerRecord
+    gauge: Gauge
+
+
+def answer(
+    artifact: Artifact, question: str, settings: DecodeSettings, *,
+    prompt: str | None = None, date: str | None = None, runtime: Runtime | None = None,
+    on_note: OnNote = ignore,
+) -> Iterator[LiveStep]:  # fmt: skip
+    """Answers one question step by step. Raises UserError when it does not fit the context, Interrupted on a signal."""
+    prompter = Prompter(artifact, prompt, date)
+    made = prompter.prompt(question)
+    limit = artifact.manifest.model.context
+    if len(made.ids) > limit:
+        raise UserError(f"the question has {len(made.ids)} tokens, the artifact was built for {limit}: ask a shorter one")
+    backend = open_backend(artifact, runtime or Runtime(), capacity_for([made], settings, limit), on_note)
+    gauge = Gauge(Sensors())
+    try:
+        record = AnswerRecord(backend.spec, prompter, made, 0, "", question, "", cache_bytes_each=backend.cache_bytes_each)
+        pending: list[int] = []
+        told = False
+        with stop_on_signal() as check:
+            for step in generate(backend, SignalReader(backend.spec), made.ids, settings):
+                if backend.taps_lost and not told:
+                    told = True
+                    on_note(f"attention and hidden states are not traced: {backend.taps_lost}")
+                record.add(step)
+                pending.append(step.token_id)
+                text = prompter.text(pending)
+                if text.endswith(REPLACEMENT) and len(pending) < LONGEST_CHARACTER and not step.stop_reason:
+                    text = ""
+                else:
+                    pending.clear()
+                gauge.look()
+                yield LiveStep(step, text, record, gauge)
+                check()
+    finally:
+        backend.close()
+
+
+def as_json(live: LiveStep) -> dict[str, Any]:
+    """One step as plain values, for a stream of JSON lines; null stands for what is undefined or cannot be read."""
+    step, record = live.step, live.record
+    output, attention, hidden = step.signals
+    return {
+        "step": step.step,
+        "phase": step.phase,
+        "position": step.position,
+        "token_id": step.token_id,
+        "token": record.prompter.piece(step.token_id),
+        "text": live.text,
+        "output_entropy": output.output_entropy,
+        "varentropy": output.varentropy,
+        "top1_probability": output.top1_probability,
+        "top1_top2_gap": output.top1_top2_gap,
+        "surprisal": step.surprisal,
+        "attention_entropy_layer": None if attention is None else attention.attention_entropy_layer.tolist(),
+        "head_dispersion": None if attention is None else attention.head_dispersion.tolist(),
+        "hidden_norm": None if hidden is None else hidden.hidden_norm.tolist(),
+        "output_entropy_mean": record.statistics.live("output_entropy")[0],
+        "step_ms": step.step_ms,
+        "temperature_c": live.gauge.temperature_c,
+        "rss_bytes": live.gauge.rss_bytes,
+        "stop_reason": step.stop_reason,
+    }

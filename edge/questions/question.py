@@ -1,0 +1,133 @@
+"""Questions with their reference answers: TruthfulQA's CSV of 817 or of 790 questions, its forms on the hub, or your own."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edge.errors import UserError
+from edge.files import DATA
+from edge.questions.hub import JSON_LINES, PARQUET, cells_of, read_rows
+
+EMBEDDED = DATA / "questions.csv"
+REQUIRED = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
+ANSWER_SEPARATOR = ";"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question; `index` is its row in the file, from 0. `best_incorrect` is "" in the file of 817 questions."""
+
+    index: int
+    question: str
+    best: str
+    best_incorrect: str
+    correct: tuple[str, ...]
+    incorrect: tuple[str, ...]
+    type: str = ""
+    category: str = ""
+    source: str = ""
+
+    @property
+    def question_id(self) -> str:
+        """First 12 hex digits of the SHA-256 of the question's text."""
+        return hashlib.sha256(self.question.encode()).hexdigest()[:12]
+
+
+def fetched_path() -> Path:
+    """Where `edge questions fetch` puts the authors' CSV: below $XDG_DATA_HOME, by default ~/.local/share."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "edgetrace" / "truthfulqa.csv"
+
+
+def default_questions() -> Path:
+    """The authors' questions where they have been fetched, else the embedded ones."""
+    return fetched_path() if fetched_path().is_file() else EMBEDDED
+
+
+def split_answers(cell: str) -> tuple[str, ...]:
+    return tuple(answer for part in cell.split(ANSWER_SEPARATOR) if (answer := part.strip()))
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Reads a CSV in TruthfulQA's columns (those of 2025 or before), or by their names' ends the hub's Parquet and JSON lines;
+    further columns are ignored.
+
+    Raises UserError, naming file, row and mend, when it is missing, empty, not UTF-8, lacks a column or a question.
+    """
+    if path.suffix.lower() in (PARQUET, *JSON_LINES):
+        return [made_of(path, number, *cells_of(path, number, row)) for number, row in enumerate(read_rows(path))]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the questions {path} ({error.strerror}): give a CSV file with --questions") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} is not UTF-8 (line {line}, byte {error.start}): save it again as UTF-8") from error
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = reader.fieldnames
+        if not columns:
+            raise UserError(f"{path} is empty: a CSV with the columns {', '.join(REQUIRED)} is needed")
+        missing = [name for name in REQUIRED if name not in columns]
+        if missing:
+            raise UserError(f"{path} lacks the column {' and '.join(missing)}: the columns needed are {', '.join(REQUIRED)}")
+        questions = [question_of(path, index, row) for index, row in enumerate(reader)]
+    except csv.Error as error:
+        raise UserError(f"{path} is not a well-formed CSV ({error}): save it again as CSV") from error
+    if not questions:
+        raise UserError(f"{path} has columns but no questions: add at least one row")
+    return questions
+
+
+def question_of(path: Path, index: int, row: dict[str, str | None]) -> Question:
+    cells = {name: (row.get(name) or "").strip() for name in (*REQUIRED, "Best Incorrect Answer", "Type", "Category", "Source")}
+    return made_of(path, index, cells, split_answers(cells["Correct Answers"]), split_answers(cells["Incorrect Answers"]))
+
+
+def made_of(path: Path, index: int, cells: Mapping[str, str], correct: tuple[str, ...], incorrect: tuple[str, ...]) -> Question:
+    if not cells["Question"]:
+        raise UserError(f"{path} has no question in data row {index + 1}: fill it in or delete the row")
+    return Question(
+        index=index,
+        question=cells["Question"],
+        best=cells["Best Answer"],
+        best_incorrect=cells.get("Best Incorrect Answer", ""),
+        correct=correct,
+        incorrect=incorrect,
+        type=cells.get("Type", ""),
+        category=cells.get("Category", ""),
+        source=cells.get("Source", ""),
+    )
+
+
+def questions_sha256(questions: Sequence[Question]) -> str:
+    """Content hash: the same for the same questions whatever file they stood in."""
+    return hashlib.sha256(json.dumps([asdict(q) for q in questions], sort_keys=True).encode()).hexdigest()
+
+
+def select(questions: Sequence[Question], limit: int | None, shard: str) -> list[Question]:
+    """The first `limit` questions, of them every N-th for shard I/N (I from 1). Raises UserError for bad numbers and for a shard
+    that has none."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}: a positive number of questions is needed")
+    number, count = parse_shard(shard)
+    asked = list(questions[:limit])
+    if asked and number > len(asked):
+        raise UserError(f"--shard is {shard} of {len(asked)} questions and would have none: make at most {len(asked)} shards")
+    return asked[number - 1 :: count]
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """I and N of "I/N"; raises UserError unless 1 <= I <= N."""
+    number, slash, count = shard.partition("/")
+    if slash and number.isascii() and number.isdigit() and count.isascii() and count.isdigit() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise UserError(f"--shard is {shard!r}: give I/N with I from 1 to N, for example 2/4")

@@ -1,0 +1,226 @@
+"""From the steps of one answer to its rows in the run directory's tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from edge.artifact import ModelSpec
+from edge.signals.taps import Array
+from edge.runs.columns import (
+    ATTENTION_BY_HEAD,
+    ATTENTION_BY_LAYER,
+    EXACT,
+    HIDDEN,
+    VECTORS,
+    answers_schema,
+    mean_column,
+    scalar_names,
+    steps_schema,
+)
+from edge.questions.prompt import Prompt, Prompter
+from edge.signals.definitions import HiddenDistance, Signals, TopK, scalars
+from edge.signals.streaming import AnswerStatistics, SeriesSummary
+
+
+# Why an answer ended: at a stop id, at the longest answer, at one token many times in a row, at the end of the context.
+STOP_TOKEN, LENGTH, REPETITION, CONTEXT = "stop_token", "length", "repetition", "context"
+
+
+class Step(NamedTuple):
+    """One emitted token and the signals of the pass whose logits chose it.
+
+    `position` is that pass's query position, 0-based; `stop_reason` is set on the last step of an answer only;
+    `reference` holds the most likely tokens when they were asked for; `step_ms` covers pass and reductions.
+    """
+
+    step: int
+    position: int
+    token_id: int
+    surprisal: float
+    signals: Signals
+    reference: TopK | None
+    stop_reason: str | None
+    step_ms: float
+
+    @property
+    def phase(self) -> str:
+        return "prompt" if self.step == 0 else "generation"
+
+
+class ForcedValues(NamedTuple):
+    """What teacher forcing adds to a step; `kl` is NaN where the reference kept no distribution. `hidden` is only known with
+    both models at hand, and where both have taps."""
+
+    kl: float
+    reference_surprisal: float
+    same_top1: bool
+    hidden: HiddenDistance | None = None
+
+
+FORCED_COLUMNS = ForcedValues._fields[:3]
+
+
+def vectors(step: Step, forced: ForcedValues | None) -> dict[str, Array | None]:
+    """Every list column of one step, flat; None where it is undefined."""
+    attention, hidden = step.signals.attention, step.signals.hidden
+    distance = forced and forced.hidden
+    values: dict[str, Array | None] = {name: distance and getattr(distance, name) for name in EXACT}
+    for name in (*ATTENTION_BY_HEAD, *ATTENTION_BY_LAYER):
+        values[name] = None if attention is None else getattr(attention, name).ravel()
+    for name in HIDDEN:
+        values[name] = None if hidden is None else getattr(hidden, name)
+    return values
+
+
+class AnswerRecord:
+    """Takes the steps of one answer as they come; gives its rows when it is over.
+
+    `index`, `question_id`, `question` and `category` are copied into the rows; `cache_bytes_each` is the size of one cached
+    number.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, prompter: Prompter, prompt: Prompt,
+        index: int, question_id: str, question: str, category: str, *, forced: bool = False, cache_bytes_each: int = 4,
+    ) -> None:  # fmt: skip
+        self.spec, self.prompter, self.prompt = spec, prompter, prompt
+        self.index, self.question_id, self.question, self.category = index, question_id, question, category
+        self.steps: list[Step] = []
+        self.forced: list[ForcedValues] = []
+        self.statistics = AnswerStatistics(scalar_names(forced=forced))
+        self._is_forced = forced
+        self._cache_bytes_each = cache_bytes_each
+        self._vectors: list[dict[str, Array | None]] = []
+
+    def add(self, step: Step, forced: ForcedValues | None = None) -> None:
+        numbers = scalars(step.signals, step.surprisal, self.spec, step.position)
+        if forced is not None:
+            self.forced.append(forced)
+            numbers += [forced.kl, forced.reference_surprisal]
+        self.steps.append(step)
+        self.statistics.add(numbers)
+        self._vectors.append(vectors(step, forced))
+
+    def _mean_vector(self, name: str) -> np.ndarray[Any, Any] | None:
+        """Mean of a list column over the rows that have it."""
+        there = [value for row in self._vectors if (value := row[name]) is not None]
+        return np.asarray(np.mean(there, axis=0, dtype=np.float64)) if there else None
+
+    @property
+    def tokens(self) -> list[int]:
+        return [step.token_id for step in self.steps]
+
+    @property
+    def answer(self) -> str:
+        return self.prompter.text(self.tokens)
+
+    @property
+    def stop_reason(self) -> str:
+        """An answer without a step never fitted the context."""
+        return (self.steps[-1].stop_reason or CONTEXT) if self.steps else CONTEXT
+
+    def steps_columns(self, *, reference: bool) -> dict[str, list[Any]]:
+        """Columns of `steps`; NaN stands for null, arrays for list cells."""
+        steps, outputs = self.steps, [step.signals.output for step in self.steps]
+        columns: dict[str, list[Any]] = {
+            "question_index": [self.index] * len(steps),
+            "question_id": [self.question_id] * len(steps),
+            "step": [step.step for step in steps],
+            "phase": [step.phase for step in steps],
+            "position": [step.position for step in steps],
+            "token_id": self.tokens,
+            "token": [self.prompter.piece(token) for token in self.tokens],
+            "output_entropy": [output.output_entropy for output in outputs],
+            "varentropy": [output.varentropy for output in outputs],
+            "top1_probability": [output.top1_probability for output in outputs],
+            "top1_top2_gap": [output.top1_top2_gap for output in outputs],
+            "surprisal": [step.surprisal for step in steps],
+            "step_ms": [step.step_ms for step in steps],
+        }
+        for name in (*VECTORS, *EXACT):
+            columns[name] = [row[name] for row in self._vectors]
+        if reference:
+            kept = [step.reference for step in steps]
+            columns["reference_token_ids"] = [None if k is None else k.ids for k in kept]
+            columns["reference_logprobs"] = [None if k is None else k.logprobs for k in kept]
+            columns["reference_rest"] = [math.nan if k is None else k.rest for k in kept]
+        if self._is_forced:
+            for name in FORCED_COLUMNS:
+                columns[name] = [getattr(values, name) for values in self.forced]
+        return columns
+
+    def answers_columns(self) -> dict[str, list[Any]]:
+        """The one row of `answers`."""
+        n = len(self.steps)
+        row: dict[str, Any] = {
+            "question_index": self.index,
+            "question_id": self.question_id,
+            "question": self.question,
+            "category": self.category,
+            "prompt_ids": np.asarray(self.prompt.ids, np.int32),
+            "prompt_text": self.prompt.text,
+            "answer": self.answer,
+            "tokens": n,
+            "stop_reason": self.stop_reason,
+            "kv_bytes": self.spec.kv_bytes(len(self.prompt.ids) + n - 1 if n else 0, self._cache_bytes_each),
+            "prefill_ms": self.steps[0].step_ms if n else math.nan,
+            "decode_ms": math.fsum(step.step_ms for step in self.steps[1:]) if n else math.nan,
+        }
+        for name, summary in self.statistics.summaries().items():
+            row |= {f"{name}_{part}": value for part, value in zip(SeriesSummary._fields, summary, strict=True)}
+        row |= {mean_column(name): self._mean_vector(name) for name in (*VECTORS, *EXACT)}
+        if self._is_forced:
+            row["same_top1_share"] = sum(values.same_top1 for values in self.forced) / n if n else math.nan
+        return {name: [value] for name, value in row.items()}
+
+
+class PartBuffer:
+    """Finished answers that wait to be written as one part."""
+
+    def __init__(self, *, reference: bool = False, forced: bool = False, exact: bool = False) -> None:
+        self._reference = reference
+        self._steps_schema = steps_schema(reference=reference, forced=forced, exact=exact)
+        self._answers_schema = answers_schema(forced=forced, exact=exact)
+        self._records: list[AnswerRecord] = []
+        self.rows = 0
+
+    def add(self, record: AnswerRecord) -> None:
+        self._records.append(record)
+        self.rows += len(record.steps)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """steps and answers of what is buffered."""
+        steps = [record.steps_columns(reference=self._reference) for record in self._records]
+        answers = [record.answers_columns() for record in self._records]
+        return to_table(self._steps_schema, steps), to_table(self._answers_schema, answers)
+
+    def clear(self) -> None:
+        self._records.clear()
+        self.rows = 0
+
+
+def to_table(schema: pa.Schema, pieces: Sequence[dict[str, list[Any]]]) -> pa.Table:
+    """One table from the columns of several answers."""
+    arrays = [to_array([cell for piece in pieces for cell in piece[field.name]], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def to_array(cells: list[Any], kind: pa.DataType) -> pa.Array:
+    """An Arrow array; NaN becomes null, list cells may be numpy arrays or None."""
+    if not pa.types.is_list(kind):
+        return pa.array(cells, type=kind, from_pandas=True)
+    kept = [cell for cell in cells if cell is not None]
+    dtype = np.int32 if pa.types.is_int32(kind.value_type) else np.float32
+    values = np.concatenate(kept).astype(dtype, copy=False) if kept else np.empty(0, dtype)
+    offsets = np.zeros(len(cells) + 1, np.int32)
+    np.cumsum([0 if cell is None else len(cell) for cell in cells], out=offsets[1:])
+    mask = pa.array([cell is None for cell in cells], pa.bool_()) if len(kept) < len(cells) else None
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=kind, mask=mask)

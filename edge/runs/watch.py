@@ -1,0 +1,179 @@
+"""What a run that another process writes is doing: from run.json, its parts and device.parquet, read and never locked.
+
+Whether somebody still writes it: Linux lists the locks that processes hold in /proc/locks (proc_locks(5)), without anybody
+having to try for one. A lock of another machine or container is not in there, so only a lock that was seen to go is believed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edge.machine.device import SYSTEM, read_text
+from edge.errors import UserError
+from edge.runs.job_directory import FINISHED, RUNNING
+from edge.runs.parts import AGAIN, part_stem, read_part
+from edge.files import LOCK_NAME
+from edge.runs.run_directory import DEVICE_NAME, RUN_NAME, read_manifest
+
+STOPPED = "stopped"
+ANSWERS = ("question_index", "question", "answer", "tokens", "stop_reason", "output_entropy_mean", "prefill_ms", "decode_ms")
+
+
+class Answered(NamedTuple):
+    """One finished answer; entropy is its mean in nats, NaN for one without tokens; seconds the model took."""
+
+    question_index: int
+    question: str
+    answer: str
+    tokens: int
+    stop_reason: str
+    entropy: float
+    seconds: float
+
+
+class Machine(NamedTuple):
+    """The last row of device.parquet: when, degrees Celsius, whether slowed down, bytes; None for what it does not tell."""
+
+    unix_time: float
+    temperature_c: float | None
+    throttled: bool | None
+    rss_bytes: int | None
+
+
+class Seen(NamedTuple):
+    """A run at one moment.
+
+    `state` is running (as run.json says), finished or stopped (its process went away); `locked` whether a process of this
+    machine is seen to write it; `total` what it is to answer; `entropy` the mean over answers in nats, NaN before the first;
+    `tokens_per_second` while it answered; `left` seconds by the mean of what is done; `quiet` seconds since something was
+    written; `answers` in the order they were committed; `problems` sentences about what of the folder cannot be read.
+    """
+
+    label: str
+    kind: str
+    notice: str
+    state: str
+    locked: bool
+    done: int
+    total: int
+    tokens: int
+    tokens_per_second: float | None
+    entropy: float
+    left: float | None
+    quiet: float
+    machine: Machine | None
+    answers: tuple[Answered, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def over(self) -> bool:
+        return self.state != RUNNING
+
+
+class Follower:
+    """Looks at one run again and again; a part is read once. `wall` gives seconds since 1970, `root` is where /proc is."""
+
+    def __init__(self, folder: Path, wall: Callable[[], float] = time.time, root: Path = SYSTEM) -> None:
+        self.folder = folder
+        self._wall, self._root = wall, root
+        self._parts: dict[str, tuple[Answered, ...]] = {}  # by file name
+        self._was_locked = False
+
+    def look(self) -> Seen:
+        """Raises UserError when run.json is missing, damaged or of another schema."""
+        held = self._held()  # first: a run says that it is finished before it lets go
+        manifest = read_manifest(self.folder)
+        answers, problems, newest = self._answers()
+        machine, paused = self._machine(problems)
+        if manifest.taps_lost:
+            problems.append(f"attention and hidden states are not traced: {manifest.taps_lost}")
+        state = STOPPED if manifest.state != FINISHED and self._was_locked and not held else manifest.state
+        self._was_locked = self._was_locked or held
+        done, tokens, spent = len(answers), sum(a.tokens for a in answers), math.fsum(a.seconds for a in answers)
+        total = max(int(manifest.questions["selected"]), done)  # parts of other shards may have been copied here
+        means = [a.entropy for a in answers if not math.isnan(a.entropy)]
+        return Seen(
+            label=manifest.label,
+            kind=manifest.kind,
+            notice=manifest.notice,
+            state=state,
+            locked=held,
+            done=done,
+            total=total,
+            tokens=tokens,
+            tokens_per_second=tokens / spent if spent > 0 else None,
+            entropy=math.fsum(means) / len(means) if means else math.nan,
+            left=(spent + paused) / done * (total - done) if state == RUNNING and done else None,
+            quiet=max(0.0, self._wall() - newest),
+            machine=machine,
+            answers=tuple(answers),
+            problems=tuple(problems),
+        )
+
+    def _answers(self) -> tuple[list[Answered], list[str], float]:
+        """Committed answers, problems, and when something was written last (seconds since 1970)."""
+        there = {path.name: path for path in (self.folder / "answers").glob("part-*.parquet")}
+        steps = {part_stem(path.name) for path in (self.folder / "steps").glob("part-*.parquet")}
+        dated = sorted((modified(path), name) for name, path in there.items())
+        parts: dict[str, tuple[Answered, ...]] = {}
+        problems = []
+        for _, name in dated:
+            try:
+                if part_stem(name) not in steps:
+                    raise UserError(f"the steps of {there[name]} are missing: {AGAIN}")
+                parts[name] = self._parts[name] if name in self._parts else read_answers(there[name])
+            except UserError as error:
+                problems.append(str(error))
+        self._parts = parts
+        newest = max([modified(self.folder / RUN_NAME), *(stamp for stamp, _ in dated)])
+        return [answer for part in parts.values() for answer in part], problems, newest
+
+    def _machine(self, problems: list[str]) -> tuple[Machine | None, float]:
+        """The machine's last state, and the seconds that were waited for it to cool."""
+        path = self.folder / DEVICE_NAME
+        if not path.exists():
+            return None, 0.0
+        try:
+            rows = read_part(path, [*Machine._fields, "paused_s"]).to_pylist()
+            return Machine(*(rows[-1][name] for name in Machine._fields)), math.fsum(row["paused_s"] or 0.0 for row in rows)
+        except (UserError, LookupError) as error:
+            problems.append(f"the machine's state is not known: {error}")
+            return None, 0.0
+
+    def _held(self) -> bool:
+        """Whether some process holds the run's lock, as far as this machine's list of locks tells."""
+        try:
+            lock = (self.folder / LOCK_NAME).stat()
+        except OSError:
+            return False
+        name = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
+        return any(name in line.split() for line in (read_text(self._root / "proc/locks") or "").splitlines())
+
+
+def modified(path: Path) -> float:
+    """Seconds since 1970; 0 for a file that went away meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_answers(path: Path) -> tuple[Answered, ...]:
+    """A part's answers; raises UserError when it is damaged or lacks a column."""
+    table = read_part(path, list(ANSWERS))
+    if missing := [name for name in ANSWERS if name not in table.column_names]:
+        raise UserError(f"{path} lacks the column {' and '.join(missing)}: trace the run again into another folder")
+    return tuple(answered(row) for row in table.to_pylist())
+
+
+def answered(row: dict[str, Any]) -> Answered:
+    entropy = row["output_entropy_mean"]
+    return Answered(
+        row["question_index"], row["question"], row["answer"], row["tokens"], row["stop_reason"],
+        math.nan if entropy is None else entropy, ((row["prefill_ms"] or 0.0) + (row["decode_ms"] or 0.0)) / 1e3,
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""The signals of one step by compiled code: what `edge.signals.definitions` defines, in one pass over each array.
+
+A pass over a model's weights drives everything else out of the processor's caches, numpy's code and the interpreter's among it,
+so that a few dozen small calls a token cost as much as the arithmetic. Here there are three. The numbers are numpy's but for
+rounding (some 1e-7 of an entropy), which is tried on a sample before the code is used; without a compiler numpy does it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edge.machine.device import SYSTEM, read_text, simd
+from edge.machine.native import compiled
+from edge.signals.definitions import (
+    AttentionSignals,
+    HiddenSignals,
+    OutputSignals,
+    Scratch,
+    attention_signals,
+    hidden_signals,
+    most_likely,
+    output_of_sums,
+    output_signals,
+)
+from edge.signals.taps import Array
+
+SOURCE = Path(__file__).with_name("compiled.c")
+FLAGS = ("-ffp-contract=fast", "-fno-math-errno")
+LANES = 16  # numbers beyond the last key that the code wants room for, at most
+# Options for a processor that lists these features in /proc/cpuinfo. Where no line fits, the compiler's own choice: all 64-bit
+# ARM processors have the vectors that it takes for granted there.
+TARGETS = (({"avx512f", "fma"}, ("-mavx512f", "-mfma")), ({"avx2", "fma"}, ("-mavx2", "-mfma")))
+CLOSE = 1e-5  # how far a number may be from numpy's on the sample, over one plus its size
+
+
+class Code:
+    """The functions of compiled.c. Arrays are float32; the signals are those of `edge.signals.definitions`."""
+
+    def __init__(self, library: Any) -> None:
+        address, integer = ctypes.c_void_p, ctypes.c_int64
+        self._attention, self._hidden = library.edgetrace_attention, library.edgetrace_hidden
+        self._logits = library.edgetrace_logits
+        self._attention.argtypes, self._attention.restype = [address, *[integer] * 5, address, address], None
+        self._hidden.argtypes, self._hidden.restype = [address, address, integer, integer, address], None
+        self._logits.argtypes, self._logits.restype = [address, integer, integer, address], None
+
+    def output(self, logits: Array) -> OutputSignals:
+        """See edge.signals.definitions.output_signals; logits lie in one piece."""
+        top1, largest = most_likely(logits)
+        sums = (ctypes.c_double * 4)()
+        self._logits(logits.ctypes.data, logits.size, top1, sums)
+        return output_of_sums(top1, largest, *sums)
+
+    def attention(self, rows: Array, scratch: Scratch) -> AttentionSignals:
+        """See edge.signals.definitions.attention_signals; the keys of a row lie side by side."""
+        layers, heads, keys = rows.shape
+        by_layer, by_head, _ = (stride // rows.itemsize for stride in rows.strides)
+        made = np.empty(layers * (2 * heads + 3), np.float32)
+        mean_row = scratch.take("mean_row", keys + LANES)
+        self._attention(rows.ctypes.data, layers, heads, keys, by_layer, by_head, mean_row.ctypes.data, made.ctypes.data)
+        size = layers * heads
+        return AttentionSignals(
+            attention_entropy=made[:size].reshape(layers, heads),
+            sink_mass=made[size : 2 * size].reshape(layers, heads),
+            attention_entropy_layer=made[2 * size : 2 * size + layers],
+            head_dispersion=made[2 * size + layers : 2 * size + 2 * layers],
+            head_divergence=made[2 * size + 2 * layers :],
+        )
+
+    def hidden(self, now: Array, before: Array, *, has_before: bool) -> HiddenSignals:
+        """See edge.signals.definitions.hidden_signals; both in one piece. `before` is filled with `now` when its values have been used."""
+        streams, width = now.shape
+        made = np.empty(5 * streams - 2, np.float32)
+        self._hidden(now.ctypes.data, before.ctypes.data, streams, width, made.ctypes.data)
+        return HiddenSignals(
+            hidden_norm=made[:streams],
+            layer_delta=made[streams : 2 * streams - 1],
+            layer_cosine=made[2 * streams - 1 : 3 * streams - 2],
+            token_delta=made[3 * streams - 2 : 4 * streams - 2] if has_before else None,
+            token_cosine=made[4 * streams - 2 :] if has_before else None,
+        )
+
+
+class Found(NamedTuple):
+    """The compiled code, or None and the reason why there is none."""
+
+    code: Code | None
+    problem: str
+
+
+@functools.cache
+def compiled_code() -> Found:
+    """Compiles at the first call, unless an earlier process has: a second, several on a slow board."""
+    library, problem = compiled(SOURCE, flags_here())
+    if library is None:
+        return Found(None, problem)
+    code = Code(library)
+    return Found(code, "") if agrees(code) else Found(None, "what the compiler made gives other numbers than numpy")
+
+
+def flags_here() -> tuple[str, ...]:
+    """The compiler's options on this machine."""
+    return (*FLAGS, *target(read_text(SYSTEM / "proc/cpuinfo") or ""))
+
+
+def target(cpuinfo: str) -> tuple[str, ...]:
+    """The compiler's options for the vectors of this processor."""
+    listed = set(simd(cpuinfo)) if platform.machine() in ("x86_64", "AMD64") else set()
+    return next((options for needs, options in TARGETS if needs <= listed), ())
+
+
+def agrees(code: Code) -> bool:
+    """Whether compiled code gives numpy's numbers for a sample: odd sizes, zeros, one row that is all on one key."""
+    random, scratch = np.random.default_rng(0), Scratch()
+    room = np.full((2, 3, 45), np.inf, np.float32)  # what lies beyond the last key is not looked at
+    rows = room[:, :, :43]
+    rows[:] = random.random(rows.shape, np.float32) ** 8
+    rows[0, 0, ::3] = 0.0
+    rows /= rows.sum(axis=2, keepdims=True)
+    rows[1, 2] = np.eye(43, dtype=np.float32)[7]
+    now, before = random.normal(size=(2, 4, 37)).astype(np.float32)
+    logits = random.normal(0.0, 4.0, 1333).astype(np.float32)
+    logits[::7] = -np.inf
+    meant = (output_signals(logits, scratch), attention_signals(rows, scratch), hidden_signals(now, before, scratch))
+    made = (code.output(logits), code.attention(rows, scratch), code.hidden(now, before, has_before=True))
+    pairs = zip((value for group in made for value in group), (value for group in meant for value in group), strict=True)
+    return np.array_equal(before, now) and all(close(np.asarray(ours), np.asarray(theirs)) for ours, theirs in pairs)
+
+
+def close(ours: Array, theirs: Array) -> bool:
+    """Within CLOSE of one plus the size; nothing is close to what is not a number."""
+    return bool((np.abs(ours - theirs) <= CLOSE * (1.0 + np.abs(theirs))).all())

@@ -1,0 +1,329 @@
+"""From tapped arrays to the numbers of one step. Each metric has its one definition here, in numpy; `edge.signals.compiled` has
+faster twins of the three that every token needs.
+
+Everything is in nats, from raw logits at temperature 1. L layers, H query heads, K visible keys, D hidden width,
+V vocabulary. A zero attention weight or probability adds nothing to an entropy (0 ln 0 = 0).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.artifact import ModelSpec
+from edge.errors import UserError
+from edge.signals.taps import HUGE, Array
+
+TINY = np.finfo(np.float32).tiny  # ln of it is finite, and 0 * ln(TINY) = 0
+BLOCK = 1 << 16  # attention weights reduced at once
+FLOOR = np.float32(-200.0)  # below exp's float32 range: keeps -inf logits out of products without changing a sum
+
+
+class OutputSignals(NamedTuple):
+    """From the logits of one position. `top1` is the most likely id (the lowest of equals), the others are nats."""
+
+    output_entropy: float
+    varentropy: float
+    top1_probability: float
+    top1_top2_gap: float
+    log_normaliser: float
+    top1: int
+
+
+class AttentionSignals(NamedTuple):
+    """From the attention rows of one query: by head [L, H] and by layer [L]."""
+
+    attention_entropy: Array
+    sink_mass: Array
+    attention_entropy_layer: Array
+    head_dispersion: Array
+    head_divergence: Array
+
+
+class HiddenSignals(NamedTuple):
+    """From the residual stream: [L+1] or [L]; the token ones are None where there is no previous position."""
+
+    hidden_norm: Array
+    layer_delta: Array
+    layer_cosine: Array
+    token_delta: Array | None
+    token_cosine: Array | None
+
+
+class TopK(NamedTuple):
+    """The K most likely tokens, most likely first: ids [K] int32, log-probabilities [K], mass of all others."""
+
+    ids: npt.NDArray[np.int32]
+    logprobs: Array
+    rest: float
+
+
+class HiddenDistance(NamedTuple):
+    """How far one model's residual stream is from another's at the same position, each [L+1]: relative L2 error
+    |h - h_full| / |h_full| (0 where both are zero) and cosine."""
+
+    hidden_error: Array
+    hidden_similarity: Array
+
+
+class Signals(NamedTuple):
+    """All signals of one step; attention and hidden are None where the artifact has no taps."""
+
+    output: OutputSignals
+    attention: AttentionSignals | None
+    hidden: HiddenSignals | None
+
+
+class Scratch:
+    """Work arrays that are made once and grow, so that a step allocates nothing large."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Array] = {}
+
+    def take(self, name: str, size: int) -> Array:
+        """A flat float32 array of `size`; its content is whatever was there."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[name] = np.empty(max(size, HUGE), np.float32)
+        return buffer[:size]
+
+
+def most_likely(logits: Array) -> tuple[int, float]:
+    """The lowest id of the largest logit, and that logit. Raises UserError when it is not finite, or one is not a number."""
+    top1 = int(logits.argmax())
+    largest = float(logits[top1])
+    if not math.isfinite(largest):
+        raise UserError("the logits are not finite, so the weights are damaged or too large: build from a whole checkpoint")
+    return top1, largest
+
+
+def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
+    """Entropy and its relatives from logits [V], finite or -inf.
+
+    H = lse(z) - sum p z and varentropy = sum p (ln p + H)^2, both about the maximum so that nothing overflows and
+    the variance is taken from centred numbers. Raises UserError when the largest logit is not finite.
+    """
+    top1, largest = most_likely(logits)
+    shifted = scratch.take("shifted", logits.size)
+    weights = scratch.take("weights", logits.size)
+    np.subtract(logits, np.float32(largest), out=shifted)
+    np.maximum(shifted, FLOOR, out=shifted)
+    np.exp(shifted, out=weights)
+    # The top token's weight is 1 at a shift of 0. Summing the others alone keeps the digits of a nearly certain step.
+    weights[top1] = 0.0
+    rest = float(weights.sum())
+    mean = float(np.dot(weights, shifted)) / (1.0 + rest)
+    second = float(weights.max())
+    np.subtract(shifted, np.float32(mean), out=shifted)
+    np.multiply(shifted, shifted, out=shifted)
+    return output_of_sums(top1, largest, rest, mean, second, float(np.dot(weights, shifted)))
+
+
+def output_of_sums(top1: int, largest: float, rest: float, mean: float, second: float, spread: float) -> OutputSignals:
+    """From sums over all logits but the top one of weights w = e^x, x a logit less the largest: `rest` of w, `mean` of w x over
+    rest + 1, `second` the largest w, `spread` of w (x - mean)^2."""
+    total, log_total = 1.0 + rest, math.log1p(rest)
+    return OutputSignals(
+        output_entropy=log_total - mean,
+        varentropy=(spread + mean * mean) / total,
+        top1_probability=1.0 / total,
+        top1_top2_gap=(1.0 - second) / total,
+        log_normaliser=largest + log_total,
+        top1=top1,
+    )
+
+
+def surprisal(logits: Array, log_normaliser: float, token_id: int) -> float:
+    """-ln p of one token."""
+    return max(0.0, log_normaliser - float(logits[token_id]))
+
+
+def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
+    """From attention rows [L, H, K] that sum to one over K (zeros outside a window are allowed).
+
+    head_dispersion is the population standard deviation over heads; head_divergence the generalised
+    Jensen-Shannon divergence, entropy of the heads' mean row less the mean of their entropies.
+    """
+    layers, heads, keys = rows.shape
+    entropy = np.empty((layers, heads), np.float32)
+    mean_row = scratch.take("mean_row", layers * keys).reshape(layers, keys)
+    # Some layers at a time, so that their logarithms stay in the cache; the rows themselves come from memory.
+    some = max(1, BLOCK // (heads * keys))
+    for start in range(0, layers, some):
+        block = rows[start : start + some]
+        logs = scratch.take("logs", block.size).reshape(block.shape)
+        np.add(block, TINY, out=logs)  # changes no weight but 0; a third of the time of a maximum
+        np.log(logs, out=logs)
+        np.vecdot(block, logs, out=entropy[start : start + some])
+        np.add.reduce(block, axis=1, out=mean_row[start : start + some])
+    np.negative(entropy, out=entropy)
+    np.maximum(entropy, 0.0, out=entropy)
+    mean_row *= np.float32(1.0 / heads)
+    logs = scratch.take("logs", mean_row.size).reshape(mean_row.shape)
+    np.add(mean_row, TINY, out=logs)
+    np.log(logs, out=logs)
+    # The reductions themselves: the methods mean() and std() go through Python, which is cold after a pass over the weights.
+    by_layer = np.add.reduce(entropy, axis=1)
+    by_layer *= np.float32(1.0 / heads)
+    centred = entropy - by_layer[:, None]
+    spread = np.vecdot(centred, centred)
+    spread *= np.float32(1.0 / heads)
+    divergence = np.vecdot(mean_row, logs)
+    divergence += by_layer
+    np.negative(divergence, out=divergence)
+    return AttentionSignals(
+        attention_entropy=entropy,
+        sink_mass=rows[:, :, 0].copy(),
+        attention_entropy_layer=by_layer,
+        head_dispersion=np.sqrt(spread, out=spread),
+        head_divergence=np.maximum(divergence, 0.0, out=divergence),
+    )
+
+
+def normalised_attention_entropy(entropy: Array, visible: npt.ArrayLike) -> Array:
+    """attention_entropy [L, ...] / ln K of each layer [L]; 0 where K = 1."""
+    ceiling = np.log(np.asarray(visible, np.float32)).reshape(-1, *[1] * (entropy.ndim - 1))
+    return np.divide(entropy, ceiling, out=np.zeros_like(entropy), where=ceiling > 0)
+
+
+def norms(x: Array) -> Array:
+    """L2 norm over the last axis."""
+    length: Array = np.vecdot(x, x)
+    return np.sqrt(length, out=length)
+
+
+def cosines(a: Array, b: Array, norms_a: Array, norms_b: Array) -> Array:
+    """Cosine over the last axis; 0 where a vector is zero, within [-1, 1]."""
+    product = norms_a * norms_b
+    cosine: Array = np.vecdot(a, b)
+    # A zero vector's dot product is zero too.
+    np.divide(cosine, product, out=cosine, where=product > 0)
+    np.minimum(cosine, 1.0, out=cosine)
+    return np.maximum(cosine, -1.0, out=cosine)
+
+
+def hidden_signals(hidden: Array, previous: Array | None, scratch: Scratch) -> HiddenSignals:
+    """From the residual stream [L+1, D] of this position and of the one before (None at the first)."""
+    difference = scratch.take("difference", hidden.size).reshape(hidden.shape)
+    length = norms(hidden)
+    token_delta = token_cosine = None
+    if previous is not None:
+        token_delta = norms(np.subtract(hidden, previous, out=difference))
+        token_cosine = cosines(hidden, previous, length, norms(previous))
+    return HiddenSignals(
+        hidden_norm=length,
+        layer_delta=norms(np.subtract(hidden[1:], hidden[:-1], out=difference[1:])),
+        layer_cosine=cosines(hidden[1:], hidden[:-1], length[1:], length[:-1]),
+        token_delta=token_delta,
+        token_cosine=token_cosine,
+    )
+
+
+def top_k(logits: Array, log_normaliser: float, k: int) -> TopK:
+    """The k most likely tokens (all of them where k >= V). `rest` is summed from the others, not one minus the sum,
+    so that a tiny tail keeps its digits."""
+    k = min(k, logits.size)
+    largest = np.argpartition(logits, logits.size - k)[logits.size - k :]
+    ids = largest[np.lexsort((largest, -logits[largest]))].astype(np.int32)
+    logprobs = (logits[ids].astype(np.float64) - log_normaliser).astype(np.float32)
+    return TopK(ids, logprobs, tail_mass(logits, log_normaliser, ids))
+
+
+def tail_mass(logits: Array, log_normaliser: float, ids: npt.NDArray[np.int32]) -> float:
+    """Probability of every token that is not among ids."""
+    rounded = np.float32(log_normaliser)
+    weights = logits - rounded
+    np.exp(weights, out=weights)
+    weights[ids] = 0.0
+    return float(weights.sum()) * math.exp(float(rounded) - log_normaliser)
+
+
+def kl_to_reference(reference: TopK, logits: Array, log_normaliser: float) -> float:
+    """KL(reference || this) over the reference's K tokens and one bucket for all others: a lower bound of the full KL
+    (data-processing inequality), equal to it where K = V. 0 or above.
+    """
+    ids, logprobs = reference.ids, reference.logprobs
+    if logprobs[-1] == -np.inf:  # impossible ones come last: 0 ln 0 = 0
+        possible = np.isfinite(logprobs)
+        ids, logprobs = ids[possible], logprobs[possible]
+    log_p = logprobs.astype(np.float64)
+    log_q = logits[ids].astype(np.float64) - log_normaliser
+    divergence = float(np.dot(np.exp(log_p), log_p - log_q))
+    if reference.rest > 0.0:
+        rest = max(tail_mass(logits, log_normaliser, reference.ids), float(TINY))
+        divergence += reference.rest * math.log(reference.rest / rest)
+    return max(0.0, divergence)
+
+
+def kl_exact(full: Array, full_normaliser: float, logits: Array, log_normaliser: float) -> float:
+    """KL(full || this) over the whole vocabulary, from both models' logits [V] in float64: exactly 0 for equal logits,
+    infinite where this model rules out what the full one does not."""
+    log_p = full.astype(np.float64) - full_normaliser
+    possible = np.isfinite(log_p)  # 0 ln 0 = 0
+    if not possible.all():
+        log_p, logits = log_p[possible], logits[possible]
+    difference = log_p - (logits.astype(np.float64) - log_normaliser)
+    return max(0.0, float(np.dot(np.exp(log_p), difference)))
+
+
+def hidden_distance(full: Array, hidden: Array) -> HiddenDistance:
+    """From both models' residual streams [L+1, D] at one position."""
+    length, own = norms(full), norms(hidden)
+    error = norms(hidden - full)
+    error = np.divide(error, length, out=np.where(error > 0, np.float32(np.inf), error), where=length > 0)
+    return HiddenDistance(error, cosines(full, hidden, length, own))
+
+
+SCALARS = (
+    "output_entropy",
+    "output_entropy_normalised",
+    "varentropy",
+    "top1_probability",
+    "top1_top2_gap",
+    "surprisal",
+    "attention_entropy",
+    "attention_entropy_normalised",
+    "sink_mass",
+    "head_dispersion",
+    "head_divergence",
+    "hidden_norm",
+    "layer_delta",
+    "layer_cosine",
+    "token_delta",
+    "token_cosine",
+)
+
+
+def scalars(signals: Signals, token_surprisal: float, spec: ModelSpec, position: int) -> list[float]:
+    """One number for each of SCALARS: attention metrics are means over layers and heads, hidden ones over layers.
+
+    NaN stands for what this step does not have (no taps, or no previous position).
+    """
+    output, attention, hidden = signals
+    values = [
+        output.output_entropy,
+        output.output_entropy / math.log(spec.vocabulary) if spec.vocabulary > 1 else 0.0,
+        output.varentropy,
+        output.top1_probability,
+        output.top1_top2_gap,
+        token_surprisal,
+    ]
+    if attention is None:
+        values += [math.nan] * 5
+    else:
+        by_layer = attention.attention_entropy_layer
+        normalised = normalised_attention_entropy(by_layer, spec.visible_keys(position))  # every layer has as many heads
+        values += map(mean, (by_layer, normalised, attention.sink_mass, attention.head_dispersion, attention.head_divergence))
+    if hidden is None:
+        values += [math.nan] * 5
+    else:
+        values += [math.nan if array is None else mean(array) for array in hidden]
+    return values
+
+
+def mean(array: Array) -> float:
+    """Of all numbers in an array."""
+    return float(np.add.reduce(array, axis=None)) / array.size
