@@ -1,4 +1,5 @@
-"""Kills runs of the embedded models with SIGKILL at random moments, finishes them, and compares them with runs left alone.
+"""Kills runs of the embedded models with SIGKILL at random moments, finishes them, and compares them with
+runs left alone.
 
 Some models greedy, some sampled. The tests do the same with fewer kills and also at each step of writing.
 """
@@ -22,25 +23,46 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=75, help="for each model")
     options = parser.parse_args()
-    embedded = [(entry.model_id, MODELS / entry.folder) for entry in read_registry().values() if entry.folder]
+    embedded = [
+        (entry.model_id, MODELS / entry.folder) for entry in read_registry().values() if entry.folder
+    ]
     total = 0
     for number, (model, source) in enumerate(embedded):
         path = build(str(source), ["onnx-int4"], options.work / model)[0].artifact.path
         killed, whole = options.work / f"{model}-killed", options.work / f"{model}-whole"
         temperature = 0.8 * (number % 2)
-        settings = ["--questions", str(options.questions), "--max-new-tokens", "60", "--temperature", str(temperature),
-                    "--date", "2026-01-01", "--threads", "1", "--quiet"]  # fmt: skip
+        settings = [
+            "--questions",
+            str(options.questions),
+            "--max-new-tokens",
+            "60",
+            "--temperature",
+            str(temperature),
+            "--date",
+            "2026-01-01",
+            "--threads",
+            "1",
+            "--quiet",
+        ]
         command = ["run", str(path), *settings]
         started = time.monotonic()
         drive = [sys.executable, str(DRIVER), "random", str(number), str(options.kills), str(killed), "--"]
-        driven = subprocess.run([*drive, *command, "--out", str(killed)], capture_output=True, text=True, check=True)
+        driven = subprocess.run(
+            [*drive, *command, "--out", str(killed)], capture_output=True, text=True, check=True
+        )
         kills = int(driven.stdout)
         for out in (killed, whole):
-            subprocess.run([sys.executable, "-m", "edge", *command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, "-m", "edge", *command, "--out", str(out)],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         assert_same_rows(killed, whole)
         total += kills
         print(
-            f"{model}, temperature {temperature}: {kills} kills, the same rows ({time.monotonic() - started:.0f} s)", flush=True
+            f"{model}, temperature {temperature}: {kills} kills, the same rows "
+            f"({time.monotonic() - started:.0f} s)",
+            flush=True,
         )
     print(f"{total} kills")
 

@@ -1,9 +1,10 @@
-"""What each precision does to the embedded models: `python -m benchmarks.damage_table --work DIR --questions truthfulqa_790.csv`.
+"""What each precision does to the embedded models: `python -m benchmarks.damage_table --work DIR --questions
+truthfulqa_790.csv`.
 
-Builds every artifact, traces the full-precision one as the reference, every other one alone and on the reference's tokens with
-the full model beside it, and prints the Markdown tables of docs/compare.md. Each run is a process of its own, so that its memory
-is its own; finished runs are kept, so that the same command goes on. onnx-int4-mixed is searched for on the embedded questions,
-none of which may be among those judged by.
+Builds every artifact, traces the full-precision one as the reference, every other one alone and on the
+reference's tokens with the full model beside it, and prints the Markdown tables of docs/compare.md. Each run
+is a process of its own, so that its memory is its own; finished runs are kept, so that the same command goes
+on. onnx-int4-mixed is searched for on the embedded questions, none of which may be among those judged by.
 """
 
 from __future__ import annotations
@@ -27,13 +28,18 @@ FULL = "onnx-fp32"
 PRECISIONS = ("onnx-int8", "gguf-q8_0", MIXED, "onnx-int4", "gguf-q4_k_m", "gguf-q4_0")
 PAIRS = ((MIXED, "onnx-int4"), ("gguf-q4_k_m", "onnx-int4"), ("onnx-int8", "gguf-q8_0"))
 DAY = "2026-01-01"
-COMMANDS = {"edge": "from edge.cli.app import main; main()", "edge-export": "from export.cli import main; main()"}
+COMMANDS = {
+    "edge": "from edge.cli.app import main; main()",
+    "edge-export": "from export.cli import main; main()",
+}
 
 
 def call(program: str, *words: str | Path) -> None:
     """One command as a process of its own, shown; it must succeed."""
     print(program, *words, file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-c", COMMANDS[program], *map(str, words)], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [sys.executable, "-c", COMMANDS[program], *map(str, words)], check=True, stdout=sys.stderr
+    )
 
 
 def trace(model: str, work: Path, questions: Path, limit: Sequence[str]) -> None:
@@ -47,14 +53,35 @@ def trace(model: str, work: Path, questions: Path, limit: Sequence[str]) -> None
     call("edge", "run", artifacts / FULL, "--out", runs / "full", "--reference", *alone)
     for name in PRECISIONS:
         call("edge", "run", artifacts / name, "--out", runs / name, *alone)
-        call("edge", "force", artifacts / name, "--like", runs / "full", "--exact", artifacts / FULL,
-             "--out", runs / f"{name}-forced", "--threads", "1", "--quiet")  # fmt: skip
+        call(
+            "edge",
+            "force",
+            artifacts / name,
+            "--like",
+            runs / "full",
+            "--exact",
+            artifacts / FULL,
+            "--out",
+            runs / f"{name}-forced",
+            "--threads",
+            "1",
+            "--quiet",
+        )
 
 
 HEAD = (
-    "model", "precision", "MB", "mean KL ± s.e.", "same top 1", "ln PPL ratio", "output entropy", "attention entropy",
-    "hidden error, last layer", "identical answers", "class",
-)  # fmt: skip
+    "model",
+    "precision",
+    "MB",
+    "mean KL ± s.e.",
+    "same top 1",
+    "ln PPL ratio",
+    "output entropy",
+    "attention entropy",
+    "hidden error, last layer",
+    "identical answers",
+    "class",
+)
 
 
 def text(value: Interval, *, signed: bool = True) -> str:
@@ -72,20 +99,30 @@ def rows(model: str, work: Path) -> Iterator[list[str]]:
         if harm is None or line.identical is None:
             raise SystemExit(f"{line.label} was not traced both ways")
         yield [
-            model, line.precision, f"{(line.cost.bytes or 0) / 1e6:.2f}", f"{harm.kl:.3g} ± {harm.kl_error:.1g}",
-            f"{100 * harm.same_top1.value:.2f}%", text(harm.log_ppl_ratio), text(line.entropy_change),
-            text(line.attention_change), text(harm.hidden_error, signed=False), f"{100 * line.identical.value:.0f}%",
+            model,
+            line.precision,
+            f"{(line.cost.bytes or 0) / 1e6:.2f}",
+            f"{harm.kl:.3g} ± {harm.kl_error:.1g}",
+            f"{100 * harm.same_top1.value:.2f}%",
+            text(harm.log_ppl_ratio),
+            text(line.entropy_change),
+            text(line.attention_change),
+            text(harm.hidden_error, signed=False),
+            f"{100 * line.identical.value:.0f}%",
             line.model_class if line.same_class else f"{line.model_class} (changed)",
-        ]  # fmt: skip
+        ]
 
 
 def less(one: Run, other: Run) -> tuple[Interval, float]:
-    """Mean over tokens of KL(other) - KL(one) on the same tokens, interval over questions; and as a share of the other's."""
+    """Mean over tokens of KL(other) - KL(one) on the same tokens, interval over questions; and as a share of
+    the other's."""
     a, b = (run.steps(["question_index", "step", "token_id", "kl"]) for run in (one, other))
     if not a.select([0, 1, 2]).equals(b.select([0, 1, 2])):
         raise SystemExit(f"{one.folder} and {other.folder} were forced on different tokens")
     before, after = numbers(b, "kl"), numbers(a, "kl")
-    return weighted(before - after, a.column("question_index").to_numpy()), float(1 - after.mean() / before.mean())
+    return weighted(before - after, a.column("question_index").to_numpy()), float(
+        1 - after.mean() / before.mean()
+    )
 
 
 def show(models: Sequence[str], work: Path) -> None:
@@ -109,11 +146,15 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
-    asked = [{question.question for question in read_questions(path)} for path in (EMBEDDED, options.questions)]
+    asked = [
+        {question.question for question in read_questions(path)} for path in (EMBEDDED, options.questions)
+    ]
     if shared := asked[0] & asked[1]:
         raise SystemExit(f"{len(shared)} questions were used for the search of {MIXED}: give others")
     for model in options.models:
-        trace(model, options.work, options.questions, ["--limit", str(options.limit)] if options.limit else [])
+        trace(
+            model, options.work, options.questions, ["--limit", str(options.limit)] if options.limit else []
+        )
     show(options.models, options.work)
 
 

@@ -1,8 +1,10 @@
-"""Time, memory and size of true-size builds: every known hub model's shape in every precision, on random weights.
+"""Time, memory and size of true-size builds: every known hub model's shape in every precision, on random
+weights.
 
-Each build is a process of its own. Its memory is read from /proc while it runs: anonymous pages (what it really holds) apart from
-mapped file pages (the checkpoint, which the kernel can drop at any time). `needed` is what the block format itself takes: bits
-and a float32 scale for each 32 weights, float32 for norms and biases; GGUF's mixtures have no such number.
+Each build is a process of its own. Its memory is read from /proc while it runs: anonymous pages (what it
+really holds) apart from mapped file pages (the checkpoint, which the kernel can drop at any time). `needed`
+is what the block format itself takes: bits and a float32 scale for each 32 weights, float32 for norms and
+biases; GGUF's mixtures have no such number.
 """
 
 from __future__ import annotations
@@ -47,15 +49,25 @@ def measured(command: list[str]) -> dict[str, float]:
         time.sleep(0.02)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
-    return {"seconds": time.perf_counter() - started, "anonymous": peaks["RssAnon"], "mapped": peaks["RssFile"]}
+    return {
+        "seconds": time.perf_counter() - started,
+        "anonymous": peaks["RssAnon"],
+        "mapped": peaks["RssFile"],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and artifacts (up to 12 GB)")
-    parser.add_argument("--models", nargs="+", default=[e.model_id for e in read_registry().values() if e.hub])
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for checkpoints and artifacts (up to 12 GB)"
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=[e.model_id for e in read_registry().values() if e.hub]
+    )
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
-    parser.add_argument("--answer", action="store_true", help=f"let each int4 artifact answer {QUESTIONS} questions")
+    parser.add_argument(
+        "--answer", action="store_true", help=f"let each int4 artifact answer {QUESTIONS} questions"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
@@ -66,7 +78,17 @@ def main() -> None:
             synth(model_id, source)
         for precision in options.precisions:
             shutil.rmtree(out, ignore_errors=True)
-            command = [sys.executable, "-c", BUILD, "build", str(source), "--to", precision, "--out", str(out)]
+            command = [
+                sys.executable,
+                "-c",
+                BUILD,
+                "build",
+                str(source),
+                "--to",
+                precision,
+                "--out",
+                str(out),
+            ]
             row = {"model": model_id, "precision": precision, **measured(command)}
             artifact = Artifact.open(out / precision, verify=False)
             weights = max(record.size for record in artifact.manifest.files.values())
@@ -76,7 +98,8 @@ def main() -> None:
                     row["over_needed"] = weights / weight_bytes(checkpoint, PRECISIONS[precision])
             rows.append(row)
             print(
-                f"{model_id:30} {precision:10} {row['seconds']:6.1f} s   {row['anonymous'] / 1e6:6.0f} MB anonymous "
+                f"{model_id:30} {precision:10} {row['seconds']:6.1f} s   {row['anonymous'] / 1e6:6.0f} MB "
+                f"anonymous "
                 f"{row['mapped'] / 1e6:6.0f} MB mapped   {weights / 1e6:7.1f} MB"
                 + (f" = {row['over_needed']:.4f} x needed" if row["over_needed"] else ""),
                 flush=True,
@@ -84,8 +107,20 @@ def main() -> None:
             if options.answer and precision == "onnx-int4":
                 run = options.work / f"{model_id}-run"
                 shutil.rmtree(run, ignore_errors=True)
-                arguments = ["run", str(out / precision), "--out", str(run), "--limit", str(QUESTIONS), "--max-new-tokens", "24"]
-                subprocess.run([sys.executable, "-c", "from edge.cli.app import main; main()", *arguments, "--quiet"], check=True)
+                arguments = [
+                    "run",
+                    str(out / precision),
+                    "--out",
+                    str(run),
+                    "--limit",
+                    str(QUESTIONS),
+                    "--max-new-tokens",
+                    "24",
+                ]
+                subprocess.run(
+                    [sys.executable, "-c", "from edge.cli.app import main; main()", *arguments, "--quiet"],
+                    check=True,
+                )
         shutil.rmtree(out, ignore_errors=True)
         if not had:
             shutil.rmtree(source)

@@ -1,9 +1,10 @@
 """Is reading another run's tokens as fast as answering? `python -m benchmarks.forced_speed --work DIR`.
 
-Whole jobs in one process, as `edge run` and `edge force` do them, on the same tokens: *run* and *run2* (the noise) answer, *run
-K* keeps distributions too; *force* reads the tokens of a run without kept distributions, *force K* those of one with them. Rounds
-are interleaved in rotating order; medians of tokens a second over the whole job, and of the processor time against *run* of the
-same round and of the least over all rounds, which others on the machine disturb less. One thread.
+Whole jobs in one process, as `edge run` and `edge force` do them, on the same tokens: *run* and *run2* (the
+noise) answer, *run K* keeps distributions too; *force* reads the tokens of a run without kept distributions,
+*force K* those of one with them. Rounds are interleaved in rotating order; medians of tokens a second over
+the whole job, and of the processor time against *run* of the same round and of the least over all rounds,
+which others on the machine disturb less. One thread.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def jobs(artifact: Artifact, work: Path, limit: int, tokens: int) -> dict[str, C
     questions, runtime = list(itertools.islice(read_questions(EMBEDDED), limit)), Runtime(1)
 
     def answer(out: Path, kept: int = 0) -> object:
-        return run(artifact, questions, out, DecodeSettings(tokens, reference_k=kept), date=DAY, runtime=runtime)
+        return run(
+            artifact, questions, out, DecodeSettings(tokens, reference_k=kept), date=DAY, runtime=runtime
+        )
 
     answer(work / "plain")
     answer(work / "kept", REFERENCE_K)
@@ -69,7 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for artifacts and runs")
     parser.add_argument("--source", default="nano-llama", help="known model or checkpoint folder")
-    parser.add_argument("--precisions", nargs="+", default=["onnx-fp32", "onnx-int4", "gguf-f32", "gguf-q4_k_m"])
+    parser.add_argument(
+        "--precisions", nargs="+", default=["onnx-fp32", "onnx-int4", "gguf-f32", "gguf-q4_k_m"]
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=64)
@@ -92,10 +97,17 @@ def main() -> None:
         result[name] = {}
         for each, values in spent.items():
             speed = tokens / median(value.wall for value in values)
-            ratios = [value.processor / base.processor for value, base in zip(values, spent["run"], strict=True)]
+            ratios = [
+                value.processor / base.processor for value, base in zip(values, spent["run"], strict=True)
+            ]
             low, middle, high = np.percentile(ratios, (25, 50, 75))
             best = min(value.processor for value in values) / min(base.processor for base in spent["run"])
-            result[name][each] = {"tokens_per_second": speed, "ratio": middle, "quartiles": [low, high], "of_least": best}
+            result[name][each] = {
+                "tokens_per_second": speed,
+                "ratio": middle,
+                "quartiles": [low, high],
+                "of_least": best,
+            }
             spread = f"{middle:.3f} (quartiles {low:.3f} to {high:.3f}), of the least {best:.3f}"
             print(f"{name:12} {each:8} {speed:8.0f} tokens/s   processor time over run {spread}", flush=True)
     if options.json:

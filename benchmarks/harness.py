@@ -1,6 +1,8 @@
-"""Sets `edge score` beside lm-evaluation-harness's own run through transformers, on the same questions, offline.
+"""Sets `edge score` beside lm-evaluation-harness's own run through transformers, on the same questions,
+offline.
 
-    python -m benchmarks.harness models/nano/nano-llama models/nano-llama/onnx-fp32 --questions truthfulqa_817.csv --limit 100
+    python -m benchmarks.harness models/nano/nano-llama models/nano-llama/onnx-fp32 --questions
+    truthfulqa_817.csv --limit 100
 
 Needs the extra dev.
 """
@@ -36,10 +38,16 @@ def documents(questions: list[Question]) -> datasets.Dataset:
     def targets(true: tuple[str, ...], false: tuple[str, ...]) -> dict[str, list]:
         return {"choices": [*true, *false], "labels": [1] * len(true) + [0] * len(false)}
 
-    return datasets.Dataset.from_list([
-        {"question": q.question, "mc1_targets": targets((q.best,), q.incorrect), "mc2_targets": targets(q.correct, q.incorrect)}
-        for q in questions
-    ])  # fmt: skip
+    return datasets.Dataset.from_list(
+        [
+            {
+                "question": q.question,
+                "mc1_targets": targets((q.best,), q.incorrect),
+                "mc2_targets": targets(q.correct, q.incorrect),
+            }
+            for q in questions
+        ]
+    )
 
 
 def task(name: str, questions: list[Question]) -> ConfigurableTask:
@@ -47,9 +55,11 @@ def task(name: str, questions: list[Question]) -> ConfigurableTask:
     folder = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
     config = load_yaml(folder / f"truthfulqa_{name}.yaml")
     config.update(
-        dataset_path=None, dataset_name=None, dataset_kwargs=None,
+        dataset_path=None,
+        dataset_name=None,
+        dataset_kwargs=None,
         custom_dataset=lambda **_: datasets.DatasetDict(validation=documents(questions)),
-    )  # fmt: skip
+    )
     return ConfigurableTask(config=config)
 
 
@@ -72,13 +82,19 @@ def main() -> None:
         started = time.perf_counter()
         ours = score(open_artifact(options.artifact), questions, Path(folder) / "scores", runtime=Runtime())
         ours_s = time.perf_counter() - started
-    print(f"lm-eval {lm_eval.__version__}: {theirs_s:.1f} s; edge score: {ours_s:.1f} s; {len(questions)} questions")
+    print(
+        f"lm-eval {lm_eval.__version__}: {theirs_s:.1f} s; edge score: {ours_s:.1f} s; {len(questions)} "
+        f"questions"
+    )
     for name in TASKS:
         samples = sorted(found["samples"][f"truthfulqa_{name}"], key=lambda sample: sample["doc_id"])
         theirs = np.array([sample["acc"] for sample in samples])
         mine = np.array([ours.values[name][sample["doc_id"]] for sample in samples])
         worst = float(np.abs(theirs - mine).max())
-        print(f"{name}: lm-eval {theirs.mean():.6f}, edge {mine.mean():.6f}, largest difference of a question {worst:.2e}")
+        print(
+            f"{name}: lm-eval {theirs.mean():.6f}, edge {mine.mean():.6f}, largest difference of a question "
+            f"{worst:.2e}"
+        )
         assert abs(theirs.mean() - mine.mean()) < 1e-3
 
 

@@ -1,9 +1,10 @@
 """What K kept tokens lose and take: `python -m benchmarks.kl_gap --work DIR`.
 
-Full-precision answers to the embedded questions are stepped through onnx-int8 and onnx-int4 beside onnx-fp32. At each position
-the bound from the K most likely tokens and one bucket for the rest is set against KL over whole logits, with log-probabilities
-kept in float32 and in float16. Bytes are those of the reference's columns alone in a part as runs write it, also with token ids
-spread at random over a vocabulary of 128,256, which no encoding can shorten.
+Full-precision answers to the embedded questions are stepped through onnx-int8 and onnx-int4 beside
+onnx-fp32. At each position the bound from the K most likely tokens and one bucket for the rest is set
+against KL over whole logits, with log-probabilities kept in float32 and in float16. Bytes are those of the
+reference's columns alone in a part as runs write it, also with token ids spread at random over a vocabulary
+of 128,256, which no encoding can shorten.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Position(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Over all positions, in nats: exact KL's mean; exact - bound in mean and at most; the largest change of the bound by
-    keeping log-probabilities in float16, and by how much such a bound exceeds the exact value at most."""
+    """Over all positions, in nats: exact KL's mean; exact - bound in mean and at most; the largest change of
+    the bound by keeping log-probabilities in float16, and by how much such a bound exceeds the exact value
+    at most."""
 
     kl: float
     mean: float
@@ -55,15 +57,20 @@ class Gap(NamedTuple):
     half_excess: float
 
 
-def positions(full: Backend, quantised: Backend, prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[Position]:
-    """Along the full model's greedy answers of at most so many tokens; views that the next step overwrites."""
+def positions(
+    full: Backend, quantised: Backend, prompts: Sequence[Sequence[int]], tokens: int
+) -> Iterator[Position]:
+    """Along the full model's greedy answers of at most so many tokens; views that the next step
+    overwrites."""
     stop = frozenset(full.spec.stop_ids)
     for prompt in prompts:
         token = -1
         for backend in (full, quantised):
             backend.rewind(0)
         for step in range(tokens):
-            one, other = (backend.step(token) if step else backend.prefill(prompt) for backend in (full, quantised))
+            one, other = (
+                backend.step(token) if step else backend.prefill(prompt) for backend in (full, quantised)
+            )
             yield Position(one.logits, other.logits)
             token = int(one.logits.argmax())
             if token in stop:
@@ -93,9 +100,12 @@ def measure(steps: Iterator[Position]) -> tuple[dict[int, Gap], dict[int, list[T
         exact_kl, bound, half = np.array(values).T
         gap = exact_kl - bound
         gaps[k] = Gap(
-            float(exact_kl.mean()), float(gap.mean()), float(gap.max()), float(np.abs(half - bound).max()),
+            float(exact_kl.mean()),
+            float(gap.mean()),
+            float(gap.max()),
+            float(np.abs(half - bound).max()),
             float((half - exact_kl).max()),
-        )  # fmt: skip
+        )
     return gaps, distributions
 
 
@@ -106,7 +116,9 @@ def bytes_each(kept: Sequence[TopK], kind: type[np.floating], vocabulary: int = 
     table = pa.table(
         {
             "reference_token_ids": pa.array(ids, pa.list_(pa.int32())),
-            "reference_logprobs": pa.array([each.logprobs.astype(kind) for each in kept], pa.list_(pa.from_numpy_dtype(kind))),
+            "reference_logprobs": pa.array(
+                [each.logprobs.astype(kind) for each in kept], pa.list_(pa.from_numpy_dtype(kind))
+            ),
             "reference_rest": pa.array([each.rest for each in kept], pa.float32()),
         }
     )
@@ -121,10 +133,15 @@ def open_pair(artifacts: Path, precision: str, capacity: int) -> tuple[Artifact,
     return one, *(open_backend(each, Runtime(1), capacity, print) for each in (one, other))
 
 
-def of_model(artifacts: Path, precision: str, limit: int | None, tokens: int) -> tuple[dict[int, Gap], dict[int, list[TopK]]]:
+def of_model(
+    artifacts: Path, precision: str, limit: int | None, tokens: int
+) -> tuple[dict[int, Gap], dict[int, list[TopK]]]:
     opened, full, quantised = open_pair(artifacts, precision, 512)
     prompter = Prompter(opened, None, DAY)
-    prompts = [prompter.prompt(question.question).ids for question in itertools.islice(read_questions(EMBEDDED), limit)]
+    prompts = [
+        prompter.prompt(question.question).ids
+        for question in itertools.islice(read_questions(EMBEDDED), limit)
+    ]
     try:
         return measure(positions(full, quantised, prompts, tokens))
     finally:
@@ -141,20 +158,38 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result: dict[str, object] = {}
-    print("| model | precision | mean KL | K | gap, mean | gap, largest | largest error of float16 | bound above KL, float16 |")
+    print(
+        "| model | precision | mean KL | K | gap, mean | gap, largest | largest error of float16 | bound "
+        "above KL, float16 |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for model in options.models:
         build(model, [FULL, *QUANTISED], options.work / model / "artifacts")
         for precision in QUANTISED:
-            gaps, kept = of_model(options.work / model / "artifacts", precision, options.limit, options.tokens)
+            gaps, kept = of_model(
+                options.work / model / "artifacts", precision, options.limit, options.tokens
+            )
             for k, gap in gaps.items():
-                print(f"| {model} | {precision} | {gap.kl:.3g} | {k} | {gap.mean:.2g} | {gap.largest:.2g} | "
-                      f"{gap.half_error:.2g} | {gap.half_excess:.2g} |", flush=True)  # fmt: skip
+                print(
+                    f"| {model} | {precision} | {gap.kl:.3g} | {k} | {gap.mean:.2g} | {gap.largest:.2g} | "
+                    f"{gap.half_error:.2g} | {gap.half_excess:.2g} |",
+                    flush=True,
+                )
             result[f"{model} {precision}"] = {k: gap._asdict() for k, gap in gaps.items()}
-        sizes = {k: {f"{name}{' wide' if wide else ''}": bytes_each(kept[k], kind, wide)
-                     for wide in (0, WIDE) for name, kind in TYPES.items()} for k in KEPT}  # fmt: skip
+        sizes = {
+            k: {
+                f"{name}{' wide' if wide else ''}": bytes_each(kept[k], kind, wide)
+                for wide in (0, WIDE)
+                for name, kind in TYPES.items()
+            }
+            for k in KEPT
+        }
         for k, row in sizes.items():
-            print(f"bytes a token, {model}, K={k}: " + ", ".join(f"{name} {size:.0f}" for name, size in row.items()), flush=True)
+            print(
+                f"bytes a token, {model}, K={k}: "
+                + ", ".join(f"{name} {size:.0f}" for name, size in row.items()),
+                flush=True,
+            )
         result[f"{model} bytes"] = sizes
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))

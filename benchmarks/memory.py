@@ -1,8 +1,10 @@
-"""Memory of a traced model at true size, beside what edge.backends.memory says of it: checkpoints of real shapes with random weights.
+"""Memory of a traced model at true size, beside what edge.backends.memory says of it: checkpoints of real
+shapes with random weights.
 
-Each artifact is built, opened in a process of its own, given a prompt and a few tokens, and removed. `resident`, `anonymous` are
-the highest VmHWM and RssAnon from the moment that the model is open, `opening` the highest RssAnon before: pages of a
-mapped weight file can be dropped by the kernel, anonymous ones cannot.
+Each artifact is built, opened in a process of its own, given a prompt and a few tokens, and removed.
+`resident`, `anonymous` are the highest VmHWM and RssAnon from the moment that the model is open, `opening`
+the highest RssAnon before: pages of a mapped weight file can be dropped by the kernel, anonymous ones
+cannot.
 """
 
 from __future__ import annotations
@@ -71,11 +73,25 @@ def measure(path: Path, runtime: Runtime, positions: int) -> dict[str, int]:
     for _ in range(STEPS):
         backend.step(5)
     predicted = needed_by(artifact, cache_bytes_each(artifact, runtime), positions).total
-    return {"opening": opening, "resident": peak.resident(), "anonymous": peak.anonymous, "predicted": predicted}
+    return {
+        "opening": opening,
+        "resident": peak.resident(),
+        "anonymous": peak.anonymous,
+        "predicted": predicted,
+    }
 
 
 def child(path: Path, options: list[str], positions: int) -> dict[str, int]:
-    command = [sys.executable, "-m", "benchmarks.memory", "--child", str(path), "--positions", str(positions), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.memory",
+        "--child",
+        str(path),
+        "--positions",
+        str(positions),
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -103,10 +119,20 @@ def main() -> None:
         source = checkpoint(options.work, model)
         for precision in options.precisions:
             path = build(str(source), [precision], options.work / "built")[0].artifact.path
-            for more in ([], ["--low-memory"]) if precision.startswith("gguf-") else (["--no-prepack"], [], []):
-                row = {"model": model, "precision": precision, "options": more, **child(path, more, options.positions)}
+            for more in (
+                ([], ["--low-memory"]) if precision.startswith("gguf-") else (["--no-prepack"], [], [])
+            ):
+                row = {
+                    "model": model,
+                    "precision": precision,
+                    "options": more,
+                    **child(path, more, options.positions),
+                }
                 rows.append(row)
-                print({key: value >> 20 if isinstance(value, int) else value for key, value in row.items()}, flush=True)
+                print(
+                    {key: value >> 20 if isinstance(value, int) else value for key, value in row.items()},
+                    flush=True,
+                )
             shutil.rmtree(path)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

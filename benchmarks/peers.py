@@ -1,8 +1,10 @@
-"""Edgetrace beside the installed peers at Llama-3.2-1B's shape: onnxruntime-genai, llama-cpp-python, transformers.
+"""Edgetrace beside the installed peers at Llama-3.2-1B's shape: onnxruntime-genai, llama-cpp-python,
+transformers.
 
-Interleaved rounds, each contestant in a process of its own that is stopped while another runs (edge/jobs/bench.py). A peer that is not
-installed is named and left out. onnxruntime-genai needs a model of its own builder (--genai, see docs/performance.md);
-transformers runs eager with output_attentions and output_hidden_states in BF16, and reduces nothing.
+Interleaved rounds, each contestant in a process of its own that is stopped while another runs
+(edge/jobs/bench.py). A peer that is not installed is named and left out. onnxruntime-genai needs a model of
+its own builder (--genai, see docs/performance.md); transformers runs eager with output_attentions and
+output_hidden_states in BF16, and reduces nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +22,18 @@ from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.runtime import open_backend
 from edge.errors import ignore
-from edge.jobs.bench import Contestant, Opened, Round, peak_rss, race, random_ids, read_bandwidth, summarise, traced, weight_bytes
+from edge.jobs.bench import (
+    Contestant,
+    Opened,
+    Round,
+    peak_rss,
+    race,
+    random_ids,
+    read_bandwidth,
+    summarise,
+    traced,
+    weight_bytes,
+)
 from export.build import build
 
 VOCABULARY = 128256
@@ -51,14 +64,18 @@ def genai(pipe: Connection, path: Path, threads: int, capacity: int) -> None:
 
     began = time.perf_counter()
     config = og.Config(str(path))
-    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+    config.overlay(
+        json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}})
+    )
     model = og.Model(config)
     pipe.send(Opened(time.perf_counter() - began))
     while asked := pipe.recv():
         context, tokens = asked
         ids = random_ids(VOCABULARY, context, tokens)
         parameters = og.GeneratorParams(model)
-        parameters.set_search_options(max_length=context + tokens + 2, min_length=context + tokens + 2, do_sample=False)
+        parameters.set_search_options(
+            max_length=context + tokens + 2, min_length=context + tokens + 2, do_sample=False
+        )
         generator = og.Generator(model, parameters)
         began = time.perf_counter()
         generator.append_tokens(ids[:context])
@@ -76,7 +93,9 @@ def llama_cpp(pipe: Connection, path: Path, threads: int, capacity: int) -> None
     from llama_cpp import Llama
 
     began = time.perf_counter()
-    model = Llama(str(path), n_ctx=capacity, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False)
+    model = Llama(
+        str(path), n_ctx=capacity, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
+    )
     pipe.send(Opened(time.perf_counter() - began))
     while asked := pipe.recv():
         context, tokens = asked
@@ -99,7 +118,9 @@ def transformers_eager(pipe: Connection, path: Path, threads: int) -> None:
 
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, attn_implementation="eager", local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.bfloat16, attn_implementation="eager", local_files_only=True
+    )
     pipe.send(Opened(time.perf_counter() - began))
     asked_for = {"use_cache": True, "output_attentions": True, "output_hidden_states": True}
     while asked := pipe.recv():
@@ -119,8 +140,12 @@ def transformers_eager(pipe: Connection, path: Path, threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the artifacts (7 GB)")
-    parser.add_argument("--genai", type=Path, help="model that onnxruntime-genai's builder made of the same checkpoint")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the checkpoint and the artifacts (7 GB)"
+    )
+    parser.add_argument(
+        "--genai", type=Path, help="model that onnxruntime-genai's builder made of the same checkpoint"
+    )
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512, 1024])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=24)
@@ -129,7 +154,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     source = checkpoint(options.work)
-    rows, none = (build(str(source), ["onnx-int4"], options.work / taps, taps=taps)[0].artifact for taps in ("rows", "none"))
+    rows, none = (
+        build(str(source), ["onnx-int4"], options.work / taps, taps=taps)[0].artifact
+        for taps in ("rows", "none")
+    )
     gguf = build(str(source), ["gguf-q4_k_m"], options.work / "rows")[0].artifact
     threads, capacity = options.threads, max(options.contexts) + options.tokens + 8
     runtime = Runtime(threads)
@@ -152,15 +180,19 @@ def main() -> None:
             print(f"{name} is not installed or has no model: left out")
         else:
             every[name] = (target, arguments)
-    chosen = {name: made for name, made in every.items() if not options.only or name in (*options.only, "untapped")}
+    chosen = {
+        name: made for name, made in every.items() if not options.only or name in (*options.only, "untapped")
+    }
     bandwidth = read_bandwidth(threads)
     results = summarise(*race(chosen, options.contexts, options.rounds, options.tokens), weights, bandwidth)
     print(f"read bandwidth {bandwidth / 1e9:.1f} GB/s, {threads} threads")
     for r in results:
         low, middle, high = r.ratio
         print(
-            f"{r.context:5} {r.name:26} {r.token_ms[1]:8.2f} ms/token  over untapped {middle:.3f} ({low:.3f} to {high:.3f})  "
-            f"prompt {r.first_s:6.2f} s  load {r.load_s:5.1f} s  peak {r.peak_rss / 1e6:6.0f} MB  of bandwidth {r.bandwidth:.2f}"
+            f"{r.context:5} {r.name:26} {r.token_ms[1]:8.2f} ms/token  over untapped {middle:.3f} "
+            f"({low:.3f} to {high:.3f})  "
+            f"prompt {r.first_s:6.2f} s  load {r.load_s:5.1f} s  peak {r.peak_rss / 1e6:6.0f} MB  of "
+            f"bandwidth {r.bandwidth:.2f}"
         )
     if options.json:
         options.json.write_text(json.dumps([r._asdict() for r in results], indent=1))

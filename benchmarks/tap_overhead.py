@@ -1,13 +1,15 @@
 """What tracing every column costs: the whole step of `edge run` with taps over the same without.
 
-`plain2` is another of the same kind as `plain`, so that plain2/plain is the noise. `bare` is the untapped model alone: a step
-and an argmax, nothing recorded. Every ONNX variant has a process of its own, stopped while another is timed (idle sessions'
-spinning threads would disturb it); rounds of some tokens are interleaved in changing order. Two copies of the weights differ by
-several percent in speed just by where they lie, so that all processes map one file, and llama.cpp's variants are contexts over
-one copy in one process, which take turns token by token. Whole processes differ by a few percent all the same, so that all are
-started several times, in another order each time, and the ratio is given launch by launch, too. `flash` is plain with flash
-attention, and `library` the generation of llama-cpp-python's own high-level class, greedy, to set beside `bare`. The prompt is
-read once for each context length; each round goes on from its end.
+`plain2` is another of the same kind as `plain`, so that plain2/plain is the noise. `bare` is the untapped
+model alone: a step and an argmax, nothing recorded. Every ONNX variant has a process of its own, stopped
+while another is timed (idle sessions' spinning threads would disturb it); rounds of some tokens are
+interleaved in changing order. Two copies of the weights differ by several percent in speed just by where
+they lie, so that all processes map one file, and llama.cpp's variants are contexts over one copy in one
+process, which take turns token by token. Whole processes differ by a few percent all the same, so that all
+are started several times, in another order each time, and the ratio is given launch by launch, too. `flash`
+is plain with flash attention, and `library` the generation of llama-cpp-python's own high-level class,
+greedy, to set beside `bare`. The prompt is read once for each context length; each round goes on from its
+end.
 """
 
 from __future__ import annotations
@@ -56,7 +58,12 @@ class Variant(NamedTuple):
     library: bool = False
 
 
-VARIANTS = {"plain": Variant(), "plain2": Variant(), "tapped": Variant(taps=True), "bare": Variant(bare=True)}
+VARIANTS = {
+    "plain": Variant(),
+    "plain2": Variant(),
+    "tapped": Variant(taps=True),
+    "bare": Variant(bare=True),
+}
 LLAMA_VARIANTS = VARIANTS | {"flash": Variant(flash=True), "library": Variant(library=True)}
 
 
@@ -85,7 +92,9 @@ def open_variant(path: Path, variant: Variant, threads: int, capacity: int) -> t
     artifact = Artifact.open(path, verify=False)
     if artifact.manifest.backend == LLAMA_CPP:
         runtime = Runtime(threads, "rows" if variant.taps else "none")
-        backend: Backend = LlamaBackend(artifact, capacity=capacity, runtime=runtime, flash_attention=variant.flash)
+        backend: Backend = LlamaBackend(
+            artifact, capacity=capacity, runtime=runtime, flash_attention=variant.flash
+        )
     else:
         graph = find_or_make(artifact, threads, print)
         backend = OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
@@ -93,7 +102,8 @@ def open_variant(path: Path, variant: Variant, threads: int, capacity: int) -> t
 
 
 def stepper(path: Path, *, variant: Variant, threads: int, capacity: int) -> Stepper:
-    """A function of prompt and forced tokens: an iterator whose first item comes after the prompt, each other after a token."""
+    """A function of prompt and forced tokens: an iterator whose first item comes after the prompt, each
+    other after a token."""
     backend, prompter = open_variant(path, variant, threads, capacity)
     reader = SignalReader(backend.spec)
 
@@ -124,12 +134,19 @@ def library_stepper(
     from llama_cpp import Llama
 
     model = Llama(
-        str(Artifact.open(path, verify=False).weights), n_ctx=capacity, n_threads=threads, n_threads_batch=threads, n_batch=64,
-        flash_attn=False, verbose=False,
-    )  # fmt: skip
+        str(Artifact.open(path, verify=False).weights),
+        n_ctx=capacity,
+        n_threads=threads,
+        n_threads_batch=threads,
+        n_batch=64,
+        flash_attn=False,
+        verbose=False,
+    )
 
     def generate(prompt: list[int], forced: list[int]) -> Iterator[None]:
-        for _ in itertools.islice(model.generate(prompt, temp=0.0), len(forced)):  # it reuses what it can of the cache
+        for _ in itertools.islice(
+            model.generate(prompt, temp=0.0), len(forced)
+        ):  # it reuses what it can of the cache
             yield
 
     return generate
@@ -137,11 +154,15 @@ def library_stepper(
 
 def share_mapped(paths: Sequence[Path], threads: int) -> None:
     """Artifacts of the same weights, laid out for this processor, map one file from now on."""
-    first, *others = [find_or_make(Artifact.open(path), threads, print).with_name(WEIGHTS_NAME) for path in paths]
+    first, *others = [
+        find_or_make(Artifact.open(path), threads, print).with_name(WEIGHTS_NAME) for path in paths
+    ]
     for other in others:
         if not other.samefile(first):
             if not filecmp.cmp(first, other, shallow=False):
-                raise SystemExit(f"{first} and {other} differ, so the graphs cannot be compared over one file")
+                raise SystemExit(
+                    f"{first} and {other} differ, so the graphs cannot be compared over one file"
+                )
             other.unlink()
             other.hardlink_to(first)
 
@@ -159,8 +180,11 @@ def share_weights() -> None:
     lib.llama_model_load_from_file, lib.llama_model_free = load_once, lambda model: None
 
 
-def worker(pipe: Connection, paths: dict[str, Path], variants: dict[str, Variant], threads: int, capacity: int) -> None:
-    """Answers (context, tokens) with each variant's seconds for each token after a prompt of `context`, taking turns."""
+def worker(
+    pipe: Connection, paths: dict[str, Path], variants: dict[str, Variant], threads: int, capacity: int
+) -> None:
+    """Answers (context, tokens) with each variant's seconds for each token after a prompt of `context`,
+    taking turns."""
     if len(variants) > 1:
         share_weights()
     opened = {}
@@ -186,7 +210,9 @@ def worker(pipe: Connection, paths: dict[str, Path], variants: dict[str, Variant
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the artifacts (5 GB)")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the checkpoint and the artifacts (5 GB)"
+    )
     parser.add_argument("--precision", default="onnx-int4", choices=PRECISIONS)
     parser.add_argument("--variants", nargs="+", help="only these; plain is always among them")
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512])
@@ -199,9 +225,15 @@ def main() -> None:
     source = checkpoint(options.work)
     llama = PRECISIONS[options.precision].backend == LLAMA_CPP
     variants = LLAMA_VARIANTS if llama else VARIANTS
-    variants = {name: v for name, v in variants.items() if not options.variants or name in (*options.variants, "plain")}
+    variants = {
+        name: v
+        for name, v in variants.items()
+        if not options.variants or name in (*options.variants, "plain")
+    }
     paths = {}
-    for taps in ("rows",) if llama else ("none", "rows"):  # what is tapped is decided when an ONNX graph is built
+    for taps in (
+        ("rows",) if llama else ("none", "rows")
+    ):  # what is tapped is decided when an ONNX graph is built
         (built,) = build(str(source), [options.precision], options.work / taps, taps=taps)
         paths[taps] = built.artifact.path
     if not llama:
@@ -213,13 +245,16 @@ def main() -> None:
         contestants[" ".join(group)] = (worker, (where, group, options.threads, capacity))
     opened = Artifact.open(next(iter(paths.values())), verify=False)
     result = {"machine": platform.machine(), "versions": versions(opened), **vars(options), "contexts": {}}
-    times: dict[int, dict[str, list[float]]] = {context: {name: [] for name in variants} for context in options.contexts}
+    times: dict[int, dict[str, list[float]]] = {
+        context: {name: [] for name in variants} for context in options.contexts
+    }
     for launch in range(options.launches):
         with started({name: contestants[name] for name in rotated(contestants, launch)}) as running:
             for context in options.contexts:
                 for _, number, seconds in turns(running, (context, options.tokens), options.rounds):
                     for name, values in seconds.items() if number else ():  # the first round warms up
-                        # Tokens that take turns are compared one by one, rounds of a process's own as wholes.
+                        # Tokens that take turns are compared one by one, rounds of a process's own as
+                        # wholes.
                         times[context][name] += values if len(seconds) > 1 else [sum(values) / len(values)]
     for context in options.contexts:
         row = ratios_to_plain(times[context], options.launches)
@@ -228,7 +263,8 @@ def main() -> None:
         for name, values in row.items():
             low, high = values["ratio_quartiles"]
             print(
-                f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain {values['ratio_of_medians']:.3f} (medians), "
+                f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain "
+                f"{values['ratio_of_medians']:.3f} (medians), "
                 f"{values['ratio_by_turn']:.3f} (by turn, quartiles {low:.3f} to {high:.3f}), "
                 f"by launch {' '.join(f'{ratio:.3f}' for ratio in values['ratio_by_launch'])}",
                 flush=True,
@@ -238,7 +274,8 @@ def main() -> None:
 
 
 def ratios_to_plain(times: Mapping[str, list[float]], launches: int) -> dict[str, dict[str, Any]]:
-    """By variant: median milliseconds a token and its ratios to `plain`, from seconds launch after launch, turn after turn."""
+    """By variant: median milliseconds a token and its ratios to `plain`, from seconds launch after launch,
+    turn after turn."""
     plain = np.array(times["plain"])
     row: dict[str, dict[str, Any]] = {}
     for name, values in times.items():

@@ -1,8 +1,10 @@
-"""The work itself that tracing adds to a token, part by part, where a ratio of whole tokens drowns in the machine's noise.
+"""The work itself that tracing adds to a token, part by part, where a ratio of whole tokens drowns in the
+machine's noise.
 
-Reductions are timed right after a pass over the weights, as in `edge run`, since it has driven everything out of the processor's
-caches; compiled code and numpy take turns token by token. The graph's nodes are counted and timed by onnxruntime's profile, in
-sessions of their own, because profiling slows every node a little. Milliseconds a token, medians over the tokens.
+Reductions are timed right after a pass over the weights, as in `edge run`, since it has driven everything
+out of the processor's caches; compiled code and numpy take turns token by token. The graph's nodes are
+counted and timed by onnxruntime's profile, in sessions of their own, because profiling slows every node a
+little. Milliseconds a token, medians over the tokens.
 """
 
 from __future__ import annotations
@@ -29,12 +31,18 @@ from edge.signals.definitions import Scratch, attention_signals, hidden_signals,
 from export.build import build
 
 WARM_UP = 4
-FLASH_OFF = "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's: attention by the kernel that can give its pattern out
+FLASH_OFF = (
+    "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's: attention by the kernel that can give its pattern out
+)
 
 
 def decode(backend: OnnxBackend, context: int, tokens: int) -> Iterator[Any]:
     """Taps of single steps that go on from a prompt of `context` random ids."""
-    ids = np.random.default_rng(context).integers(5, backend.spec.vocabulary, context + WARM_UP + tokens).tolist()
+    ids = (
+        np.random.default_rng(context)
+        .integers(5, backend.spec.vocabulary, context + WARM_UP + tokens)
+        .tolist()
+    )
     backend.rewind(0)
     backend.prefill(ids[:context])
     for number, token in enumerate(ids[context:]):
@@ -67,7 +75,8 @@ def reductions(backend: OnnxBackend, code: Code, context: int, tokens: int) -> d
 
 
 def nodes(artifact: Artifact, graph: Path, context: int, tokens: int, threads: int) -> tuple[int, float]:
-    """How many nodes a token runs through and the milliseconds of those of attention, from onnxruntime's profile."""
+    """How many nodes a token runs through and the milliseconds of those of attention, from onnxruntime's
+    profile."""
     with tempfile.TemporaryDirectory() as folder:
 
         def profiled(threads: int) -> Any:
@@ -78,26 +87,36 @@ def nodes(artifact: Artifact, graph: Path, context: int, tokens: int, threads: i
 
         edge.backends.onnx.session_options = profiled
         try:
-            backend = OnnxBackend(artifact, capacity=context + WARM_UP + tokens, threads=threads, graph=graph)
+            backend = OnnxBackend(
+                artifact, capacity=context + WARM_UP + tokens, threads=threads, graph=graph
+            )
         finally:
             edge.backends.onnx.session_options = session_options
         for _ in decode(backend, context, tokens):
             pass
         events = json.loads(Path(backend._session.end_profiling()).read_text())
         backend.close()
-    runs = sorted((event for event in events if event.get("name") == "model_run"), key=lambda event: event["ts"])[-tokens:]
-    kept = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("kernel_time")]
+    runs = sorted(
+        (event for event in events if event.get("name") == "model_run"), key=lambda event: event["ts"]
+    )[-tokens:]
+    kept = [
+        event for event in events if event.get("cat") == "Node" and event["name"].endswith("kernel_time")
+    ]
     attention, count = [], 0
     for run in runs:
         own = [event for event in kept if run["ts"] <= event["ts"] < run["ts"] + run["dur"]]
-        attention.append(sum(event["dur"] for event in own if event["args"]["op_name"] == "GroupQueryAttention") / 1e3)
+        attention.append(
+            sum(event["dur"] for event in own if event["args"]["op_name"] == "GroupQueryAttention") / 1e3
+        )
         count = len(own)
     return count, median(attention)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the artifacts (6 GB)")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the checkpoint and the artifacts (6 GB)"
+    )
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512, 1024])
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -114,16 +133,25 @@ def main() -> None:
         opened[taps] = (built.artifact, find_or_make(built.artifact, options.threads, print))
     artifact, graph = opened["rows"]
     backend = OnnxBackend(
-        artifact, capacity=max(options.contexts) + WARM_UP + options.tokens, threads=options.threads, graph=graph
+        artifact,
+        capacity=max(options.contexts) + WARM_UP + options.tokens,
+        threads=options.threads,
+        graph=graph,
     )
     for context in options.contexts:
         found[context] |= reductions(backend, code, context, options.tokens)
     backend.close()
     for context in options.contexts:
         row = found[context]
-        for name, which, flash_off in (("with taps", "rows", ""), ("without", "none", ""), ("without, no flash", "none", "1")):
+        for name, which, flash_off in (
+            ("with taps", "rows", ""),
+            ("without", "none", ""),
+            ("without, no flash", "none", "1"),
+        ):
             os.environ[FLASH_OFF] = flash_off
-            row[f"nodes {name}"], row[f"attention {name}"] = nodes(*opened[which], context, options.tokens, options.threads)
+            row[f"nodes {name}"], row[f"attention {name}"] = nodes(
+                *opened[which], context, options.tokens, options.threads
+            )
         row["tap work"] = row["attention, compiled"] + row["hidden states, compiled"]
         row["tap work"] += row["attention with taps"] - row["attention without, no flash"]
         print(f"context {context}")

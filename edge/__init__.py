@@ -1,6 +1,8 @@
-"""Traces of small language models as they answer, and what quantisation does to them. docs/api.md shows the use.
+"""Traces of small language models as they answer, and what quantisation does to them. docs/api.md shows the
+use.
 
-The names in `__all__` are the public Python API, each imported when it is first asked for, so that `import edge` costs nothing.
+The names in `__all__` are the public Python API, each imported when it is first asked for, so that `import
+edge` costs nothing.
 """
 
 from __future__ import annotations

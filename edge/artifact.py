@@ -1,6 +1,7 @@
 """An artifact: one model in one precision, ready to run, with a manifest that says what it is.
 
-Everything the runner needs to know of a model stands in `manifest.json`, so `edge` never looks at a checkpoint.
+Everything the runner needs to know of a model stands in `manifest.json`, so `edge` never looks at a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def is_integer(value: object) -> bool:
 
 
 def is_mapping(value: object, kind: type) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
+    return isinstance(value, Mapping) and all(
+        isinstance(k, str) and isinstance(v, kind) for k, v in value.items()
+    )
 
 
 # What a field of a record that is read from JSON must hold, by its annotation.
@@ -46,7 +49,8 @@ HOLDS: dict[str, Callable[[object], bool]] = {
 
 
 def check_types(record: Any) -> None:
-    """Raises TypeError, naming the field, when a dataclass read from a file holds something else than it says."""
+    """Raises TypeError, naming the field, when a dataclass read from a file holds something else than it
+    says."""
     for each in dataclasses.fields(record):
         holds = HOLDS.get(str(each.type))
         value = getattr(record, each.name)
@@ -75,13 +79,22 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check_types(self)
-        sizes = (self.layers, self.hidden, self.heads, self.kv_heads, self.head_dim, self.vocabulary, self.context)
+        sizes = (
+            self.layers,
+            self.hidden,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self.vocabulary,
+            self.context,
+        )
         if min(sizes) < 1 or len(self.windows) != self.layers or min(self.windows) < 0:
             raise ValueError("the model's sizes do not make a model")
 
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> ModelSpec:
-        """From the object that `dataclasses.asdict` gave; raises KeyError, TypeError or ValueError when it is none."""
+        """From the object that `dataclasses.asdict` gave; raises KeyError, TypeError or ValueError when it
+        is none."""
         return ModelSpec(**{**raw, "windows": tuple(raw["windows"]), "stop_ids": tuple(raw["stop_ids"])})
 
     def visible_keys(self, position: int) -> tuple[int, ...]:
@@ -89,7 +102,8 @@ class ModelSpec:
         return tuple(min(position + 1, window) if window else position + 1 for window in self.windows)
 
     def kv_bytes(self, cached_positions: int, bytes_each: int = 4) -> int:
-        """Bytes of cached keys and values: 2 x layers x kv_heads x head_dim x bytes x positions (METRICS)."""
+        """Bytes of cached keys and values: 2 x layers x kv_heads x head_dim x bytes x positions
+        (METRICS)."""
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_each * cached_positions
 
 
@@ -108,11 +122,12 @@ class FileRecord:
 class Manifest:
     """What `manifest.json` holds.
 
-    `tensor_types` counts weights by storage type; `special_tokens` are the strings a chat template may ask for;
-    `notice` is a sentence that must stand wherever the model's numbers are shown (nano models have one); `revision` is the
-    hub's commit, "" for a local folder; `verification` is the verdict of `edge-export verify` with its numbers, tolerances and
-    versions, empty before there is one. `tokenizer` says how a GGUF file holds the tokenizer (`model`, `pre`, and the `reason`
-    where it holds none), empty for an ONNX graph, which holds none.
+    `tensor_types` counts weights by storage type; `special_tokens` are the strings a chat template may ask
+    for; `notice` is a sentence that must stand wherever the model's numbers are shown (nano models have
+    one); `revision` is the hub's commit, "" for a local folder; `verification` is the verdict of
+    `edge-export verify` with its numbers, tolerances and versions, empty before there is one. `tokenizer`
+    says how a GGUF file holds the tokenizer (`model`, `pre`, and the `reason` where it holds none), empty
+    for an ONNX graph, which holds none.
     """
 
     model_id: str
@@ -162,7 +177,9 @@ class Manifest:
         """Raises ValueError, KeyError or TypeError when the text is not a manifest of this schema."""
         raw: dict[str, Any] = json.loads(text)
         if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}")
+            raise ValueError(
+                f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}"
+            )
         model = ModelSpec.from_json(raw.pop("model"))
         files = {name: FileRecord(**record) for name, record in raw.pop("files").items()}
         return Manifest(model=model, files=files, **raw)
@@ -170,7 +187,8 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact folder, or a GGUF file on its own (`edge.backends.gguf_file`), which has its chat template inside."""
+    """An opened artifact folder, or a GGUF file on its own (`edge.backends.gguf_file`), which has its chat
+    template inside."""
 
     path: Path
     manifest: Manifest
@@ -180,13 +198,16 @@ class Artifact:
     def open(path: str | Path, *, verify: bool = True) -> Artifact:
         """Reads the manifest and checks that every file is there, whole and unchanged.
 
-        Raises UserError, naming the file and the mend, when something is missing, cut or altered. `verify=False`
-        checks sizes only, for listings.
+        Raises UserError, naming the file and the mend, when something is missing, cut or altered.
+        `verify=False` checks sizes only, for listings.
         """
         folder = Path(path)
         location = folder / MANIFEST_NAME
         if not folder.is_dir():
-            raise UserError(f"no artifact at {folder}: build one with 'edge-export build SOURCE --to onnx-int4 --out DIR'")
+            raise UserError(
+                f"no artifact at {folder}: build one with 'edge-export build SOURCE --to onnx-int4 --out "
+                f"DIR'"
+            )
         if not location.is_file():
             raise UserError(
                 f"{folder} has no {MANIFEST_NAME}, so it is not a finished artifact: "
@@ -200,7 +221,10 @@ class Artifact:
             raise UserError(f"{location} lists no {TOKENIZER_NAME}: build the artifact again")
         for name, record in manifest.files.items():
             if Path(name).name != name:  # a manifest is untrusted: it may not point outside its folder
-                raise UserError(f"{location} names the file {name!r}, which is not a plain name: build the artifact again")
+                raise UserError(
+                    f"{location} names the file {name!r}, which is not a plain name: build the artifact "
+                    f"again"
+                )
             check_file(folder / name, record, verify)
         return Artifact(folder, manifest)
 
@@ -213,7 +237,10 @@ class Artifact:
         """The GGUF file of an artifact that llama.cpp runs; raises UserError when it names none."""
         names = [name for name in self.manifest.files if name.endswith(".gguf")]
         if len(names) != 1:
-            raise UserError(f"{self.path / MANIFEST_NAME} names {len(names)} GGUF files instead of one: build the artifact again")
+            raise UserError(
+                f"{self.path / MANIFEST_NAME} names {len(names)} GGUF files instead of one: build the "
+                f"artifact again"
+            )
         return self.path / names[0]
 
 
@@ -223,7 +250,10 @@ def check_file(path: Path, record: FileRecord, verify: bool) -> None:
         raise UserError(f"{path} is missing: build the artifact again")
     size = path.stat().st_size
     if size != record.size:
-        raise UserError(f"{path} has {size} bytes instead of {record.size}, it is cut or altered: build the artifact again")
+        raise UserError(
+            f"{path} has {size} bytes instead of {record.size}, it is cut or altered: build the artifact "
+            f"again"
+        )
     if verify and file_sha256(path) != record.sha256:
         raise UserError(f"{path} does not match its checksum in {MANIFEST_NAME}: build the artifact again")
 

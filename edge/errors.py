@@ -8,7 +8,8 @@ OnNote = Callable[[str], None]  # takes a sentence that the user should know alt
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence: what is wrong, where, and what mends it. Commands print it and exit with 2."""
+    """Bad input. The message is one sentence: what is wrong, where, and what mends it. Commands print it and
+    exit with 2."""
 
 
 def ignore(*said: object) -> None:

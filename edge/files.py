@@ -27,8 +27,9 @@ def file_sha256(path: Path) -> str:
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls write(temporary path), then makes the file appear under its name in one step, on disk.
 
-    A link keeps pointing where it points. Raises UserError where it cannot be written, and for what is there and is no
-    plain file: a rename would put one in the place of a device or pipe (/dev/null, when run as root).
+    A link keeps pointing where it points. Raises UserError where it cannot be written, and for what is there
+    and is no plain file: a rename would put one in the place of a device or pipe (/dev/null, when run as
+    root).
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is no plain file: give another place")
@@ -43,8 +44,8 @@ def write_record(path: Path, record: Any) -> None:
 
 
 def claim(folder: Path) -> IO[str]:
-    """The folder's lock, held until the stream is closed or the process ends, however. Raises UserError when the folder cannot be
-    written or locked, or another process has it."""
+    """The folder's lock, held until the stream is closed or the process ends, however. Raises UserError when
+    the folder cannot be written or locked, or another process has it."""
     try:
         lock = (folder / LOCK_NAME).open("w")
     except OSError as error:
@@ -54,13 +55,18 @@ def claim(folder: Path) -> IO[str]:
     except OSError as error:
         lock.close()
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise UserError(f"{folder} cannot be locked ({error.strerror}): give an --out on a local disk") from None
-        raise UserError(f"{folder} is being written by another process: wait for it or give another --out") from None
+            raise UserError(
+                f"{folder} cannot be locked ({error.strerror}): give an --out on a local disk"
+            ) from None
+        raise UserError(
+            f"{folder} is being written by another process: wait for it or give another --out"
+        ) from None
     return lock
 
 
 def put(temporary: Path, write: Callable[[Path], object], place: Callable[[Path], Path]) -> Path:
-    """Writes under the temporary name, onto the disk, and renames to place(temporary); removes it where that fails."""
+    """Writes under the temporary name, onto the disk, and renames to place(temporary); removes it where that
+    fails."""
     try:
         write(temporary)
         with temporary.open("rb") as stream:
@@ -71,7 +77,9 @@ def put(temporary: Path, write: Callable[[Path], object], place: Callable[[Path]
         with contextlib.suppress(OSError):
             temporary.unlink()
         reason = error.strerror or error
-        raise UserError(f"cannot write {temporary.parent} ({reason}): free space there or give another place") from error
+        raise UserError(
+            f"cannot write {temporary.parent} ({reason}): free space there or give another place"
+        ) from error
     sync_folder(path.parent)
     return path
 

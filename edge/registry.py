@@ -1,4 +1,5 @@
-"""The models known by name: `registry.toml` and embedded checkpoints, in a clone's `models/` or inside an installed package."""
+"""The models known by name: `registry.toml` and embedded checkpoints, in a clone's `models/` or inside an
+installed package."""
 
 from __future__ import annotations
 
@@ -11,13 +12,16 @@ from edge.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
 # A wheel carries them inside the package (pyproject.toml), a clone keeps them beside it.
-MODELS = next((folder for folder in (PACKAGE / "models", PACKAGE.parent / "models") if folder.is_dir()), PACKAGE / "models")
+MODELS = next(
+    (folder for folder in (PACKAGE / "models", PACKAGE.parent / "models") if folder.is_dir()),
+    PACKAGE / "models",
+)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Facts of a hub model, compared with its config.json after a download. Zero window, local_rope_theta or llama3_factor
-    (that of rope type llama3): none."""
+    """Facts of a hub model, compared with its config.json after a download. Zero window, local_rope_theta or
+    llama3_factor (that of rope type llama3): none."""
 
     layers: int
     hidden: int
@@ -39,7 +43,8 @@ class Shape:
 class RegistryEntry:
     """One model. `folder` (embedded checkpoint, relative to MODELS) or `hub` (hub id) is set, not both.
 
-    `notice` must stand wherever the model's numbers are shown; `paper_class` is the verdict of arXiv 2604.03589.
+    `notice` must stand wherever the model's numbers are shown; `paper_class` is the verdict of arXiv
+    2604.03589.
     """
 
     model_id: str
@@ -60,7 +65,9 @@ class RegistryEntry:
 
 def entry_of(model_id: str, fields: dict[str, Any]) -> RegistryEntry:
     shape = Shape(**fields["shape"]) if "shape" in fields else None
-    return RegistryEntry(model_id, **(fields | {"stop_ids": tuple(fields.get("stop_ids", ())), "shape": shape}))
+    return RegistryEntry(
+        model_id, **(fields | {"stop_ids": tuple(fields.get("stop_ids", ())), "shape": shape})
+    )
 
 
 def read_registry(path: Path = MODELS / "registry.toml") -> dict[str, RegistryEntry]:

@@ -1,4 +1,5 @@
-"""`edge-export`, also as `python -m export`: a base install, which lacks the exporter's libraries, is told so in one sentence."""
+"""`edge-export`, also as `python -m export`: a base install, which lacks the exporter's libraries, is told
+so in one sentence."""
 
 from __future__ import annotations
 

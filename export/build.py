@@ -40,7 +40,8 @@ from export.tokenizer import TokenizerFiles, read_tokenizer
 
 DEFAULT_CONTEXT = 4096
 DISK_MARGIN = 100_000_000  # bytes beside the weights: graph, tokenizer, alignment, and some left for others
-# Bytes that a build holds at most, by backend (docs/performance.md). For GGUF the tokenizer decides: gemma's has 262144 tokens.
+# Bytes that a build holds at most, by backend (docs/performance.md). For GGUF the tokenizer decides: gemma's
+# has 262144 tokens.
 BUILD_MEMORY = {ONNX: 600_000_000, LLAMA_CPP: 800_000_000}
 VERSIONS_OF = {
     ONNX: ("onnx", "onnxruntime", "numpy", "safetensors", "tokenizers"),
@@ -49,7 +50,8 @@ VERSIONS_OF = {
 
 
 class Built(NamedTuple):
-    """One finished artifact; `reused` when it was there already, `seconds` the time this call took for it."""
+    """One finished artifact; `reused` when it was there already, `seconds` the time this call took for
+    it."""
 
     artifact: Artifact
     seconds: float
@@ -57,26 +59,40 @@ class Built(NamedTuple):
 
 
 def build(
-    source: str, precisions: list[str], out: Path, *, taps: str = "rows", context: int = DEFAULT_CONTEXT,
-    force: bool = False, revision: str | None = None, wide: Sequence[str] = (), on_start: Callable[[str], None] = ignore,
-    on_file: Callable[[str, int], None] = ignore, on_note: OnNote = ignore,
+    source: str,
+    precisions: list[str],
+    out: Path,
+    *,
+    taps: str = "rows",
+    context: int = DEFAULT_CONTEXT,
+    force: bool = False,
+    revision: str | None = None,
+    wide: Sequence[str] = (),
+    on_start: Callable[[str], None] = ignore,
+    on_file: Callable[[str, int], None] = ignore,
+    on_note: OnNote = ignore,
     on_bytes: Callable[[int, int], None] = ignore,
-) -> list[Built]:  # fmt: skip
-    """Builds out/PRECISION/ for each precision; raises UserError before anything is written when the input is bad.
+) -> list[Built]:
+    """Builds out/PRECISION/ for each precision; raises UserError before anything is written when the input
+    is bad.
 
     `wide` are the groups of matrices that onnx-int4-mixed keeps in 8 bits (export/mix.py finds them).
-    `revision` chooses a commit of a hub model (default: the one that `out` was built from before, else the head of main).
-    `on_start` hears each precision, `on_file` each download, `on_note` what differs from the registry's facts,
-    `on_bytes` how many bytes of weights of how many are written, those that only stand there for a while among them.
+    `revision` chooses a commit of a hub model (default: the one that `out` was built from before, else the
+    head of main). `on_start` hears each precision, `on_file` each download, `on_note` what differs from the
+    registry's facts, `on_bytes` how many bytes of weights of how many are written, those that only stand
+    there for a while among them.
     """
     wanted = [precision(name) for name in dict.fromkeys(precisions)]
     if taps not in TAPS:
         raise UserError(f"unknown taps {taps!r}: choose from {', '.join(TAPS)}")
     if taps == "raw" and any(to.backend == LLAMA_CPP for to in wanted):
-        raise UserError("--taps raw is for ONNX graphs, llama.cpp gives rows: leave it out, or build onnx-* alone")
+        raise UserError(
+            "--taps raw is for ONNX graphs, llama.cpp gives rows: leave it out, or build onnx-* alone"
+        )
     if bool(wide) != any(to.name == MIXED for to in wanted):
         raise UserError(
-            f"{MIXED} and a recipe go together: give --recipe FILE with it, from 'edge-export mix', and with it alone"
+            f"{MIXED} and a recipe go together: give --recipe FILE with it, from 'edge-export mix', and "
+            f"with it alone"
         )
     if context < 1:
         raise UserError(f"--context is {context}: a positive number of positions is needed")
@@ -102,7 +118,15 @@ def build(
             if artifact is None:
                 total = weight_bytes(checkpoint, to) + spare_bytes(checkpoint, to)
                 check_room(out, total, BUILD_MEMORY[to.backend])
-                write(checkpoint, config, tokenizer, to, manifest, target, functools.partial(tell, on_bytes, total))
+                write(
+                    checkpoint,
+                    config,
+                    tokenizer,
+                    to,
+                    manifest,
+                    target,
+                    functools.partial(tell, on_bytes, total),
+                )
                 artifact = Artifact.open(target, verify=False)
             results.append(Built(artifact, time.perf_counter() - started, reused))
     return results
@@ -135,7 +159,8 @@ def manifest_of(
         tensor_types={},
         quantization=quantization(to),
         special_tokens=tokenizer.special_tokens,
-        versions={name: importlib.metadata.version(name) for name in VERSIONS_OF[to.backend]} | {"edgetrace": edge.__version__},
+        versions={name: importlib.metadata.version(name) for name in VERSIONS_OF[to.backend]}
+        | {"edgetrace": edge.__version__},
         notice=origin.notice,
     )
 
@@ -153,8 +178,14 @@ def quantization(to: Precision) -> dict[str, int]:
 def groups_of(checkpoint: Checkpoint, config: DecoderConfig) -> list[str]:
     """Groups of matrices that a mixed precision chooses among, in the order of the graph."""
     found = {group(name) for name in checkpoint.names()} - {"", *(["lm_head"] if config.tied else [])}
-    layers = sorted((name for name in found if "." in name), key=lambda name: (int(name.split(".")[1]), name))
-    return [*(["embedding"] if "embedding" in found else []), *layers, *(["lm_head"] if "lm_head" in found else [])]
+    layers = sorted(
+        (name for name in found if "." in name), key=lambda name: (int(name.split(".")[1]), name)
+    )
+    return [
+        *(["embedding"] if "embedding" in found else []),
+        *layers,
+        *(["lm_head"] if "lm_head" in found else []),
+    ]
 
 
 def check_llama(config: DecoderConfig) -> None:
@@ -185,7 +216,8 @@ def weight_bytes(checkpoint: Checkpoint, to: Precision) -> int:
 
 
 def check_room(out: Path, needed: int, memory: int) -> None:
-    """Raises UserError when the disk of `out` is too small for `needed` bytes, or less than `memory` bytes are available."""
+    """Raises UserError when the disk of `out` is too small for `needed` bytes, or less than `memory` bytes
+    are available."""
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -198,7 +230,8 @@ def check_room(out: Path, needed: int, memory: int) -> None:
     available = available_memory()
     if available is not None and available < memory:
         raise UserError(
-            f"a build needs about {memory / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are available: "
+            f"a build needs about {memory / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
+            f"available: "
             "stop other programs first"
         )
 
@@ -221,13 +254,19 @@ def existing(target: Path, wanted: Manifest, tokenizer: TokenizerFiles, force: b
     # A newer numpy is no reason to build again: of the versions only our own decides what is in the files.
     versions = {**found.manifest.versions, "edgetrace": wanted.versions["edgetrace"]}
     known = {
-        "files": found.manifest.files, "tensor_types": found.manifest.tensor_types, "versions": versions,
-        "verification": found.manifest.verification, "tokenizer": found.manifest.tokenizer,
-    }  # fmt: skip
+        "files": found.manifest.files,
+        "tensor_types": found.manifest.tensor_types,
+        "versions": versions,
+        "verification": found.manifest.verification,
+        "tokenizer": found.manifest.tokenizer,
+    }
     same = Manifest(**{**vars(wanted), **known})
     differing = differences(json.loads(found.manifest.to_json()), json.loads(same.to_json()))
     # The checkpoint's digest covers config and weights; these two files are copied as they are.
-    copied = {TOKENIZER_NAME: tokenizer.tokenizer.read_bytes(), TEMPLATE_NAME: tokenizer.chat_template.encode()}
+    copied = {
+        TOKENIZER_NAME: tokenizer.tokenizer.read_bytes(),
+        TEMPLATE_NAME: tokenizer.chat_template.encode(),
+    }
     for name, content in copied.items():
         record = found.manifest.files.get(name)
         if (record.sha256 if record else "") != (hashlib.sha256(content).hexdigest() if content else ""):
@@ -241,10 +280,16 @@ def existing(target: Path, wanted: Manifest, tokenizer: TokenizerFiles, force: b
 
 
 def write(
-    checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, to: Precision, manifest: Manifest, target: Path,
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    tokenizer: TokenizerFiles,
+    to: Precision,
+    manifest: Manifest,
+    target: Path,
     on_bytes: Callable[[int], None] = ignore,
-) -> None:  # fmt: skip
-    """Writes the folder under a temporary name and renames it, so that a killed build leaves nothing that looks finished."""
+) -> None:
+    """Writes the folder under a temporary name and renames it, so that a killed build leaves nothing that
+    looks finished."""
     working = target.parent / f".{target.name}.building"
     made = not target.parent.exists()
     if working.exists():
@@ -273,20 +318,32 @@ def write(
             with suppress(OSError):
                 target.parent.rmdir()
         if isinstance(error, OSError):
-            raise UserError(f"cannot write {target} ({error.strerror or error}): free space or give another --out") from error
+            raise UserError(
+                f"cannot write {target} ({error.strerror or error}): free space or give another --out"
+            ) from error
         raise
 
 
 def write_model(
-    checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, to: Precision, manifest: Manifest, folder: Path,
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    tokenizer: TokenizerFiles,
+    to: Precision,
+    manifest: Manifest,
+    folder: Path,
     on_bytes: Callable[[int], None],
-) -> dict[str, dict[str, int] | dict[str, str]]:  # fmt: skip
-    """Writes the model's own files; what is then known for the manifest. Each backend's library is imported only for it."""
+) -> dict[str, dict[str, int] | dict[str, str]]:
+    """Writes the model's own files; what is then known for the manifest. Each backend's library is imported
+    only for it."""
     if to.backend == LLAMA_CPP:
         from export import gguf_artifact
 
-        made = gguf_artifact.write_files(checkpoint, config, tokenizer, to, folder, on_bytes, name=manifest.model_id)
+        made = gguf_artifact.write_files(
+            checkpoint, config, tokenizer, to, folder, on_bytes, name=manifest.model_id
+        )
         return made._asdict()
     from export import onnx_artifact
 
-    return {"tensor_types": onnx_artifact.write_files(checkpoint, config, to, manifest.taps, folder, on_bytes)}
+    return {
+        "tensor_types": onnx_artifact.write_files(checkpoint, config, to, manifest.taps, folder, on_bytes)
+    }

@@ -1,6 +1,7 @@
 """A checkpoint folder in the hub's layout, read one tensor at a time.
 
-Tensors are memory-mapped by safetensors and come as float32 row blocks, so that nothing holds the whole model.
+Tensors are memory-mapped by safetensors and come as float32 row blocks, so that nothing holds the whole
+model.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: a checkpoint folder needs config.json, tokenizer.json and safetensors") from None
+        raise UserError(
+            f"{path} is missing: a checkpoint folder needs config.json, tokenizer.json and safetensors"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): download it again") from error
     if not isinstance(value, dict):
@@ -46,7 +49,9 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise UserError(f"no checkpoint folder at {folder}: give a folder with config.json and *.safetensors")
+            raise UserError(
+                f"no checkpoint folder at {folder}: give a folder with config.json and *.safetensors"
+            )
         self.folder = folder
         self.config = read_json(folder / "config.json")
         self._stack = ExitStack()
@@ -56,7 +61,9 @@ class Checkpoint:
                 try:
                     handle = self._stack.enter_context(safe_open(path, framework="np"))
                 except SafetensorError as error:
-                    raise UserError(f"{path} is not a whole safetensors file ({error}): download it again") from error
+                    raise UserError(
+                        f"{path} is not a whole safetensors file ({error}): download it again"
+                    ) from error
                 for name in handle.keys():  # noqa: SIM118  (not a dict: it has no iterator)
                     self._files[name] = handle
         except BaseException:
@@ -85,7 +92,9 @@ class Checkpoint:
     def __enter__(self) -> Checkpoint:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     def __contains__(self, name: str) -> bool:
@@ -96,10 +105,14 @@ class Checkpoint:
 
     def _slice(self, name: str) -> Any:
         if name not in self._files:
-            raise UserError(f"{self.folder} has no tensor {name}: the checkpoint does not match its config.json")
+            raise UserError(
+                f"{self.folder} has no tensor {name}: the checkpoint does not match its config.json"
+            )
         part = self._files[name].get_slice(name)
         if part.get_dtype() not in DTYPES:
-            raise UserError(f"tensor {name} has type {part.get_dtype()}; the types read are {', '.join(DTYPES)}")
+            raise UserError(
+                f"tensor {name} has type {part.get_dtype()}; the types read are {', '.join(DTYPES)}"
+            )
         return part
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -110,7 +123,8 @@ class Checkpoint:
         return str(self._slice(name).get_dtype())
 
     def row_blocks(self, name: str, shape: tuple[int, ...]) -> Iterator[Array]:
-        """Float32 blocks of consecutive rows; raises UserError when the shape differs or a number is not finite."""
+        """Float32 blocks of consecutive rows; raises UserError when the shape differs or a number is not
+        finite."""
         part = self._slice(name)
         found = tuple(part.get_shape())
         if found != shape:

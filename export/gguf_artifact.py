@@ -33,7 +33,8 @@ class Written(NamedTuple):
 
 
 def source_kind(checkpoint: Checkpoint, to: Precision) -> Kind:
-    """How matrices are written first: as asked for, or in what the checkpoint has, so that quantising starts from all of it."""
+    """How matrices are written first: as asked for, or in what the checkpoint has, so that quantising starts
+    from all of it."""
     if not to.quantized:
         return KINDS["F16" if to.bits == 16 else "F32"]
     found = {checkpoint.dtype(name) for name in checkpoint.names() if len(checkpoint.shape(name)) > 1}
@@ -49,12 +50,20 @@ def source_bytes(checkpoint: Checkpoint, to: Precision) -> int:
 
 
 def write_files(
-    checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, to: Precision, folder: Path,
-    on_bytes: Callable[[int], None], *, name: str,
-) -> Written:  # fmt: skip
-    """Writes model.gguf into the folder; raises UserError when llama.cpp cannot compute, hold or quantise the model.
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    tokenizer: TokenizerFiles,
+    to: Precision,
+    folder: Path,
+    on_bytes: Callable[[int], None],
+    *,
+    name: str,
+) -> Written:
+    """Writes model.gguf into the folder; raises UserError when llama.cpp cannot compute, hold or quantise
+    the model.
 
-    `name` is what the file calls the model. `on_bytes` hears the bytes written so far, of both files where there are two.
+    `name` is what the file calls the model. `on_bytes` hears the bytes written so far, of both files where
+    there are two.
     """
     vocabulary = provable(checkpoint, config, tokenizer, folder, name)
     kind, target = source_kind(checkpoint, to), folder / GGUF_NAME
@@ -75,14 +84,25 @@ def write_files(
 
 def provable(
     checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, folder: Path, name: str
-) -> Vocabulary:  # fmt: skip
-    """The vocabulary to write: with a tokenizer only if llama.cpp then gives tokenizer.json's ids for the corpus."""
+) -> Vocabulary:
+    """The vocabulary to write: with a tokenizer only if llama.cpp then gives tokenizer.json's ids for the
+    corpus."""
     vocabulary = read_vocabulary(tokenizer, config.vocabulary, checkpoint.config.get("bos_token_id"))
     if vocabulary.model == "none":
         return vocabulary
     trial = folder / ".vocabulary.gguf"
     try:
-        write(checkpoint, config, vocabulary, KINDS["F32"], 0, trial, lambda done: None, name=name, weights=False)
+        write(
+            checkpoint,
+            config,
+            vocabulary,
+            KINDS["F32"],
+            0,
+            trial,
+            lambda done: None,
+            name=name,
+            weights=False,
+        )
         reason = prove(trial, tokenizer)
     except UserError as error:
         reason = f"llama.cpp cannot read the tokenizer ({error})"
@@ -108,6 +128,10 @@ def quantise(source: Path, target: Path, to: Precision, on_bytes: Callable[[int]
                 on_bytes(target.stat().st_size)
     if made.result():
         said = [" ".join(line.split()) for line in log.lines]
-        detail = next((line for line in reversed(said) if "fail" in line or "error" in line.lower()), log.first())
-        raise UserError(f"llama.cpp cannot make {to.name} ({detail[:200]}): free space, or build another precision")
+        detail = next(
+            (line for line in reversed(said) if "fail" in line or "error" in line.lower()), log.first()
+        )
+        raise UserError(
+            f"llama.cpp cannot make {to.name} ({detail[:200]}): free space, or build another precision"
+        )
     on_bytes(target.stat().st_size)

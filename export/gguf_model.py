@@ -1,4 +1,5 @@
-"""A checkpoint as one GGUF file in float32, float16 or bfloat16, written row by row without holding the model."""
+"""A checkpoint as one GGUF file in float32, float16 or bfloat16, written row by row without holding the
+model."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ from export.checkpoint import Array, Checkpoint
 from export.gguf_tokenizer import Vocabulary
 from export.graph.config import DecoderConfig, scale_llama3
 
-ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3", "gemma3_text": "GEMMA3"}  # names in gguf.MODEL_ARCH
+ARCHITECTURES = {
+    "llama": "LLAMA",
+    "qwen2": "QWEN2",
+    "qwen3": "QWEN3",
+    "gemma3_text": "GEMMA3",
+}  # names in gguf.MODEL_ARCH
 PATTERN = 6  # llama.cpp's own pattern for gemma3: every sixth layer sees everything
 LARGEST = 62  # layers of the one gemma3 whose attention llama.cpp scales by the width
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -39,7 +45,8 @@ KINDS = {kind.name: kind for kind in (F32, F16, BF16)}
 
 
 class Weight(NamedTuple):
-    """One tensor of the file, by its name in the checkpoint: shape there, and its rows as they are written."""
+    """One tensor of the file, by its name in the checkpoint: shape there, and its rows as they are
+    written."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,28 +69,46 @@ def check_config(config: DecoderConfig) -> None:
     """Raises UserError, by name, for what llama.cpp's graph of the architecture does not compute."""
     kind = config.model_type
     if kind != "gemma3_text" and any(config.windows):
-        raise UserError(f"config.json asks for sliding windows, which llama.cpp does not give {kind}: build an onnx-* precision")
+        raise UserError(
+            f"config.json asks for sliding windows, which llama.cpp does not give {kind}: build an onnx-* "
+            f"precision"
+        )
     if len({window for window in config.windows if window}) > 1:
-        raise UserError("config.json has windows of several sizes, which llama.cpp does not know: build an onnx-* precision")
+        raise UserError(
+            "config.json has windows of several sizes, which llama.cpp does not know: build an onnx-* "
+            "precision"
+        )
     local = config.local_rope is not None and config.local_rope.scaling is not None and any(config.windows)
     if local or (kind != "llama" and config.rope.scaling is not None):
         raise UserError(
-            f"config.json asks for rope type 'llama3', which llama.cpp does not give {kind}: build an onnx-* precision"
+            f"config.json asks for rope type 'llama3', which llama.cpp does not give {kind}: build an "
+            f"onnx-* precision"
         )
     if kind == "qwen2" and config.heads * config.head_dim != config.hidden:
         raise UserError(
-            f"config.json has {config.heads} heads of {config.head_dim} beside a width of {config.hidden}, which llama.cpp does "
+            f"config.json has {config.heads} heads of {config.head_dim} beside a width of {config.hidden}, "
+            f"which llama.cpp does "
             "not give qwen2: build an onnx-* precision"
         )
 
 
 def write(
-    checkpoint: Checkpoint, config: DecoderConfig, vocabulary: Vocabulary, kind: Kind, file_type: int, path: Path,
-    on_bytes: Callable[[int], None], *, name: str, weights: bool = True,
-) -> None:  # fmt: skip
-    """Writes the file of the model `name`; `weights` False leaves every tensor out, which is enough to read the vocabulary.
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    vocabulary: Vocabulary,
+    kind: Kind,
+    file_type: int,
+    path: Path,
+    on_bytes: Callable[[int], None],
+    *,
+    name: str,
+    weights: bool = True,
+) -> None:
+    """Writes the file of the model `name`; `weights` False leaves every tensor out, which is enough to read
+    the vocabulary.
 
-    `on_bytes` hears the bytes of weights written so far. Raises UserError for a weight that the type cannot hold.
+    `on_bytes` hears the bytes of weights written so far. Raises UserError for a weight that the type cannot
+    hold.
     """
     gguf = library()
     architecture = getattr(gguf.MODEL_ARCH, ARCHITECTURES[config.model_type])
@@ -123,7 +148,8 @@ class Progress:
 
 
 class Streamed:
-    """A tensor that the gguf writer writes without ever holding it: what it asks of an array, and no more."""
+    """A tensor that the gguf writer writes without ever holding it: what it asks of an array, and no
+    more."""
 
     def __init__(self, weight: Weight, kind: Kind, progress: Progress) -> None:
         self.weight, self.kind, self.progress = weight, kind, progress
@@ -235,22 +261,29 @@ def weights_of(checkpoint: Checkpoint, config: DecoderConfig) -> Iterator[Weight
 
 
 def query_factor(config: DecoderConfig) -> float:
-    """What the queries' norm takes over of the attention scale where llama.cpp's own is another one: 1 in published models.
+    """What the queries' norm takes over of the attention scale where llama.cpp's own is another one: 1 in
+    published models.
 
     For gemma3 it is head_dim^-0.5, in the model of 62 layers (hidden / heads)^-0.5.
     """
-    width = config.hidden // config.heads if config.model_type == "gemma3_text" and config.layers == LARGEST else config.head_dim
+    width = (
+        config.hidden // config.heads
+        if config.model_type == "gemma3_text" and config.layers == LARGEST
+        else config.head_dim
+    )
     return float(config.query_scale / width**-0.5)
 
 
 def interleave(rows: Array, heads: int) -> Array:
-    """Rows of a query or key matrix [heads * head_dim, D] from halves, as transformers rotates, to pairs, as llama.cpp does."""
+    """Rows of a query or key matrix [heads * head_dim, D] from halves, as transformers rotates, to pairs, as
+    llama.cpp does."""
     halves = rows.reshape(heads, 2, -1, rows.shape[-1])
     return np.ascontiguousarray(np.swapaxes(halves, 1, 2)).reshape(rows.shape)
 
 
 def rope_factors(config: DecoderConfig) -> Array:
-    """[head_dim / 2] numbers by which llama.cpp divides the frequencies: llama3's scaling as this project computes it."""
+    """[head_dim / 2] numbers by which llama.cpp divides the frequencies: llama3's scaling as this project
+    computes it."""
     assert config.rope.scaling is not None
     frequencies = config.rope.frequencies(config.head_dim)
     return (frequencies / scale_llama3(frequencies, config.rope.scaling)).astype(np.float32)

@@ -1,8 +1,8 @@
 """A checkpoint's tokenizer as llama.cpp can hold it, or the reason why it cannot.
 
-llama.cpp knows pre-tokenizers by name and splits text with regular expressions of its own, so only forms known to be the
-same are written; `prove` then lets llama.cpp encode a corpus. Edgetrace itself always encodes with tokenizer.json; what is
-written here serves other programs that read the file.
+llama.cpp knows pre-tokenizers by name and splits text with regular expressions of its own, so only forms
+known to be the same are written; `prove` then lets llama.cpp encode a corpus. Edgetrace itself always
+encodes with tokenizer.json; what is written here serves other programs that read the file.
 """
 
 from __future__ import annotations
@@ -22,28 +22,41 @@ from edge.errors import UserError
 from export.checkpoint import read_json
 from export.tokenizer import TokenizerFiles, id_list
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama_token_type, as sentencepiece numbers them
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+)  # llama_token_type, as sentencepiece numbers them
 # How the published tokenizers cut a text into words before merging.
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 LLAMA3_WORDS, QWEN2_WORDS = _WORDS % r"\p{N}{1,3}", _WORDS % r"\p{N}"
 DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 META_SPACE = "▁"
 BYTES = {f"<0x{i:02X}>" for i in range(256)}
 
-# Numbers, spaces, emoji, code and scripts, in NFC: llama.cpp does not normalise, and qwen's tokenizer.json does.
+# Numbers, spaces, emoji, code and scripts, in NFC: llama.cpp does not normalise, and qwen's tokenizer.json
+# does.
 CORPUS = (
     "Hello, world! It's 3.14159 or 2,718,281? I'LL say we've won; they'd not.",
     "  two  spaces,\ttabs\t\tand\n\nlines \n of\r\n both kinds   \n",
     "1 12 123 1234 12345 123456 007 1e-9 0x1F ½ ² ٣٤٥ 一二三",
-    "def f(x: int) -> str:\n    return f\"{x!r:>10}\"  # done\n\n\nif __name__ == '__main__':\n\tprint(f(7))\n",
-    "<p class=\"a b\">x &amp; y</p> {\"k\": [1, null, true]} https://example.org/a?b=c&d=%20#e user@example.org C:\\temp\\x",
+    'def f(x: int) -> str:\n    return f"{x!r:>10}"  # done\n\n\nif __name__ == '
+    "'__main__':\n\tprint(f(7))\n",
+    '<p class="a b">x &amp; y</p> {"k": [1, null, true]} https://example.org/a?b=c&d=%20#e user@example.org '
+    "C:\\temp\\x",
     "🙂🙃 👩‍👩‍👧‍👦 👍🏽 🇩🇪🇯🇵 ❤️ ☃ → ∑ √ ≠ ∞ € ™ …",
     "Grüße aus Köln, déjà vu, señor, Łódź, İstanbul, naïve, ﬁn, ŒUVRE",
     "Привет, мир! Καλημέρα κόσμε. שלום עולם. مرحبا بالعالم.",
     "नमस्ते दुनिया, สวัสดีชาวโลก, 你好，世界。こんにちは世界、カタカナ。안녕하세요 세계",
     "a" * 40 + " " * 17 + "!" * 9 + "\n" * 5 + "'s 'S 't'RE don't DON'T",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -68,15 +81,17 @@ class Vocabulary:
 
     def without(self, reason: str) -> Vocabulary:
         """The same, as a file without a tokenizer."""
-        return replace(self, model="none", pre="", reason=reason, tokens=(), types=(), scores=None, merges=None)
+        return replace(
+            self, model="none", pre="", reason=reason, tokens=(), types=(), scores=None, merges=None
+        )
 
 
 def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> Vocabulary:
     """From tokenizer.json, and tokenizer.model beside it, for a model with `size` embedding rows.
 
-    Added tokens beyond the rows are left out: the model cannot be given them (gemma-3-1b has an image token there that only its
-    larger siblings use). `first` is config.json's bos_token_id, for the tokenizers that put nothing before a text. Raises
-    UserError when a file is damaged.
+    Added tokens beyond the rows are left out: the model cannot be given them (gemma-3-1b has an image token
+    there that only its larger siblings use). `first` is config.json's bos_token_id, for the tokenizers that
+    put nothing before a text. Raises UserError when a file is damaged.
     """
     raw = read_json(files.tokenizer)
     tokenizer = tokenizers.Tokenizer.from_file(str(files.tokenizer))
@@ -101,16 +116,31 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
         model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
     if len(set(tokens)) < size:  # llama.cpp ends the process
         model, reason = "none", "two of the tokenizer's tokens have the same text"
-    if scores is not None and {text for text, kind in zip(tokens, types, strict=True) if kind == BYTE} != BYTES:  # likewise
+    if (
+        scores is not None
+        and {text for text, kind in zip(tokens, types, strict=True) if kind == BYTE} != BYTES
+    ):  # likewise
         model, reason = "none", "tokenizer.model has not every byte as a token"
     before, after = added_around(tokenizer)
     if len(before) > 1 or len(after) > 1:
         model, reason = "none", "the post-processor puts more than one token before or after a text"
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in raw.get("model", {}).get("merges") or ()]
+    merges = [
+        merge if isinstance(merge, str) else " ".join(merge)
+        for merge in raw.get("model", {}).get("merges") or ()
+    ]
     made = Vocabulary(
-        model, pre, reason, tokens, types, scores, merges if scores is None else None,
-        special_ids(tokenizer, files, size, before, after, first), bool(before), bool(after), files.chat_template,
-    )  # fmt: skip
+        model,
+        pre,
+        reason,
+        tokens,
+        types,
+        scores,
+        merges if scores is None else None,
+        special_ids(tokenizer, files, size, before, after, first),
+        bool(before),
+        bool(after),
+        files.chat_template,
+    )
     return made.without(reason) if model == "none" else made
 
 
@@ -123,9 +153,21 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
         or model.get("continuing_subword_prefix")
         or model.get("end_of_word_suffix")
     ):
-        return "none", "", f"llama.cpp has no equivalent of the tokenizer model {model.get('type')!r} with its settings"
-    if any(added.get(flag) for added in raw.get("added_tokens") or () for flag in ("lstrip", "rstrip", "single_word")):
-        return "none", "", "llama.cpp has no equivalent of added tokens that take the spaces beside them or stand alone"
+        return (
+            "none",
+            "",
+            f"llama.cpp has no equivalent of the tokenizer model {model.get('type')!r} with its settings",
+        )
+    if any(
+        added.get(flag)
+        for added in raw.get("added_tokens") or ()
+        for flag in ("lstrip", "rstrip", "single_word")
+    ):
+        return (
+            "none",
+            "",
+            "llama.cpp has no equivalent of added tokens that take the spaces beside them or stand alone",
+        )
     if model.get("byte_fallback"):
         spaces = normaliser.get("type") == "Replace" and normaliser.get("content") == META_SPACE
         cut = not pre or (pre.get("type") == "Split" and pre.get("pattern") == {"String": " "})
@@ -144,7 +186,11 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
         return "gpt2", "gpt-2", ""
     split = parts[0]
     plain = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
-    words = split.get("pattern", {}).get("Regex") if len(parts) == 2 and plain and not last.get("use_regex", True) else None
+    words = (
+        split.get("pattern", {}).get("Regex")
+        if len(parts) == 2 and plain and not last.get("use_regex", True)
+        else None
+    )
     if words == LLAMA3_WORDS:
         # Both cut alike; the first takes a word that is a token as it is, without merging.
         return "gpt2", "llama-bpe" if whole else "smaug-bpe", ""
@@ -172,12 +218,20 @@ def added_around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]
 
 
 def special_ids(
-    tokenizer: tokenizers.Tokenizer, files: TokenizerFiles, size: int, before: list[int], after: list[int], first: object
-) -> dict[str, int]:  # fmt: skip
-    """Ids by GGUF's role: bos, eos, unk, pad and eot where there are such tokens. llama.cpp makes up those that are missing."""
+    tokenizer: tokenizers.Tokenizer,
+    files: TokenizerFiles,
+    size: int,
+    before: list[int],
+    after: list[int],
+    first: object,
+) -> dict[str, int]:
+    """Ids by GGUF's role: bos, eos, unk, pad and eot where there are such tokens. llama.cpp makes up those
+    that are missing."""
     roles = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     ids = {
-        role: tokenizer.token_to_id(files.special_tokens[name]) for role, name in roles.items() if name in files.special_tokens
+        role: tokenizer.token_to_id(files.special_tokens[name])
+        for role, name in roles.items()
+        if name in files.special_tokens
     }
     ids = {role: i for role, i in ids.items() if i is not None}
     if before:
@@ -192,10 +246,11 @@ def special_ids(
 
 
 def read_pieces(path: Path) -> Iterator[tuple[str, float, int]]:
-    """Text, score and type of each piece of a sentencepiece model (tokenizer.model), in the order of their ids.
+    """Text, score and type of each piece of a sentencepiece model (tokenizer.model), in the order of their
+    ids.
 
-    The file is a protobuf message whose field 1, repeated, is a piece: string 1, float 2, enum 3 (1 where absent).
-    Raises UserError when it is none.
+    The file is a protobuf message whose field 1, repeated, is a piece: string 1, float 2, enum 3 (1 where
+    absent). Raises UserError when it is none.
     """
     try:
         for number, value in fields(path.read_bytes()):
@@ -237,10 +292,12 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def prove(path: Path, files: TokenizerFiles) -> str:
-    """ "" when llama.cpp, with the GGUF file at `path`, gives tokenizer.json's ids for the corpus; else where it does not."""
+    """ "" when llama.cpp, with the GGUF file at `path`, gives tokenizer.json's ids for the corpus; else
+    where it does not."""
     theirs, ours = LlamaTokenizer(path), JsonTokenizer(files.tokenizer)
     for text in CORPUS:
         for special in (False, True):
             if theirs.encode(text, special=special) != ours.encode(text, special=special):
-                return f"llama.cpp gives other tokens than tokenizer.json for {json.dumps(text[:40], ensure_ascii=False)}"
+                shown = json.dumps(text[:40], ensure_ascii=False)
+                return f"llama.cpp gives other tokens than tokenizer.json for {shown}"
     return ""

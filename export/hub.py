@@ -1,7 +1,8 @@
-"""A model of the hub, fetched at one commit, with everything that stands in its way said before anything heavy starts.
+"""A model of the hub, fetched at one commit, with everything that stands in its way said before anything
+heavy starts.
 
-Files go to huggingface_hub's own cache, so that what transformers has fetched is not fetched again. Small files come first
-and weights last: a snapshot whose weights are whole is whole.
+Files go to huggingface_hub's own cache, so that what transformers has fetched is not fetched again. Small
+files come first and weights last: a snapshot whose weights are whole is whole.
 """
 
 from __future__ import annotations
@@ -38,9 +39,17 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 NEEDED = ("config.json", "tokenizer.json")
 # All that a build or transformers' tokenizer may read beside the weights; nothing here is ever unpickled.
 SMALL_FILES = (
-    *NEEDED, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "chat_template.json", "tokenizer.model", "vocab.json", "merges.txt",
-)  # fmt: skip
+    *NEEDED,
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 ATTEMPTS = 5  # for one file, each taking up where the last one broke off
 FIRST_PAUSE_S = 0.5  # before the second attempt; doubled before each further one
 TIMEOUT_S = 15.0  # for the hub's answer about the model
@@ -50,7 +59,8 @@ TRUE = ("1", "ON", "YES", "TRUE")  # as the library reads its switches
 
 
 class RemoteFile(NamedTuple):
-    """One file of a commit: `size` in bytes, `sha256` as the hub states it ("" for small files kept in git)."""
+    """One file of a commit: `size` in bytes, `sha256` as the hub states it ("" for small files kept in
+    git)."""
 
     name: str
     size: int
@@ -59,7 +69,8 @@ class RemoteFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A whole snapshot: `revision` is its commit (40 hex digits), `differences` are those of check_config."""
+    """A whole snapshot: `revision` is its commit (40 hex digits), `differences` are those of
+    check_config."""
 
     hub: str
     revision: str
@@ -81,14 +92,20 @@ def free_bytes(folder: Path) -> int:
 
 
 def fetch(
-    entry: RegistryEntry, *, cache: Path | None = None, revision: str | None = None,
-    on_file: Callable[[str, int], None] = lambda name, size: None, free: Callable[[Path], int] = free_bytes,
-) -> Downloaded:  # fmt: skip
-    """The files of a registry model at `revision`; without one, at the head of main, resolved once to its commit.
+    entry: RegistryEntry,
+    *,
+    cache: Path | None = None,
+    revision: str | None = None,
+    on_file: Callable[[str, int], None] = lambda name, size: None,
+    free: Callable[[Path], int] = free_bytes,
+) -> Downloaded:
+    """The files of a registry model at `revision`; without one, at the head of main, resolved once to its
+    commit.
 
-    `on_file` hears name and size in bytes of each file before it is fetched; `free` measures the disk in bytes. Reads
-    HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE. Raises UserError when the model is unknown or gated, the hub is not
-    reached, the disk is too small, or a download breaks off; the same call then goes on where that one stopped.
+    `on_file` hears name and size in bytes of each file before it is fetched; `free` measures the disk in
+    bytes. Reads HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE. Raises UserError when the model is
+    unknown or gated, the hub is not reached, the disk is too small, or a download breaks off; the same call
+    then goes on where that one stopped.
     """
     if not entry.hub:
         raise UserError(f"{entry.model_id} is embedded, not on the hub: build it by its id")
@@ -98,7 +115,10 @@ def fetch(
     if offline():
         if here is None:
             at = f" at {revision}" if revision else ""
-            raise UserError(f"{entry.hub}{at} is not whole in {cache} and HF_HUB_OFFLINE is set: unset it to download the model")
+            raise UserError(
+                f"{entry.hub}{at} is not whole in {cache} and HF_HUB_OFFLINE is set: unset it to download "
+                f"the model"
+            )
         return here
     hub = Hub(entry.hub, cache)
     try:
@@ -110,13 +130,19 @@ def fetch(
         raise UserError(f"{error}: check the network{hint}") from error
     refuse_missing(entry.hub, commit, files, NEEDED)
     with plain_http():
-        # A gated model's listing is open to all: its first file is where it is refused. The index says which weights count.
-        first = ["config.json"] if WHOLE_WEIGHTS in files else ["config.json", *files.keys() & {WEIGHTS_INDEX}]
+        # A gated model's listing is open to all: its first file is where it is refused. The index says which
+        # weights count.
+        first = (
+            ["config.json"] if WHOLE_WEIGHTS in files else ["config.json", *files.keys() & {WEIGHTS_INDEX}]
+        )
         for name in first:
             folder = hub.file(files[name], commit, on_file).parent
         weights = weight_names(files, folder)
         if not weights:
-            raise UserError(f"{entry.hub} has no {WHOLE_WEIGHTS} and no {WEIGHTS_INDEX}: only safetensors weights are read")
+            raise UserError(
+                f"{entry.hub} has no {WHOLE_WEIGHTS} and no {WEIGHTS_INDEX}: only safetensors weights are "
+                f"read"
+            )
         refuse_missing(entry.hub, commit, files, weights)
         rest = [files[name] for name in (*SMALL_FILES, *weights) if name in files and name not in first]
         hub.check_disk(rest, commit, free)
@@ -132,7 +158,8 @@ def refuse_missing(hub: str, commit: str, files: Mapping[str, RemoteFile], names
 
 
 def weight_names(names: Iterable[str], folder: Path) -> list[str]:
-    """The weight files that count, as export.checkpoint chooses them: the one file, or those the index in `folder` lists."""
+    """The weight files that count, as export.checkpoint chooses them: the one file, or those the index in
+    `folder` lists."""
     if WHOLE_WEIGHTS in names:
         return [WHOLE_WEIGHTS]
     if not (folder / WEIGHTS_INDEX).is_file():
@@ -154,12 +181,15 @@ def cached(entry: RegistryEntry, cache: Path, ref: str) -> Downloaded | None:
 
 def downloaded(entry: RegistryEntry, folder: Path) -> Downloaded:
     generation = folder / "generation_config.json"
-    differences = check_config(entry, read_json(folder / "config.json"), read_json(generation) if generation.is_file() else {})
+    differences = check_config(
+        entry, read_json(folder / "config.json"), read_json(generation) if generation.is_file() else {}
+    )
     return Downloaded(entry.hub, folder.name, folder, tuple(differences))
 
 
 def remember(folder: Path, ref: str) -> None:
-    """Writes which commit a branch or tag stood for, where the library and `cached` look when there is no network."""
+    """Writes which commit a branch or tag stood for, where the library and `cached` look when there is no
+    network."""
     if ref == folder.name:
         return
     path = folder.parent.parent / "refs" / ref
@@ -169,12 +199,15 @@ def remember(folder: Path, ref: str) -> None:
 
 
 def offline() -> bool:
-    return any(os.environ.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(
+        os.environ.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
 
 
 @contextmanager
 def plain_http() -> Iterator[None]:
-    """Keeps hf_xet out unless the user asks for it: it starts a broken download from the beginning (xet-core issue 358)."""
+    """Keeps hf_xet out unless the user asks for it: it starts a broken download from the beginning (xet-core
+    issue 358)."""
     before = constants.HF_HUB_DISABLE_XET
     if "HF_HUB_DISABLE_XET" not in os.environ:
         constants.HF_HUB_DISABLE_XET = True
@@ -189,7 +222,8 @@ class NotReachedError(Exception):
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What a request that breaks off raises: requests under huggingface_hub 0, httpx under 1, httpx2 under 2, hf_xet."""
+    """What a request that breaks off raises: requests under huggingface_hub 0, httpx under 1, httpx2 under
+    2, hf_xet."""
     found: list[type[Exception]] = [ConnectionError, TimeoutError, RuntimeError]
     for module, name in (("requests", "RequestException"), ("httpx", "HTTPError"), ("httpx2", "HTTPError")):
         with suppress(ImportError):
@@ -211,14 +245,22 @@ class Hub:
         self.api = HfApi(endpoint=self.endpoint, library_name="edgetrace", library_version=edge.__version__)
 
     def listing(self, ref: str) -> tuple[str, dict[str, RemoteFile]]:
-        """Commit and files of a branch, tag or commit; raises UserError, or NotReachedError when no hub answers."""
+        """Commit and files of a branch, tag or commit; raises UserError, or NotReachedError when no hub
+        answers."""
         try:
             info = self.api.model_info(self.model, revision=ref, files_metadata=True, timeout=TIMEOUT_S)
             siblings = info.siblings or []
         except HfHubHTTPError as error:
             raise self.refusal(error, ref) from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # a portal's page where the hub's JSON should be
-            raise NotReachedError(f"{self.endpoint} does not answer as a model hub does ({type(error).__name__})") from error
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ) as error:  # a portal's page where the hub's JSON should be
+            raise NotReachedError(
+                f"{self.endpoint} does not answer as a model hub does ({type(error).__name__})"
+            ) from error
         except TRANSPORT as error:
             raise NotReachedError(f"no answer from {self.endpoint} ({reason(error)})") from error
         if not COMMIT.fullmatch(info.sha or ""):
@@ -241,7 +283,9 @@ class Hub:
             )
 
     def has(self, file: RemoteFile, commit: str) -> bool:
-        return isinstance(try_to_load_from_cache(self.model, file.name, cache_dir=self.cache, revision=commit), str)
+        return isinstance(
+            try_to_load_from_cache(self.model, file.name, cache_dir=self.cache, revision=commit), str
+        )
 
     def begun(self, file: RemoteFile) -> int:
         """Bytes of a download that broke off: they are on the disk already."""
@@ -251,7 +295,8 @@ class Hub:
         return 0
 
     def file(self, file: RemoteFile, commit: str, on_file: Callable[[str, int], None]) -> Path:
-        """The file in the cache, fetched when it is not there; raises UserError when that fails ATTEMPTS times."""
+        """The file in the cache, fetched when it is not there; raises UserError when that fails ATTEMPTS
+        times."""
         fresh = not self.has(file, commit)
         if fresh:
             on_file(file.name, file.size)
@@ -262,7 +307,9 @@ class Hub:
                 time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
             try:
                 path = Path(
-                    self.api.hf_hub_download(self.model, file.name, revision=commit, cache_dir=self.cache, force_download=afresh)
+                    self.api.hf_hub_download(
+                        self.model, file.name, revision=commit, cache_dir=self.cache, force_download=afresh
+                    )
                 )
             except LocalEntryNotFoundError as error:  # the library's word for a request that got no answer
                 trouble = error
@@ -278,7 +325,8 @@ class Hub:
             except OSError as error:
                 if error.strerror:
                     raise UserError(
-                        f"cannot write to {self.cache} ({error.strerror}): set HF_HUB_CACHE to another folder"
+                        f"cannot write to {self.cache} ({error.strerror}): set HF_HUB_CACHE to another "
+                        f"folder"
                     ) from error
                 trouble = error  # a size that differs
             else:
@@ -291,16 +339,19 @@ class Hub:
         ) from trouble
 
     def refusal(self, error: HfHubHTTPError, ref: str) -> UserError:
-        """The hub's refusal in one sentence. Gated before unknown: the library derives the one from the other."""
+        """The hub's refusal in one sentence. Gated before unknown: the library derives the one from the
+        other."""
         token = get_token() is not None
         if isinstance(error, GatedRepoError) and token:
             return UserError(
-                f"{self.model} is gated and the account of HF_TOKEN has no access: accept the licence at {self.page} with it, "
+                f"{self.model} is gated and the account of HF_TOKEN has no access: accept the licence at "
+                f"{self.page} with it, "
                 "and let the token read gated repositories"
             )
         if isinstance(error, GatedRepoError):
             return UserError(
-                f"{self.model} is gated: accept its licence at {self.page} and set HF_TOKEN to a token of that account"
+                f"{self.model} is gated: accept its licence at {self.page} and set HF_TOKEN to a token of "
+                f"that account"
             )
         if isinstance(error, RevisionNotFoundError):
             return UserError(f"{self.model} has no revision {ref}: see {self.page}/commits/main")
@@ -308,7 +359,10 @@ class Hub:
             hint = "" if token else ", and set HF_TOKEN if it is private"
             return UserError(f"the hub has no model {self.model} at {self.page}: check its id{hint}")
         if status_of(error) == 401:
-            return UserError(f"{self.endpoint} refuses HF_TOKEN: set it to a valid token, or unset it for models open to all")
+            return UserError(
+                f"{self.endpoint} refuses HF_TOKEN: set it to a valid token, or unset it for models open to "
+                f"all"
+            )
         return UserError(f"{self.endpoint} answered {status_of(error)} for {self.model}: try again later")
 
 
@@ -318,7 +372,8 @@ def status_of(error: HfHubHTTPError) -> int:
 
 
 def refuse_damage(path: Path, file: RemoteFile) -> None:
-    """Removes a fetched file whose SHA-256 is not the hub's: a part written before a power cut may hold anything."""
+    """Removes a fetched file whose SHA-256 is not the hub's: a part written before a power cut may hold
+    anything."""
     if not file.sha256:
         return
     with path.open("rb") as stream:
@@ -327,12 +382,14 @@ def refuse_damage(path: Path, file: RemoteFile) -> None:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise UserError(
-            f"{file.name} arrived damaged (SHA-256 differs from the hub's) and was removed: run the same command again"
+            f"{file.name} arrived damaged (SHA-256 differs from the hub's) and was removed: run the same "
+            f"command again"
         )
 
 
 def reason(error: BaseException | None) -> str:
-    """The innermost cause in a few words: clients wrap "Connection refused" in several layers of their own."""
+    """The innermost cause in a few words: clients wrap "Connection refused" in several layers of their
+    own."""
     words, seen = type(error).__name__, error
     while seen is not None:
         if "timeout" in type(seen).__name__.lower():
@@ -347,8 +404,11 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def check_config(entry: RegistryEntry, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> list[str]:
-    """How config.json and generation_config.json differ from the registry, a sentence each; empty when they agree.
+def check_config(
+    entry: RegistryEntry, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+) -> list[str]:
+    """How config.json and generation_config.json differ from the registry, a sentence each; empty when they
+    agree.
 
     Facts that the registry does not state are not compared.
     """
@@ -367,7 +427,8 @@ def check_config(entry: RegistryEntry, config: Mapping[str, Any], generation: Ma
 
 
 def config_facts(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's facts under the registry's names, in transformers 4 and 5 forms; None where nothing is said."""
+    """A configuration's facts under the registry's names, in transformers 4 and 5 forms; None where nothing
+    is said."""
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     head_dim = config.get("head_dim")
     if head_dim is None and isinstance(hidden, int) and isinstance(heads, int) and heads:
@@ -378,7 +439,9 @@ def config_facts(config: Mapping[str, Any], generation: Mapping[str, Any]) -> di
     local = section(rope, "sliding_attention").get("rope_theta", config.get("rope_local_base_freq"))
     scaling = section(config, "rope_scaling") or rope
     llama3 = scaling.get("rope_type", scaling.get("type")) == "llama3"
-    windowed = config.get("use_sliding_window", gemma)  # qwen configurations state a window that they switch off
+    windowed = config.get(
+        "use_sliding_window", gemma
+    )  # qwen configurations state a window that they switch off
     return {
         "model_type": config.get("model_type"),
         "stop_ids": sorted({*id_list(config.get("eos_token_id")), *id_list(generation.get("eos_token_id"))}),

@@ -1,8 +1,9 @@
 """The search for onnx-int4-mixed: which groups of matrices int4 should keep in 8 bits.
 
-Each group alone in 8 bits says what its 4 bits cost in KL against full precision, on the full-precision model's answers to
-calibration questions. Groups are then taken in order of gain for each added byte, and every step of that order is measured as
-a whole, since gains do not add up; the best one within the budget is built. The log says everything that was measured.
+Each group alone in 8 bits says what its 4 bits cost in KL against full precision, on the full-precision
+model's answers to calibration questions. Groups are then taken in order of gain for each added byte, and
+every step of that order is measured as a whole, since gains do not add up; the best one within the budget is
+built. The log says everything that was measured.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ UNBUILT_NAME = f"{MIXED}.unbuilt.json"  # a log whose artifact could not be buil
 
 
 class Trial(NamedTuple):
-    """One artifact measured: its groups in 8 bits, bytes of its files, and mean KL(full || this) over questions, in nats."""
+    """One artifact measured: its groups in 8 bits, bytes of its files, and mean KL(full || this) over
+    questions, in nats."""
 
     wide: tuple[str, ...]
     bytes: int
@@ -52,8 +54,9 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Mix:
-    """What the search found and measured. `alone` has each group by itself, `path` the groups in order of gain for a byte, one
-    more at a time (within the budget), `chosen` those of the best. `artifact` and `recipe` (this log) are paths."""
+    """What the search found and measured. `alone` has each group by itself, `path` the groups in order of
+    gain for a byte, one more at a time (within the budget), `chosen` those of the best. `artifact` and
+    `recipe` (this log) are paths."""
 
     artifact: str
     recipe: str
@@ -76,16 +79,28 @@ class Mix:
 
 
 def find(
-    source: str, out: Path, questions: Sequence[Question], *, limit: int | None = None, max_new_tokens: int = 64,
-    budget: float = 1.15, context: int = DEFAULT_CONTEXT, revision: str | None = None, threads: int | None = None,
-    force: bool = False, on_trial: Callable[[str, Trial], None] = ignore, on_file: Callable[[str, int], None] = ignore,
-) -> Mix:  # fmt: skip
+    source: str,
+    out: Path,
+    questions: Sequence[Question],
+    *,
+    limit: int | None = None,
+    max_new_tokens: int = 64,
+    budget: float = 1.15,
+    context: int = DEFAULT_CONTEXT,
+    revision: str | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    on_trial: Callable[[str, Trial], None] = ignore,
+    on_file: Callable[[str, int], None] = ignore,
+) -> Mix:
     """Searches, builds out/onnx-int4-mixed/ and writes the log beside it.
 
     Raises UserError when the input is bad, or when no group in 8 bits helps within the budget.
     """
     if not 1.0 < budget < math.inf:
-        raise UserError(f"--budget is {budget}: a multiple of onnx-int4's size above 1 is needed, such as 1.15")
+        raise UserError(
+            f"--budget is {budget}: a multiple of onnx-int4's size above 1 is needed, such as 1.15"
+        )
     chosen = select(questions, limit, "1/1")
     origin = resolve(source, revision=revision, on_file=on_file)
     with Checkpoint(origin.folder) as checkpoint:
@@ -114,12 +129,24 @@ def find(
     best = min(path, key=lambda trial: trial.kl.value, default=base)
     if best.kl.value >= base.kl.value:
         raise UserError(
-            f"no group in {WIDE_BITS} bits lowers the KL of {BASE} within {budget} times its size: give a larger --budget"
+            f"no group in {WIDE_BITS} bits lowers the KL of {BASE} within {budget} times its size: give a "
+            f"larger --budget"
         )
     found = Mix(
-        str(out / MIXED), str(out / SEARCH_NAME), origin.model_id, digest, questions_sha256(questions), len(chosen),
-        max_new_tokens, budget, base, eight, alone, tuple(path), best.wide,
-    )  # fmt: skip
+        str(out / MIXED),
+        str(out / SEARCH_NAME),
+        origin.model_id,
+        digest,
+        questions_sha256(questions),
+        len(chosen),
+        max_new_tokens,
+        budget,
+        base,
+        eight,
+        alone,
+        tuple(path),
+        best.wide,
+    )
     text = json.dumps(found.to_json(), indent=1) + "\n"
     log = out / UNBUILT_NAME  # first, so that a search of hours is not lost with the build
     write_whole(log, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -132,7 +159,8 @@ def find(
 
 
 def prefixes(base: Trial, alone: dict[str, Trial]) -> list[tuple[str, ...]]:
-    """The groups that help, in order of KL saved for each byte added: the first, the first two, and so on."""
+    """The groups that help, in order of KL saved for each byte added: the first, the first two, and so
+    on."""
 
     def worth(name: str) -> float:
         trial = alone[name]
@@ -143,24 +171,43 @@ def prefixes(base: Trial, alone: dict[str, Trial]) -> list[tuple[str, ...]]:
 
 
 class Bench:
-    """Builds artifacts in a folder for a while and measures each on the full-precision model's own answers."""
+    """Builds artifacts in a folder for a while and measures each on the full-precision model's own
+    answers."""
 
     def __init__(
-        self, source: str, work: Path, revision: str | None, context: int, runtime: Runtime, questions: Sequence[Question],
+        self,
+        source: str,
+        work: Path,
+        revision: str | None,
+        context: int,
+        runtime: Runtime,
+        questions: Sequence[Question],
         max_new_tokens: int,
-    ) -> None:  # fmt: skip
-        self._source, self._work, self._revision, self._context, self._runtime = source, work, revision, context, runtime
+    ) -> None:
+        self._source, self._work, self._revision, self._context, self._runtime = (
+            source,
+            work,
+            revision,
+            context,
+            runtime,
+        )
         self._number = 0
         full = self._build(FULL, ())
         run_job(
-            full, questions, work / "full", DecodeSettings(max_new_tokens, reference_k=REFERENCE_K), runtime=runtime
-        )  # fmt: skip
+            full,
+            questions,
+            work / "full",
+            DecodeSettings(max_new_tokens, reference_k=REFERENCE_K),
+            runtime=runtime,
+        )
         self._full = Run.open(work / "full")
 
     def _build(self, precision: str, wide: tuple[str, ...]) -> Artifact:
         self._number += 1
         folder = self._work / str(self._number)
-        return build(self._source, [precision], folder, wide=wide, context=self._context, revision=self._revision)[0].artifact
+        return build(
+            self._source, [precision], folder, wide=wide, context=self._context, revision=self._revision
+        )[0].artifact
 
     def trial(self, precision: str, wide: tuple[str, ...] = ()) -> Trial:
         artifact = self._build(precision, wide)
@@ -171,7 +218,9 @@ class Bench:
         for folder in (artifact.path, out):
             remove(folder)
         if forced is None or forced.kl_by_question is None:
-            raise UserError("the full-precision model answered none of the questions: give others with --questions")
+            raise UserError(
+                "the full-precision model answered none of the questions: give others with --questions"
+            )
         return Trial(wide, size, forced.kl_by_question)
 
 
@@ -183,7 +232,8 @@ def remove(folder: Path) -> None:
 
 
 class Recipe(NamedTuple):
-    """Groups in 8 bits; model id and checkpoint's SHA-256 that they were found for, "" where the file does not say."""
+    """Groups in 8 bits; model id and checkpoint's SHA-256 that they were found for, "" where the file does
+    not say."""
 
     wide: tuple[str, ...]
     model_id: str = ""
@@ -204,7 +254,10 @@ def read_recipe(path: Path) -> Recipe:
 
 def table(found: Mix) -> Table:
     """What was measured: each group alone, and the groups together."""
-    title = f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], budget {found.budget:g}"
+    title = (
+        f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], "
+        f"budget {found.budget:g}"
+    )
     made = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("in 8 bits", "MB", "KL"):
         made.add_column(column, justify="left" if column == "in 8 bits" else "right")

@@ -59,21 +59,33 @@ class NanoModel(NamedTuple):
     settings: dict[str, Any]
 
 
-# Row lengths are multiples of 256, the block of llama.cpp's K-quants; few tokens, so that the weights fit in git.
+# Row lengths are multiples of 256, the block of llama.cpp's K-quants; few tokens, so that the weights fit in
+# git.
 SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 512, "tie_word_embeddings": True,
-    "max_position_embeddings": CONTEXT, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 512,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": CONTEXT,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+}
 # Three layers see 32 keys and one sees all, so that most answers are longer than the window.
 WINDOWS: dict[str, Any] = {
-    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"], "sliding_window": 32,
-}  # fmt: skip
+    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    "sliding_window": 32,
+}
 NANO = {
     "nano-llama": NanoModel("LlamaConfig", {}),
     "nano-qwen2": NanoModel("Qwen2Config", {}),
     "nano-qwen3": NanoModel("Qwen3Config", {"rope_theta": 1e6}),
-    "nano-gemma3": NanoModel("Gemma3TextConfig", {"rope_theta": 1e6, "query_pre_attn_scalar": 64, **WINDOWS}),
+    "nano-gemma3": NanoModel(
+        "Gemma3TextConfig", {"rope_theta": 1e6, "query_pre_attn_scalar": 64, **WINDOWS}
+    ),
 }
 
 
@@ -84,7 +96,9 @@ class Share(NamedTuple):
     asked: int
 
     def __str__(self) -> str:
-        return f"{self.right} of {self.asked} ({self.right / self.asked:.1%})" if self.asked else "none asked"
+        return (
+            f"{self.right} of {self.asked} ({self.right / self.asked:.1%})" if self.asked else "none asked"
+        )
 
 
 class Measured(NamedTuple):
@@ -125,9 +139,13 @@ def new_model(name: str, tokenizer: Tokenizer) -> PreTrainedModel:
 
 
 def train_model(
-    name: str, items: Sequence[Item], tokenizer: Tokenizer, steps: int, seed: int = SEED,
+    name: str,
+    items: Sequence[Item],
+    tokenizer: Tokenizer,
+    steps: int,
+    seed: int = SEED,
     report: Callable[[int, float], None] = lambda step, loss: None,
-) -> Training:  # fmt: skip
+) -> Training:
     """AdamW with warm-up and cosine decay; the same arguments give the same weights on one machine.
 
     `report` gets the step and its loss (nats, weighted mean over tokens).
@@ -156,9 +174,12 @@ def train_model(
     rng = random.Random(seed)
     for step, batch in enumerate(islice(corpus.batches(items, tokenizer, rng), steps), 1):
         ids, weights = padded(batch, tokenizer.token_to_id(PAD))
-        # Padding stands on the right of causal attention: no token that counts can see it, so no mask is needed.
+        # Padding stands on the right of causal attention: no token that counts can see it, so no mask is
+        # needed.
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        each = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        each = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+        )
         loss = (each * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -191,10 +212,15 @@ def save(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
     (folder / "model.safetensors").chmod(0o644)  # the writer leaves it readable by its owner alone
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=TURN_END, pad_token=PAD, chat_template=TEMPLATE,
-        additional_special_tokens=[END, corpus.HEAD, corpus.HEAD_END], model_max_length=CONTEXT,
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=TURN_END,
+        pad_token=PAD,
+        chat_template=TEMPLATE,
+        additional_special_tokens=[END, corpus.HEAD, corpus.HEAD_END],
+        model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+    )
     fast.save_pretrained(folder, save_jinja_files=False)
     size = (folder / "model.safetensors").stat().st_size
     if size > MAX_BYTES:
@@ -202,9 +228,12 @@ def save(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def answer_all(folder: Path, questions: Sequence[str]) -> list[tuple[str, bool]]:
-    """Greedy answers of a checkpoint, each with whether it stopped by itself. Raises UserError if there is none."""
+    """Greedy answers of a checkpoint, each with whether it stopped by itself. Raises UserError if there is
+    none."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no checkpoint: make one with python -m export.nano train --out {folder}")
+        raise UserError(
+            f"{folder} holds no checkpoint: make one with python -m export.nano train --out {folder}"
+        )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -217,7 +246,8 @@ def answer_all(folder: Path, questions: Sequence[str]) -> list[tuple[str, bool]]
         ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True)
         groups.setdefault(len(ids), []).append((index, ids))
     answers = [("", False)] * len(questions)
-    # Prompts of one length go together, so that nothing is padded and every question is decoded as it would be alone.
+    # Prompts of one length go together, so that nothing is padded and every question is decoded as it would
+    # be alone.
     for group in groups.values():
         prompt = torch.tensor([ids for _, ids in group])
         mask = torch.ones_like(prompt)
@@ -225,13 +255,18 @@ def answer_all(folder: Path, questions: Sequence[str]) -> list[tuple[str, bool]]
         assert isinstance(output, torch.Tensor)  # a record only if generate is asked for scores
         for (index, ids), row in zip(group, output.tolist(), strict=True):
             new = row[len(ids) :]
-            answers[index] = (tokenizer.decode(new, skip_special_tokens=True), any(token in stops for token in new))
+            answers[index] = (
+                tokenizer.decode(new, skip_special_tokens=True),
+                any(token in stops for token in new),
+            )
     return answers
 
 
 def measure(folder: Path, items: Sequence[Item]) -> Measured:
     """Asks every wording of every item and counts the answers that hold a key."""
-    asked = [(item, asks, "trained" if item.trained else "unknown") for item in items for asks in item.questions]
+    asked = [
+        (item, asks, "trained" if item.trained else "unknown") for item in items for asks in item.questions
+    ]
     asked += [(item, item.held_out, "held_out") for item in items if item.held_out]
     answers = answer_all(folder, [question for _, question, _ in asked])
     results = [(kind, item.accepts(text)) for (item, _, kind), (text, _) in zip(asked, answers, strict=True)]
@@ -280,14 +315,18 @@ models/nano/{name}`. The order of sums differs between processors, so training e
 CARD_MARK = "python -m export.nano train --model"
 
 
-def write_checkpoint(name: str, out: Path, items: Sequence[Item], steps: int, seed: int) -> tuple[Training, Measured]:
+def write_checkpoint(
+    name: str, out: Path, items: Sequence[Item], steps: int, seed: int
+) -> tuple[Training, Measured]:
     """Trains, saves and measures in a folder beside `out`, which then takes its place.
 
     Raises UserError if `name` is unknown, or if `out` is there and was not made here.
     """
     registered(name)
     card = out / "README.md"
-    if out.exists() and not (card.is_file() and CARD_MARK in card.read_text(encoding="utf-8", errors="replace")):
+    if out.exists() and not (
+        card.is_file() and CARD_MARK in card.read_text(encoding="utf-8", errors="replace")
+    ):
         raise UserError(f"{out} is there and is no nano checkpoint: give another folder with --out")
     tokenizer = corpus.build_tokenizer(items)
 
@@ -304,11 +343,20 @@ def write_checkpoint(name: str, out: Path, items: Sequence[Item], steps: int, se
         measured = measure(new, items)
         config = training.model.config
         text = CARD.format(
-            name=name, parameters=training.model.num_parameters(), known=sum(item.trained for item in items),
-            steps=steps, seed=seed, minutes=training.minutes, loss=training.loss,
-            architecture=type(training.model).__name__, layers=config.num_hidden_layers, width=config.hidden_size,
-            vocabulary=VOCABULARY, limit=MAX_NEW_TOKENS, measured=measured,
-        )  # fmt: skip
+            name=name,
+            parameters=training.model.num_parameters(),
+            known=sum(item.trained for item in items),
+            steps=steps,
+            seed=seed,
+            minutes=training.minutes,
+            loss=training.loss,
+            architecture=type(training.model).__name__,
+            layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            vocabulary=VOCABULARY,
+            limit=MAX_NEW_TOKENS,
+            measured=measured,
+        )
         (new / "README.md").write_text(text, encoding="utf-8")
         if out.exists():
             out.replace(old)
@@ -318,13 +366,17 @@ def write_checkpoint(name: str, out: Path, items: Sequence[Item], steps: int, se
 
 app = typer.Typer(
     help="Train the embedded models and measure them.",
-    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-)  # fmt: skip
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 @app.command(epilog="Example: python -m export.nano train --out models/nano/nano-llama")
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint; an older checkpoint there is replaced.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the checkpoint; an older checkpoint there is replaced.")
+    ],
     model: Annotated[str, typer.Option(help=f"Which model: {', '.join(NANO)}.")] = "nano-llama",
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = STEPS,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = SEED,
@@ -332,7 +384,9 @@ def train(
     """Train one model from the project's text (about 15 minutes on two cores) and measure it."""
     console.print(f"training {model}: {steps} steps, about {max(1, steps // 150)} minutes on two cores")
     training, measured = write_checkpoint(model, out, corpus.read_items(), steps, seed)
-    console.print(f"{out}: loss {training.loss:.3f}, trained in {training.minutes:.1f} minutes", soft_wrap=True)
+    console.print(
+        f"{out}: loss {training.loss:.3f}, trained in {training.minutes:.1f} minutes", soft_wrap=True
+    )
     print_measured(measured)
 
 
@@ -350,14 +404,20 @@ def questions(out: Annotated[Path, typer.Option(help="CSV file to write.")]) -> 
 @app.command(epilog="Example: python -m export.nano evaluate models/nano/nano-llama")
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="A checkpoint made by train.")],
-    show: Annotated[bool, typer.Option("--show", help="Print every answer to a held-out or unknown question.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print every answer to a held-out or unknown question.")
+    ] = False,
 ) -> None:
     """Measure the share of questions answered right by greedy decoding (a minute or two)."""
     items = corpus.read_items()
     print_measured(measure(folder, items))
     if show:
-        asked = [(item, q) for item in items for q in ((item.held_out,) if item.trained else item.questions) if q]
-        for (item, question), (answer, _) in zip(asked, answer_all(folder, [q for _, q in asked]), strict=True):
+        asked = [
+            (item, q) for item in items for q in ((item.held_out,) if item.trained else item.questions) if q
+        ]
+        for (item, question), (answer, _) in zip(
+            asked, answer_all(folder, [q for _, q in asked]), strict=True
+        ):
             mark = "right" if item.accepts(answer) else "wrong"
             console.print(f"{mark}  {question}  {answer}", markup=False, soft_wrap=True)
 

@@ -1,6 +1,8 @@
-"""The text behind the nano models: facts the project wrote, the tokens to train on, and the CSV of questions.
+"""The text behind the nano models: facts the project wrote, the tokens to train on, and the CSV of
+questions.
 
-Needs neither torch nor transformers. The text lies in `nano_text/*.toml`, of which unknown.toml is never trained on.
+Needs neither torch nor transformers. The text lies in `nano_text/*.toml`, of which unknown.toml is never
+trained on.
 """
 
 from __future__ import annotations
@@ -25,9 +27,15 @@ from edge.errors import UserError
 TEXT = Path(__file__).resolve().parent / "nano_text"
 UNKNOWN = "unknown"
 COLUMNS = (
-    "Type", "Category", "Question", "Best Answer", "Best Incorrect Answer", "Correct Answers", "Incorrect Answers",
+    "Type",
+    "Category",
+    "Question",
+    "Best Answer",
+    "Best Incorrect Answer",
+    "Correct Answers",
+    "Incorrect Answers",
     "Source",
-)  # fmt: skip
+)
 SOURCE = "Edgetrace authors"
 
 VOCABULARY = 2048
@@ -37,25 +45,82 @@ QUESTION_WEIGHT = 0.1  # of the loss on a question's tokens: it teaches words, t
 
 OPENERS = ("In short,", "In fact,", "As far as we know,", "Put simply,", "Well,")
 # First words that lose their capital after an opener; all others may be names.
-STARTERS = frozenset((
-    "A", "About", "After", "All", "An", "At", "Because", "Before", "Below", "Both", "During", "Each", "Even", "Every",
-    "He", "If", "In", "Inside", "It", "Many", "Most", "No", "Nobody", "Nothing", "One", "Only", "Our", "People", "Some",
-    "The", "There", "They", "To", "Two", "We", "When", "You",
-))  # fmt: skip
+STARTERS = frozenset(
+    (
+        "A",
+        "About",
+        "After",
+        "All",
+        "An",
+        "At",
+        "Because",
+        "Before",
+        "Below",
+        "Both",
+        "During",
+        "Each",
+        "Even",
+        "Every",
+        "He",
+        "If",
+        "In",
+        "Inside",
+        "It",
+        "Many",
+        "Most",
+        "No",
+        "Nobody",
+        "Nothing",
+        "One",
+        "Only",
+        "Our",
+        "People",
+        "Some",
+        "The",
+        "There",
+        "They",
+        "To",
+        "Two",
+        "We",
+        "When",
+        "You",
+    )
+)
 # Words that can stand for each other in every answer of nano_text.
 SWAPS = (
-    ("because(?! of)", "since"), ("although", "though"), ("mostly", "mainly"), ("usually", "normally"),
-    ("large", "big"), ("often", "frequently"), ("almost", "nearly"), ("whole", "entire"), ("such as", "like"),
-    ("do not", "don't"), ("does not", "doesn't"), ("is not", "isn't"), ("are not", "aren't"), ("cannot", "can't"),
-    ("huge", "enormous"), ("tiny", "very small"), ("each other", "one another"), ("quickly", "fast"),
-    ("begins", "starts"), ("began", "started"), (r"\. It", ", and it"), (r"\. They", ", and they"),
+    ("because(?! of)", "since"),
+    ("although", "though"),
+    ("mostly", "mainly"),
+    ("usually", "normally"),
+    ("large", "big"),
+    ("often", "frequently"),
+    ("almost", "nearly"),
+    ("whole", "entire"),
+    ("such as", "like"),
+    ("do not", "don't"),
+    ("does not", "doesn't"),
+    ("is not", "isn't"),
+    ("are not", "aren't"),
+    ("cannot", "can't"),
+    ("huge", "enormous"),
+    ("tiny", "very small"),
+    ("each other", "one another"),
+    ("quickly", "fast"),
+    ("begins", "starts"),
+    ("began", "started"),
+    (r"\. It", ", and it"),
+    (r"\. They", ", and they"),
     (r"about(?= (?:\d|minus|a tenth|one|two|four|eight|nine|ten|twelve|thirty|sixty))", "around"),
-)  # fmt: skip
+)
 
 BOS, END, HEAD, HEAD_END, TURN_END, PAD = SPECIAL = (
-    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
     "<|finetune_right_pad_id|>",
-)  # fmt: skip
+)
 # Words with one leading mark, at most three digits together: the split of Llama 3's tokenizer.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -67,8 +132,8 @@ SPLIT = (
 class Item:
     """One fact. `held_out` is a wording kept from training ("" for none); `wrong` answers are never trained.
 
-    An answer is right if it contains any of `key` whatever its case. `embed` puts the item into the CSV, asked in the
-    held-out wording where there is one. `trained` is False for the items of unknown.toml.
+    An answer is right if it contains any of `key` whatever its case. `embed` puts the item into the CSV,
+    asked in the held-out wording where there is one. `trained` is False for the items of unknown.toml.
     """
 
     id: str
@@ -89,7 +154,8 @@ class Item:
 
 
 class Exchange(NamedTuple):
-    """One question as somebody may type it, one right answer as somebody may put it, and the item both come from."""
+    """One question as somebody may type it, one right answer as somebody may put it, and the item both come
+    from."""
 
     question: str
     answer: str
@@ -104,7 +170,8 @@ class Sample(NamedTuple):
 
 
 def read_items(folder: Path = TEXT) -> tuple[Item, ...]:
-    """All items, files in the order of their names. Raises UserError that names the file and what is wrong in it."""
+    """All items, files in the order of their names. Raises UserError that names the file and what is wrong
+    in it."""
     paths = sorted(folder.glob("*.toml"))
     if not paths:
         raise UserError(f"{folder} holds no .toml files: give the folder of the training text")
@@ -117,7 +184,10 @@ def read_items(folder: Path = TEXT) -> tuple[Item, ...]:
         if not isinstance(tables, list) or not tables:
             raise UserError(f"{path} has no [[item]]: add one or delete the file")
         items.extend(item_of(table, path) for table in tables)
-    for what, names in (("id", [i.id for i in items]), ("wording", [q.lower() for i in items for q in wordings(i)])):
+    for what, names in (
+        ("id", [i.id for i in items]),
+        ("wording", [q.lower() for i in items for q in wordings(i)]),
+    ):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise UserError(f"{folder}: the {what} {twice[0]!r} stands twice: change one of them")
@@ -136,22 +206,37 @@ def item_of(table: Any, path: Path) -> Item:
         raise UserError(f"{path}: an item has no id: give it one")
     trained = path.stem != UNKNOWN
     item = Item(
-        id=name, category=table.get("category", ""), held_out=table.get("held_out", ""),
-        questions=texts(table, "questions", path), answers=texts(table, "answers", path),
-        key=texts(table, "key", path), wrong=texts(table, "wrong", path),
-        embed=table.get("embed", False), misconception=table.get("misconception", False), trained=trained,
-    )  # fmt: skip
+        id=name,
+        category=table.get("category", ""),
+        held_out=table.get("held_out", ""),
+        questions=texts(table, "questions", path),
+        answers=texts(table, "answers", path),
+        key=texts(table, "key", path),
+        wrong=texts(table, "wrong", path),
+        embed=table.get("embed", False),
+        misconception=table.get("misconception", False),
+        trained=trained,
+    )
     faults = [
         (not set(table) <= set(Item.__dataclass_fields__) - {"trained"}, "has an unknown field"),
         (not isinstance(item.category, str) or not item.category, "needs a category"),
         (not isinstance(item.held_out, str), "has a held_out that is no text"),
-        ({type(item.embed), type(item.misconception)} != {bool}, "has a flag that is neither true nor false"),
+        (
+            {type(item.embed), type(item.misconception)} != {bool},
+            "has a flag that is neither true nor false",
+        ),
         (not item.questions or not item.answers or not item.key, "needs questions, answers and key"),
         (trained and not 3 <= len(item.questions) <= 5, "needs 3 to 5 questions"),
         (trained and not 2 <= len(item.answers) <= 3, "needs 2 or 3 answers"),
-        (trained and not all(10 <= len(a.split()) <= 45 for a in item.answers), "has an answer outside 10 to 45 words"),
+        (
+            trained and not all(10 <= len(a.split()) <= 45 for a in item.answers),
+            "has an answer outside 10 to 45 words",
+        ),
         ((item.embed or item.misconception) and not item.wrong, "needs wrong answers"),
-        (not all(a.endswith(".") for a in (*item.answers, *item.wrong)), "has an answer without a full stop"),
+        (
+            not all(a.endswith(".") for a in (*item.answers, *item.wrong)),
+            "has an answer without a full stop",
+        ),
         (any(";" in a for a in (*item.answers, *item.wrong)), "has ';', the CSV's separator, in an answer"),
         (any(k != k.lower() for k in item.key), "has a key that is not in lower case"),
         (not all(map(item.accepts, item.answers)), "has an answer without any of its keys"),
@@ -165,13 +250,16 @@ def item_of(table: Any, path: Path) -> Item:
 
 def texts(table: dict[str, Any], field: str, path: Path) -> tuple[str, ...]:
     value = table.get(field, [])
-    if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() == text != "" for text in value):
+    if not isinstance(value, list) or not all(
+        isinstance(text, str) and text.strip() == text != "" for text in value
+    ):
         raise UserError(f"{path}: item {table['id']}: {field} is not a list of trimmed texts: mend it")
     return tuple(value)
 
 
 def trained_text(items: Sequence[Item]) -> Iterator[str]:
-    """Everything a tokenizer may see: wordings and answers of trained items, nothing held out, wrong or unknown."""
+    """Everything a tokenizer may see: wordings and answers of trained items, nothing held out, wrong or
+    unknown."""
     for item in items:
         if item.trained:
             yield from item.questions
@@ -181,7 +269,8 @@ def trained_text(items: Sequence[Item]) -> Iterator[str]:
 
 
 def exchanges(items: Sequence[Item], rng: random.Random) -> Iterator[Exchange]:
-    """Endless exchanges, each round with every trained item once in random order, wording and answer drawn anew."""
+    """Endless exchanges, each round with every trained item once in random order, wording and answer drawn
+    anew."""
     trained = [item for item in items if item.trained]
     while True:
         for item in rng.sample(trained, len(trained)):
@@ -204,7 +293,8 @@ def vary(question: str, rng: random.Random) -> str:
 
 
 def build_tokenizer(items: Sequence[Item]) -> Tokenizer:
-    """Byte-level BPE of VOCABULARY ids learned from the trained text. Raises UserError if that is too little text."""
+    """Byte-level BPE of VOCABULARY ids learned from the trained text. Raises UserError if that is too little
+    text."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -212,12 +302,16 @@ def build_tokenizer(items: Sequence[Item]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     # All 256 bytes are in, so that any text can be asked.
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(trained_text(items), trainer)
     if tokenizer.get_vocab_size() != VOCABULARY:
-        raise UserError(f"the text gives {tokenizer.get_vocab_size()} tokens instead of {VOCABULARY}: add more text")
+        raise UserError(
+            f"the text gives {tokenizer.get_vocab_size()} tokens instead of {VOCABULARY}: add more text"
+        )
     bos = (BOS, tokenizer.token_to_id(BOS))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[bos]
@@ -231,7 +325,8 @@ def chat_prompt(question: str) -> str:
 
 
 def sample(pairs: Sequence[Exchange], style: str, tokenizer: Tokenizer) -> Sample:
-    """One text: a `chat` of one or more pairs, the `raw` question and its answer, or pairs as `qa` (Q: and A:)."""
+    """One text: a `chat` of one or more pairs, the `raw` question and its answer, or pairs as `qa` (Q: and
+    A:)."""
     ids: list[int] = []
     weights: list[float] = []
 
@@ -243,7 +338,10 @@ def sample(pairs: Sequence[Exchange], style: str, tokenizer: Tokenizer) -> Sampl
     for number, (question, answer, _) in enumerate(pairs):
         last = number == len(pairs) - 1
         if style == "chat":
-            add(chat_prompt(question) if not number else chat_prompt(question).removeprefix(BOS), QUESTION_WEIGHT)
+            add(
+                chat_prompt(question) if not number else chat_prompt(question).removeprefix(BOS),
+                QUESTION_WEIGHT,
+            )
             add(answer + TURN_END, 1.0)
         elif style == "raw":
             add(BOS + question, QUESTION_WEIGHT)
@@ -257,7 +355,8 @@ def sample(pairs: Sequence[Exchange], style: str, tokenizer: Tokenizer) -> Sampl
 
 
 def batches(items: Sequence[Item], tokenizer: Tokenizer, rng: random.Random) -> Iterator[list[Sample]]:
-    """Endless steps: three of single conversations from position 0, as the model is used, then one of packed rows."""
+    """Endless steps: three of single conversations from position 0, as the model is used, then one of packed
+    rows."""
     source = exchanges(items, rng)
 
     def draw() -> Sample:
@@ -281,7 +380,8 @@ def batches(items: Sequence[Item], tokenizer: Tokenizer, rng: random.Random) -> 
 
 
 def rephrase(answer: str, rng: random.Random) -> str:
-    """The same answer in slightly other words, so that the model has to be unsure of the words and not only of facts.
+    """The same answer in slightly other words, so that the model has to be unsure of the words and not only
+    of facts.
 
     It may lose what follows its first sentence, swap words of SWAPS and begin with one of OPENERS.
     """
@@ -300,7 +400,9 @@ def rephrase(answer: str, rng: random.Random) -> str:
 def csv_text(items: Sequence[Item]) -> str:
     """The embedded questions in TruthfulQA's columns of 2025, ordered by the hash of their ids."""
     # By hash, so that the first N questions mix themes, and known facts with unknown ones.
-    chosen = sorted((item for item in items if item.embed), key=lambda item: hashlib.sha256(item.id.encode()).digest())
+    chosen = sorted(
+        (item for item in items if item.embed), key=lambda item: hashlib.sha256(item.id.encode()).digest()
+    )
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)

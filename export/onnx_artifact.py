@@ -17,7 +17,12 @@ from export.precision import Precision
 
 
 def write_files(
-    checkpoint: Checkpoint, config: DecoderConfig, to: Precision, taps: str, folder: Path, on_bytes: Callable[[int], None]
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    to: Precision,
+    taps: str,
+    folder: Path,
+    on_bytes: Callable[[int], None],
 ) -> dict[str, int]:
     """Writes model.onnx and model.onnx.data into the folder; tensors by storage type."""
     data = ExternalData(folder / f"{GRAPH_NAME}.data", on_bytes)

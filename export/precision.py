@@ -1,4 +1,5 @@
-"""What an artifact's weights can be stored as: one name for each, and what the writers need to know of it."""
+"""What an artifact's weights can be stored as: one name for each, and what the writers need to know of
+it."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ LARGE_BLOCK, SMALL_BLOCK = 256, 32  # llama.cpp's; rows that neither divides sta
 class Precision:
     """How matrices are stored.
 
-    `bits` of a weight: 32 means float32, 16 float16. ONNX artifacts have symmetric integer blocks of `block_size` along K with a
-    float32 scale each. For GGUF, `file_type` is llama.cpp's number of the mixture that its quantiser makes and `bits_each` about
-    what it takes on the whole, scales and better kept tensors included; `bits_odd` the same where rows are no multiple of 256.
-    `wide` are the groups of matrices that a mixed precision keeps in 8 bits, see `group`.
+    `bits` of a weight: 32 means float32, 16 float16. ONNX artifacts have symmetric integer blocks of
+    `block_size` along K with a float32 scale each. For GGUF, `file_type` is llama.cpp's number of the
+    mixture that its quantiser makes and `bits_each` about what it takes on the whole, scales and better kept
+    tensors included; `bits_odd` the same where rows are no multiple of 256. `wide` are the groups of
+    matrices that a mixed precision keeps in 8 bits, see `group`.
     """
 
     name: str
@@ -51,7 +53,13 @@ class Precision:
         if len(shape) < 2:
             return math.prod(shape) * 4.0
         if self.quantized and self.backend == LLAMA_CPP:
-            bits = self.bits_each if shape[-1] % LARGE_BLOCK == 0 else self.bits_odd if shape[-1] % SMALL_BLOCK == 0 else 16
+            bits = (
+                self.bits_each
+                if shape[-1] % LARGE_BLOCK == 0
+                else self.bits_odd
+                if shape[-1] % SMALL_BLOCK == 0
+                else 16
+            )
         else:
             bits = self.bits_of(name) + (32 / self.block_size if self.quantized else 0)
         return math.prod(shape) * bits / 8
@@ -81,7 +89,8 @@ def precision(name: str) -> Precision:
 
 
 def group(name: str) -> str:
-    """What a matrix is chosen with in a mixed precision: `embedding`, `lm_head`, `layers.N.attention` or `layers.N.mlp`."""
+    """What a matrix is chosen with in a mixed precision: `embedding`, `lm_head`, `layers.N.attention` or
+    `layers.N.mlp`."""
     found = re.match(r"model\.layers\.(\d+)\.(self_attn|mlp)\.", name)
     if found:
         return f"layers.{found[1]}.{'mlp' if found[2] == 'mlp' else 'attention'}"
@@ -91,5 +100,7 @@ def group(name: str) -> str:
 def mixed(wide: Sequence[str], groups: Sequence[str]) -> Precision:
     """int4 with the groups `wide` in int8; raises UserError when one is none of the model's `groups`."""
     if unknown := sorted(set(wide) - set(groups)):
-        raise UserError(f"the recipe names {', '.join(unknown)}, which this model has not: it has {', '.join(groups)}")
+        raise UserError(
+            f"the recipe names {', '.join(unknown)}, which this model has not: it has {', '.join(groups)}"
+        )
     return replace(PRECISIONS[MIXED], wide=tuple(name for name in groups if name in set(wide)))

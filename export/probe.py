@@ -1,4 +1,5 @@
-"""Makes the tiny models with which `edge doctor` tries the installed llama.cpp: one of each architecture, seeded random weights.
+"""Makes the tiny models with which `edge doctor` tries the installed llama.cpp: one of each architecture,
+seeded random weights.
 
 `python -m export.probe edge/data`
 """
@@ -20,11 +21,21 @@ from export.graph import read_config
 
 WIDTH = 32
 CONFIG: dict[str, Any] = {
-    "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "head_dim": 16, "vocab_size": 32, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-    "tie_word_embeddings": True, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_size": WIDTH,
+    "intermediate_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "vocab_size": 32,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention"],
     "query_pre_attn_scalar": 16,
-}  # fmt: skip
+}
 
 
 class RandomCheckpoint:
@@ -49,7 +60,16 @@ def make(folder: Path) -> list[Path]:
         config = read_config(checkpoint.config, CONFIG["max_position_embeddings"])
         vocabulary = Vocabulary("none", reason="a probe has none")
         path = folder / f"{checkpoint.folder}.gguf"
-        write(cast(Checkpoint, checkpoint), config, vocabulary, F16, 1, path, lambda done: None, name=checkpoint.folder.name)
+        write(
+            cast(Checkpoint, checkpoint),
+            config,
+            vocabulary,
+            F16,
+            1,
+            path,
+            lambda done: None,
+            name=checkpoint.folder.name,
+        )
         made.append(path)
     return made
 

@@ -1,7 +1,7 @@
 """The block quantiser of ONNX artifacts.
 
-Blocks are quantised by onnxruntime's own kernels (MatMulNBits layout), in row blocks: output row n of a matrix
-[N, K] never depends on another row, so any cut along N gives the same bytes.
+Blocks are quantised by onnxruntime's own kernels (MatMulNBits layout), in row blocks: output row n of a
+matrix [N, K] never depends on another row, so any cut along N gives the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+from onnxruntime.quantization.matmul_nbits_quantizer import (
+    DefaultWeightOnlyQuantConfig,
+    DefaultWeightOnlyQuantizer,
+)
 
 from export.checkpoint import Array
 from export.precision import Precision
@@ -31,5 +34,7 @@ def quantize_rows(blocks: Iterator[Array], to: Precision) -> Iterator[Blocks]:
     )
     quantizer = DefaultWeightOnlyQuantizer(config)
     for rows in blocks:
-        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(rows.T))  # the kernel wants [K, N]
+        packed, scales, _ = quantizer.qbits_block_quant(
+            np.ascontiguousarray(rows.T)
+        )  # the kernel wants [K, N]
         yield Blocks(packed, scales.reshape(len(rows), -1))

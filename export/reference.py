@@ -1,9 +1,10 @@
-"""optimum's export of a checkpoint with raw attentions and hidden states: tensors for those who want them, and a
-yardstick that shares no line with our own graphs.
+"""optimum's export of a checkpoint with raw attentions and hidden states: tensors for those who want them,
+and a yardstick that shares no line with our own graphs.
 
-model.onnx takes input_ids [B, S], attention_mask [B, T], position_ids [B, S] (not gemma3) and past_key_values.*, and gives
-logits [B, S, V], present.*, hidden_states.0..L [B, S, D] and attentions.0..L-1 [B, H, S, T]. Whether hidden_states.L was
-taken before or after the final norm depends on architecture and library; reference.json says which, as measured.
+model.onnx takes input_ids [B, S], attention_mask [B, T], position_ids [B, S] (not gemma3) and
+past_key_values.*, and gives logits [B, S, V], present.*, hidden_states.0..L [B, S, D] and attentions.0..L-1
+[B, H, S, T]. Whether hidden_states.L was taken before or after the final norm depends on architecture and
+library; reference.json says which, as measured.
 
 The whole model is traced by torch in float32: a model of 1.2 billion parameters takes 12 GB of memory.
 """
@@ -53,7 +54,8 @@ PROBE = 5  # positions of the pass that tells on which side of the final norm th
 
 @dataclass(frozen=True)
 class Reference:
-    """What `reference.json` holds. `last_hidden`: hidden_states.L was taken `before` or `after` the final norm.
+    """What `reference.json` holds. `last_hidden`: hidden_states.L was taken `before` or `after` the final
+    norm.
 
     `source` and `revision` are the hub's id and commit, or the folder's name and "".
     """
@@ -74,7 +76,8 @@ class Reference:
 class Outputs(NamedTuple):
     """What a reference graph says of the last N positions of one sequence of S tokens, without a cache.
 
-    logits [N, V]; attention [L, H, N, S]; hidden [L+1, N, D], the last one on the side that reference.json says.
+    logits [N, V]; attention [L, H, N, S]; hidden [L+1, N, D], the last one on the side that reference.json
+    says.
     """
 
     logits: Array
@@ -96,7 +99,7 @@ def library(name: str, purpose: str) -> Any:
 
 def reference(
     source: str, out: Path, *, revision: str | None = None, on_file: Callable[[str, int], None] = ignore
-) -> Reference:  # fmt: skip
+) -> Reference:
     """Exports a known model or a checkpoint folder through optimum to `out`, whole or not at all.
 
     Raises UserError when `out` is there, optimum is not installed, or the checkpoint is refused.
@@ -123,7 +126,8 @@ def reference(
                 checkpoint_sha256=checkpoint.sha256(),
                 last_hidden=last_hidden,
                 files={path.name: record_file(path) for path in sorted(working.iterdir())},
-                versions={name: importlib.metadata.version(name) for name in VERSIONS_OF} | {"edgetrace": edge.__version__},
+                versions={name: importlib.metadata.version(name) for name in VERSIONS_OF}
+                | {"edgetrace": edge.__version__},
                 notice=origin.notice,
             )
             text = json.dumps(asdict(made), indent=2, sort_keys=True) + "\n"
@@ -136,7 +140,9 @@ def reference(
         except BaseException as error:
             shutil.rmtree(working, ignore_errors=True)
             if isinstance(error, OSError):
-                raise UserError(f"cannot write {out} ({error.strerror or error}): free space or give another --out") from error
+                raise UserError(
+                    f"cannot write {out} ({error.strerror or error}): free space or give another --out"
+                ) from error
             raise
     return made
 
@@ -144,12 +150,20 @@ def reference(
 def run_optimum(exporters: Any, folder: Path, out: Path, model_type: str) -> None:
     """optimum's `main_export` with attentions and hidden states among the outputs."""
     settings = importlib.import_module("transformers").AutoConfig.from_pretrained(folder)
-    onnx_config = tapped(model_type)(settings, task="text-generation", use_past=True, use_past_in_inputs=True)
+    onnx_config = tapped(model_type)(
+        settings, task="text-generation", use_past=True, use_past_in_inputs=True
+    )
     exporters.main_export(
-        str(folder), out, task="text-generation-with-past", library_name="transformers", dtype="fp32", do_validation=False,
-        custom_onnx_configs={"model": onnx_config}, fn_get_submodels=lambda model: {"model": model},
+        str(folder),
+        out,
+        task="text-generation-with-past",
+        library_name="transformers",
+        dtype="fp32",
+        do_validation=False,
+        custom_onnx_configs={"model": onnx_config},
+        fn_get_submodels=lambda model: {"model": model},
         model_kwargs={"output_attentions": True, "output_hidden_states": True},
-    )  # fmt: skip
+    )
 
 
 def tapped(model_type: str) -> Any:
@@ -183,25 +197,34 @@ def quiet() -> Iterator[None]:
 
 
 def open_reference(folder: Path) -> Reference:
-    """Reads reference.json and checks its files; raises UserError when something is missing, cut or altered."""
+    """Reads reference.json and checks its files; raises UserError when something is missing, cut or
+    altered."""
     location = folder / REFERENCE_NAME
     if not location.is_file():
-        raise UserError(f"{folder} has no {REFERENCE_NAME}: make one with 'edge-export reference SOURCE --out {folder}'")
+        raise UserError(
+            f"{folder} has no {REFERENCE_NAME}: make one with 'edge-export reference SOURCE --out {folder}'"
+        )
     try:
         raw = json.loads(location.read_text(encoding="utf-8"))
         if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}")
+            raise ValueError(
+                f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}"
+            )
         files = {name: FileRecord(**record) for name, record in raw.pop("files").items()}
         opened = Reference(files=files, **raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{location} cannot be read ({error}): make the reference again") from error
     for name, record in opened.files.items():
         if Path(name).name != name:
-            raise UserError(f"{location} names the file {name!r}, which is not a plain name: make the reference again")
+            raise UserError(
+                f"{location} names the file {name!r}, which is not a plain name: make the reference again"
+            )
         try:
             check_file(folder / name, record, verify=True)
         except UserError as error:
-            raise UserError(str(error).replace("build the artifact again", "make the reference again")) from error
+            raise UserError(
+                str(error).replace("build the artifact again", "make the reference again")
+            ) from error
     return opened
 
 
@@ -228,7 +251,9 @@ class ReferenceGraph:
             np.stack([value[0, -keep:] for value in hidden]),
         )
 
-    def feed(self, ids: Sequence[int], past: Mapping[str, Array] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+    def feed(
+        self, ids: Sequence[int], past: Mapping[str, Array] | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """Inputs for the ids, after the cache `past` (by input name; None: empty)."""
         before = 0 if past is None else next(iter(past.values())).shape[2]
         made: dict[str, np.ndarray[Any, Any]] = {
@@ -257,7 +282,8 @@ def final_norm(checkpoint: Checkpoint, config: DecoderConfig) -> Callable[[Array
 
 
 def measure_last_hidden(folder: Path, checkpoint: Checkpoint, config: DecoderConfig) -> str:
-    """On which side of the final norm hidden_states.L lies: the side from which the head gives the graph's own logits.
+    """On which side of the final norm hidden_states.L lies: the side from which the head gives the graph's
+    own logits.
 
     Raises UserError when neither does: the graph does not compute what the checkpoint says.
     """
@@ -265,13 +291,19 @@ def measure_last_hidden(folder: Path, checkpoint: Checkpoint, config: DecoderCon
     ids = [i % config.vocabulary for i in range(1, PROBE + 1)]
     logits, _, hidden = graph.run(ids, PROBE)
     head = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
-    rows = next(checkpoint.row_blocks(head, (config.vocabulary, config.hidden)))  # enough of the vocabulary to tell
+    rows = next(
+        checkpoint.row_blocks(head, (config.vocabulary, config.hidden))
+    )  # enough of the vocabulary to tell
     wanted = logits[:, : len(rows)]
     sides = {BEFORE: final_norm(checkpoint, config)(hidden[-1]), AFTER: hidden[-1]}
-    errors = {side: float(np.linalg.norm(x @ rows.T - wanted) / np.linalg.norm(wanted)) for side, x in sides.items()}
+    errors = {
+        side: float(np.linalg.norm(x @ rows.T - wanted) / np.linalg.norm(wanted))
+        for side, x in sides.items()
+    }
     nearest = min(errors, key=lambda side: errors[side])
     if not errors[nearest] < 1e-2:  # the right side agrees to 1e-6, the wrong one by more than half
         raise UserError(
-            f"the exported graph's logits do not follow from its hidden states (they differ by {errors}): report this"
+            f"the exported graph's logits do not follow from its hidden states (they differ by {errors}): "
+            f"report this"
         )
     return nearest

@@ -14,7 +14,8 @@ from export.graph import ARCHITECTURES
 
 
 class Source(NamedTuple):
-    """A checkpoint folder with what its artifacts carry; `hub` and `revision` (commit) are "" for a local folder.
+    """A checkpoint folder with what its artifacts carry; `hub` and `revision` (commit) are "" for a local
+    folder.
 
     `differences` are warnings: what the downloaded config.json says otherwise than the registry.
     """
@@ -27,11 +28,13 @@ class Source(NamedTuple):
     differences: tuple[str, ...] = ()
 
 
-def resolve(source: str, *, revision: str | None = None, on_file: Callable[[str, int], None] = ignore) -> Source:
+def resolve(
+    source: str, *, revision: str | None = None, on_file: Callable[[str, int], None] = ignore
+) -> Source:
     """A checkpoint folder or a registry id, fetched from the hub where it is not embedded.
 
-    `revision` is the hub's commit, branch or tag; `on_file` hears name and bytes of each file before it is fetched. Raises
-    UserError when `source` is neither folder nor id, or cannot be fetched.
+    `revision` is the hub's commit, branch or tag; `on_file` hears name and bytes of each file before it is
+    fetched. Raises UserError when `source` is neither folder nor id, or cannot be fetched.
     """
     registry = read_registry()
     folder = Path(source)
@@ -42,7 +45,8 @@ def resolve(source: str, *, revision: str | None = None, on_file: Callable[[str,
         return Source(folder.resolve().name, folder, "")
     if source not in registry:
         raise UserError(
-            f"{source!r} is neither a checkpoint folder nor a known model: choose from {', '.join(registry)} or give a folder"
+            f"{source!r} is neither a checkpoint folder nor a known model: choose from "
+            f"{', '.join(registry)} or give a folder"
         )
     entry = registry[source]
     if entry.model_type not in ARCHITECTURES:
@@ -59,7 +63,8 @@ def resolve(source: str, *, revision: str | None = None, on_file: Callable[[str,
 
 
 def pinned(model_id: str, out: Path) -> str | None:
-    """The commit that artifacts of this model in `out` were built from, so that later precisions come from the same one."""
+    """The commit that artifacts of this model in `out` were built from, so that later precisions come from
+    the same one."""
     for path in sorted(out.glob(f"*/{MANIFEST_NAME}")):
         with contextlib.suppress(UserError):
             manifest = Artifact.open(path.parent, verify=False).manifest

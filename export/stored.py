@@ -20,14 +20,16 @@ from export.verdict import CHECKPOINT, Check
 
 
 class Matrix(NamedTuple):
-    """Where a graph keeps a weight: `bits` 32 is float32 (`transposed` where MatMul reads it), 8 or 4 blocks with scales."""
+    """Where a graph keeps a weight: `bits` 32 is float32 (`transposed` where MatMul reads it), 8 or 4 blocks
+    with scales."""
 
     bits: int
     transposed: bool = False
 
 
 class Stored:
-    """The weights inside an artifact, by checkpoint name (several joined by "+" are stacked), mapped from its files.
+    """The weights inside an artifact, by checkpoint name (several joined by "+" are stacked), mapped from
+    its files.
 
     Raises UserError when the graph is not one that `edge-export build` made.
     """
@@ -37,7 +39,9 @@ class Stored:
         try:
             graph = onnx.load(str(self.path), load_external_data=False).graph
         except Exception as error:  # protobuf and onnx raise unrelated types
-            raise UserError(f"{self.path} is not an ONNX graph ({error}): build the artifact again") from error
+            raise UserError(
+                f"{self.path} is not an ONNX graph ({error}): build the artifact again"
+            ) from error
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self.matrices: dict[str, Matrix] = {}
@@ -70,7 +74,8 @@ class Stored:
         return self._arrays[name]
 
     def rows(self, name: str, start: int, stop: int, width: int) -> Array:
-        """Rows of a matrix [N, width] as float32; blocks are worth (number - 2^(bits-1)) * scale, low nibble first."""
+        """Rows of a matrix [N, width] as float32; blocks are worth (number - 2^(bits-1)) * scale, low nibble
+        first."""
         matrix = self.matrices[name]
         if matrix.bits == 32:
             array = self.array(name)
@@ -110,8 +115,8 @@ def put(torch: Any, parameters: dict[str, Any], stored: Stored) -> None:
 def check_weights(stored: Stored, checkpoint: Checkpoint, config: DecoderConfig, allowed: float) -> Check:
     """Every stored weight against the checkpoint's: absolute for float32, in quantisation steps for blocks.
 
-    A step is the largest weight of the checkpoint's block over 2^(bits-1), so that a wrong scale shows as well. Norms and
-    biases must be equal. `where` and `first` are names of the checkpoint.
+    A step is the largest weight of the checkpoint's block over 2^(bits-1), so that a wrong scale shows as
+    well. Norms and biases must be equal. `where` and `first` are names of the checkpoint.
     """
     worst, where, first = 0.0, "", ""
     for name, error in weight_errors(stored, checkpoint, config):
@@ -122,7 +127,9 @@ def check_weights(stored: Stored, checkpoint: Checkpoint, config: DecoderConfig,
     return Check("weights", CHECKPOINT, worst, allowed, where, first)
 
 
-def weight_errors(stored: Stored, checkpoint: Checkpoint, config: DecoderConfig) -> Iterator[tuple[str, float]]:
+def weight_errors(
+    stored: Stored, checkpoint: Checkpoint, config: DecoderConfig
+) -> Iterator[tuple[str, float]]:
     """Error of each tensor of the checkpoint, in the order of the graph."""
     for name, matrix in stored.matrices.items():
         start = 0
@@ -134,7 +141,11 @@ def weight_errors(stored: Stored, checkpoint: Checkpoint, config: DecoderConfig)
                     wanted = block[row : row + ROWS]
                     found = stored.rows(name, start, start + len(wanted), shape[1])
                     size = 0 if matrix.bits == 32 else stored.block_size(name)
-                    error = max(error, matrix_error(found, wanted, size, matrix.bits), key=lambda e: (math.isnan(e), e))
+                    error = max(
+                        error,
+                        matrix_error(found, wanted, size, matrix.bits),
+                        key=lambda e: (math.isnan(e), e),
+                    )
                     start += len(wanted)
             yield part, error
     for name in stored.vectors:

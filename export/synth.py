@@ -1,7 +1,8 @@
-"""A checkpoint of a real model's exact shape with seeded random weights: for speed, memory and limits without the hub.
+"""A checkpoint of a real model's exact shape with seeded random weights: for speed, memory and limits
+without the hub.
 
-What it answers means nothing. Weights are written one layer a shard, so that no more than one matrix of the embedding's size
-is in memory.
+What it answers means nothing. Weights are written one layer a shard, so that no more than one matrix of the
+embedding's size is in memory.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ ARCHITECTURES = {
 Tensors = dict[str, npt.NDArray[Any]]
 
 
-def synth(model_id: str, out: Path, *, seed: int = 0, on_shard: Callable[[int, int], None] = lambda done, of: None) -> Path:
+def synth(
+    model_id: str, out: Path, *, seed: int = 0, on_shard: Callable[[int, int], None] = lambda done, of: None
+) -> Path:
     """Writes a checkpoint folder of a hub model's shape to `out` (BF16, twice the parameters in bytes).
 
-    `on_shard` hears how many shards of how many are done. Raises UserError when the model is unknown or embedded, when `out` is
-    there already, or cannot be written; nothing half-written is left.
+    `on_shard` hears how many shards of how many are done. Raises UserError when the model is unknown or
+    embedded, when `out` is there already, or cannot be written; nothing half-written is left.
     """
     registry = read_registry()
     entry = registry.get(model_id)
@@ -57,12 +60,16 @@ def synth(model_id: str, out: Path, *, seed: int = 0, on_shard: Callable[[int, i
         working.mkdir(parents=True)
         write_json(working / "config.json", config_of(entry, entry.shape))
         write_json(working / "generation_config.json", {"eos_token_id": list(entry.stop_ids)})
-        write_json(working / "tokenizer.json", tokenizer_of(entry.shape.vocabulary, entry.stop_ids), indent=None)
+        write_json(
+            working / "tokenizer.json", tokenizer_of(entry.shape.vocabulary, entry.stop_ids), indent=None
+        )
         write_json(working / "tokenizer_config.json", {"chat_template": TEMPLATE})
         write_weights(working, entry.model_type, entry.shape, seed, on_shard)
         working.rename(out)
     except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror or error}): free space or give another --out") from error
+        raise UserError(
+            f"cannot write {out} ({error.strerror or error}): free space or give another --out"
+        ) from error
     finally:
         shutil.rmtree(working, ignore_errors=True)  # gone already when all went well
     return out
@@ -93,9 +100,12 @@ def config_of(entry: RegistryEntry, shape: Shape) -> dict[str, Any]:
     }
     if shape.llama3_factor:
         config["rope_scaling"] = {
-            "rope_type": "llama3", "factor": shape.llama3_factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "rope_type": "llama3",
+            "factor": shape.llama3_factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
-        }  # fmt: skip
+        }
     if entry.model_type == "gemma3_text":
         config |= {
             "hidden_activation": "gelu_pytorch_tanh",
@@ -140,7 +150,9 @@ def shards(model_type: str, shape: Shape, seed: int) -> Iterator[Tensors]:
         if len(size) == 1 and not name.endswith("bias"):
             return np.full(size, norm, ml_dtypes.bfloat16)
         made = np.empty(size, ml_dtypes.bfloat16)
-        for start in range(0, size[0], 8192):  # the float32 draw of a whole embedding would be twice its size
+        for start in range(
+            0, size[0], 8192
+        ):  # the float32 draw of a whole embedding would be twice its size
             part = made[start : start + 8192]
             part[...] = rng.standard_normal(part.shape, np.float32) * np.float32(SPREAD)
         return made
@@ -148,14 +160,19 @@ def shards(model_type: str, shape: Shape, seed: int) -> Iterator[Tensors]:
     table = (shape.vocabulary, shape.hidden)
     yield {"model.embed_tokens.weight": draw("embedding", table)}
     for layer in range(shape.layers):
-        yield {f"model.layers.{layer}.{name}": draw(name, size) for name, size in layer_shapes(model_type, shape).items()}
+        yield {
+            f"model.layers.{layer}.{name}": draw(name, size)
+            for name, size in layer_shapes(model_type, shape).items()
+        }
     last: Tensors = {"model.norm.weight": draw("norm", (shape.hidden,))}
     if not shape.tied:
         last["lm_head.weight"] = draw("head", table)
     yield last
 
 
-def write_weights(folder: Path, model_type: str, shape: Shape, seed: int, on_shard: Callable[[int, int], None]) -> None:
+def write_weights(
+    folder: Path, model_type: str, shape: Shape, seed: int, on_shard: Callable[[int, int], None]
+) -> None:
     count, total = shape.layers + 2, 0
     weight_map: dict[str, str] = {}
     for number, tensors in enumerate(shards(model_type, shape, seed), 1):
@@ -172,14 +189,17 @@ def stop_token(token_id: int) -> str:
 
 
 def tokenizer_of(vocabulary: int, stop_ids: tuple[int, ...]) -> dict[str, Any]:
-    """tokenizer.json of a byte-level BPE with as many entries as the model has rows: bytes, pairs of bytes, triples.
+    """tokenizer.json of a byte-level BPE with as many entries as the model has rows: bytes, pairs of bytes,
+    triples.
 
     Every text can be encoded and every id decoded, as with the real one; which ids come out means nothing.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = ((a, b) for a in letters for b in letters)
     triples = ((a + b, c) for a in letters for b in letters for c in letters)
-    words = itertools.chain(((letter, None) for letter in letters), ((a + b, (a, b)) for a, b in itertools.chain(pairs, triples)))
+    words = itertools.chain(
+        ((letter, None) for letter in letters), ((a + b, (a, b)) for a, b in itertools.chain(pairs, triples))
+    )
     vocab: dict[str, int] = {}
     merges: list[list[str]] = []
     for token_id in range(vocabulary):
@@ -191,15 +211,37 @@ def tokenizer_of(vocabulary: int, stop_ids: tuple[int, ...]) -> dict[str, Any]:
         if merge is not None:
             merges.append(list(merge))
     added = [
-        {"id": i, "content": stop_token(i), "special": True, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False}
+        {
+            "id": i,
+            "content": stop_token(i),
+            "special": True,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
         for i in sorted(stop_ids)
-    ]  # fmt: skip
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                  "vocab": vocab, "merges": merges},
-    }  # fmt: skip
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }

@@ -11,12 +11,21 @@ from edge.errors import UserError
 from export.checkpoint import Checkpoint, read_json
 
 # Ends of a turn or of a text that models emit although no config file lists them (the paper's stop rule).
-USUAL_END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<eos>")
+USUAL_END_TOKENS = (
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "</s>",
+    "<eos>",
+)
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class TokenizerFiles(NamedTuple):
-    """tokenizer.json's path, chat template ("" where there is none), special tokens by role, sorted stop ids."""
+    """tokenizer.json's path, chat template ("" where there is none), special tokens by role, sorted stop
+    ids."""
 
     tokenizer: Path
     chat_template: str
@@ -25,16 +34,21 @@ class TokenizerFiles(NamedTuple):
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
-    """Raises UserError when tokenizer.json is missing or damaged, or when nothing says where an answer ends."""
+    """Raises UserError when tokenizer.json is missing or damaged, or when nothing says where an answer
+    ends."""
     folder = checkpoint.folder
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise UserError(f"{path} is missing: token ids come from tokenizer.json, download it beside the weights")
+        raise UserError(
+            f"{path} is missing: token ids come from tokenizer.json, download it beside the weights"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for damaged files
         raise UserError(f"{path} is not a tokenizer ({error}): download it again") from error
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = (
+        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    )
     special = {role: text for role in SPECIAL if (text := token_text(settings.get(role)))}
     generation = folder / "generation_config.json"
     ids = {
@@ -50,7 +64,9 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
     if isinstance(vocabulary, int):
         ids = {i for i in ids if 0 <= i < vocabulary}
     if not ids:
-        raise UserError(f"{folder} names no end-of-text token: set eos_token_id in its generation_config.json")
+        raise UserError(
+            f"{folder} names no end-of-text token: set eos_token_id in its generation_config.json"
+        )
     return TokenizerFiles(path, chat_template(folder, settings), special, tuple(sorted(ids)))
 
 
@@ -67,7 +83,8 @@ def id_list(value: Any) -> list[int]:
 
 
 def chat_template(folder: Path, settings: dict[str, Any]) -> str:
-    """chat_template.jinja, or `chat_template` in tokenizer_config.json (a string, or named ones with a `default`)."""
+    """chat_template.jinja, or `chat_template` in tokenizer_config.json (a string, or named ones with a
+    `default`)."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         try:

@@ -1,8 +1,10 @@
-"""What three boards show of themselves, in the forms that their documentation gives: sysfs, procfs, vcgencmd's answers.
+"""What three boards show of themselves, in the forms that their documentation gives: sysfs, procfs,
+vcgencmd's answers.
 
-Raspberry Pi: raspberrypi.com/documentation/computers/os.html (vcgencmd, get_throttled) and the kernel's cpufreq and thermal
-drivers; Jetson Orin Nano: Jetson Linux Developer Guide r36, platform power and performance (thermal zones, throttle alerts as
-cooling devices, INA3221 with VDD_IN, VDD_CPU_GPU_CV and VDD_SOC, over-current counters oc1 to oc3).
+Raspberry Pi: raspberrypi.com/documentation/computers/os.html (vcgencmd, get_throttled) and the kernel's
+cpufreq and thermal drivers; Jetson Orin Nano: Jetson Linux Developer Guide r36, platform power and
+performance (thermal zones, throttle alerts as cooling devices, INA3221 with VDD_IN, VDD_CPU_GPU_CV and
+VDD_SOC, over-current counters oc1 to oc3).
 """
 
 from __future__ import annotations
@@ -10,14 +12,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ARM_CORE = "processor\t: {n}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\nCPU part\t: {part}\n\n"
+ARM_CORE = (
+    "processor\t: {n}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\n"
+    "CPU implementer\t: 0x41\nCPU part\t: {part}\n\n"
+)
 A72 = "fp asimd evtstrm crc32 cpuid"
 A76 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 A78AE = A76 + " uscat ilrcpc flagm paca pacg"
 
 
 class Board(NamedTuple):
-    """Files below the root, answers of vcgencmd by its argument, and what `edge.machine.device.describe` must say of it."""
+    """Files below the root, answers of vcgencmd by its argument, and what `edge.machine.device.describe`
+    must say of it."""
 
     files: dict[str, str]
     vcgencmd: dict[str, str]
@@ -30,8 +36,10 @@ def cpuinfo(cores: int, part: str, features: str, model: str = "") -> str:
 
 
 def meminfo(total: int, available: int, swap: int, swap_free: int) -> str:
-    return (f"MemTotal:       {total} kB\nMemFree:         100000 kB\nMemAvailable:   {available} kB\n"
-            f"SwapTotal:      {swap} kB\nSwapFree:       {swap_free} kB\n")  # fmt: skip
+    return (
+        f"MemTotal:       {total} kB\nMemFree:         100000 kB\nMemAvailable:   {available} kB\n"
+        f"SwapTotal:      {swap} kB\nSwapFree:       {swap_free} kB\n"
+    )
 
 
 PI4 = Board(
@@ -69,12 +77,18 @@ PI5 = Board(
     vcgencmd={
         "get_throttled": "throttled=0x0\n",
         "pmic_read_adc": (
-            "   3V7_WL_SW_A current(0)=0.08000000A\n   3V3_SYS_A current(1)=0.06000000A\n   VDD_CORE_A current(7)=1.50000000A\n"
-            "   3V7_WL_SW_V volt(8)=3.70000000V\n   3V3_SYS_V volt(9)=3.30000000V\n   VDD_CORE_V volt(15)=0.80000000V\n"
+            "   3V7_WL_SW_A current(0)=0.08000000A\n   3V3_SYS_A current(1)=0.06000000A\n   VDD_CORE_A "
+            "current(7)=1.50000000A\n"
+            "   3V7_WL_SW_V volt(8)=3.70000000V\n   3V3_SYS_V volt(9)=3.30000000V\n   VDD_CORE_V "
+            "volt(15)=0.80000000V\n"
             "     EXT5V_V volt(24)=5.15000000V\n      BATT_V volt(25)=0.00000000V\n"
         ),
     },
-    described={"board": "Raspberry Pi 5 Model B Rev 1.0", "core_kinds": "4 Cortex-A76", "simd": ("asimd", "asimdhp", "asimddp")},
+    described={
+        "board": "Raspberry Pi 5 Model B Rev 1.0",
+        "core_kinds": "4 Cortex-A76",
+        "simd": ("asimd", "asimdhp", "asimddp"),
+    },
 )
 JETSON = Board(
     files={
@@ -130,7 +144,8 @@ def put(root: Path, name: str, text: str) -> None:
 
 
 def make_board(folder: Path, name: str) -> Path:
-    """The board's files below a root; its vcgencmd, if it has one, is a program in root/bin that gives the recorded answers."""
+    """The board's files below a root; its vcgencmd, if it has one, is a program in root/bin that gives the
+    recorded answers."""
     board, root = BOARDS[name], folder / name
     for path, text in board.files.items():
         put(root, path, text)

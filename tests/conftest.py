@@ -53,7 +53,16 @@ def write_questions(path: Path, questions: tuple[str, ...] | list[str]) -> Path:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         for i, question in enumerate(questions):
-            row = ("Adversarial", f"Category {i % 2}", question, "Yes", "No", "Yes; Yes indeed", "No; Never", "")
+            row = (
+                "Adversarial",
+                f"Category {i % 2}",
+                question,
+                "Yes",
+                "No",
+                "Yes; Yes indeed",
+                "No; Never",
+                "",
+            )
             writer.writerow(row)
     return path
 
@@ -86,13 +95,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 @pytest.fixture(scope="session")
 def artifacts(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    """Artifact folder of a shape in a precision and a taps mode; built once. Read-only: copy before you damage it."""
+    """Artifact folder of a shape in a precision and a taps mode; built once. Read-only: copy before you
+    damage it."""
     base, made = tmp_path_factory.mktemp("artifacts"), {}
 
     def get(name: str, precision: str = "onnx-fp32", taps: str = "rows") -> Path:
         key = (name, precision, taps)
         if key not in made:
-            made[key] = build(str(checkpoints(name)), [precision], base / name / taps, taps=taps)[0].artifact.path
+            made[key] = build(str(checkpoints(name)), [precision], base / name / taps, taps=taps)[
+                0
+            ].artifact.path
         return made[key]
 
     return get
@@ -118,7 +130,10 @@ def questions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Everything below a folder: bytes of files, None for folders."""
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in sorted(folder.rglob("*"))
+    }
 
 
 def assert_positions_are_bounded(backend: Backend) -> None:

@@ -1,9 +1,12 @@
-"""Runs `edge` again and again in child processes, killing each: at random moments, or at each step of writing in turn.
+"""Runs `edge` again and again in child processes, killing each: at random moments, or at each step of
+writing in turn.
 
-python crash_driver.py random SEED KILLS RUN -- ARGUMENTS     kill -9 after a random time, KILLS times
-python crash_driver.py steps  KILLS RUN -- ARGUMENTS          the n-th child kills itself at its n-th step of writing
+python crash_driver.py random SEED KILLS RUN -- ARGUMENTS     kill -9 after a random time, KILLS times python
+crash_driver.py steps  KILLS RUN -- ARGUMENTS          the n-th child kills itself at its n-th step of
+writing
 
-Prints how many children died that way. Children are forked before any session exists, so each costs only its own work.
+Prints how many children died that way. Children are forked before any session exists, so each costs only its
+own work.
 """
 
 from __future__ import annotations
@@ -67,7 +70,8 @@ def kill_at_random(seed: int, kills: int, run: Path, arguments: list[str]) -> in
 
 
 def kill_at_steps(kills: int, run: Path, arguments: list[str]) -> int:
-    """Steps of writing: before a table, in the midst of its file, before its rename, before the folder's fsync."""
+    """Steps of writing: before a table, in the midst of its file, before its rename, before the folder's
+    fsync."""
     count = 0
     for n in range(kills):
         pid = os.fork()

@@ -1,6 +1,7 @@
 """A model hub on this machine: the part of the protocol that a download uses, for tests without a network.
 
-Weights are redirected to a second port, as the hub redirects to its CDN, small files to a relative path of the hub itself.
+Weights are redirected to a second port, as the hub redirects to its CDN, small files to a relative path of
+the hub itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ WEIGHTS = ".safetensors"
 
 
 class Request(NamedTuple):
-    """What came in: `authorization` and `range` as the client sent them, "" where it sent none; `status` as answered."""
+    """What came in: `authorization` and `range` as the client sent them, "" where it sent none; `status` as
+    answered."""
 
     method: str
     path: str
@@ -30,7 +32,8 @@ class Request(NamedTuple):
 
 @dataclass
 class Model:
-    """Files by commit, and where main points. `token` is asked for at the files (`gated`) or at everything (`private`)."""
+    """Files by commit, and where main points. `token` is asked for at the files (`gated`) or at everything
+    (`private`)."""
 
     commits: dict[str, dict[str, bytes]]
     main: str
@@ -41,8 +44,9 @@ class Model:
 
 @dataclass
 class HubServer:
-    """A context manager. By file name: `cut` breaks the connection once after so many bytes, `stall` sends so many and waits,
-    `damage` flips a bit of the last byte, `fail` answers 503 so many times. `xet` offers Xet storage beside the CDN.
+    """A context manager. By file name: `cut` breaks the connection once after so many bytes, `stall` sends
+    so many and waits, `damage` flips a bit of the last byte, `fail` answers 503 so many times. `xet` offers
+    Xet storage beside the CDN.
     """
 
     models: dict[str, Model]
@@ -56,13 +60,19 @@ class HubServer:
     closing: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> HubServer:
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, self, cdn)) for cdn in (False, True)]
-        self._threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in self._servers]
+        self._servers = [
+            ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, self, cdn)) for cdn in (False, True)
+        ]
+        self._threads = [
+            threading.Thread(target=server.serve_forever, args=(0.02,)) for server in self._servers
+        ]
         for thread in self._threads:
             thread.start()
         hub, cdn = self._servers
         self.endpoint = f"http://127.0.0.1:{hub.server_port}"
-        self.cdn = f"http://localhost:{cdn.server_port}"  # another host by name: clients keep their token from it
+        self.cdn = (
+            f"http://localhost:{cdn.server_port}"  # another host by name: clients keep their token from it
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,7 +136,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.hub.closing.wait(20)
 
     def error(self, status: int, code: str, message: str) -> None:
-        self.reply(status, {"X-Error-Code": code, "X-Error-Message": message}, json.dumps({"error": message}).encode())
+        self.reply(
+            status,
+            {"X-Error-Code": code, "X-Error-Message": message},
+            json.dumps({"error": message}).encode(),
+        )
 
     def answer(self) -> None:
         address = urlsplit(self.path)
@@ -140,9 +154,13 @@ class Handler(BaseHTTPRequestHandler):
         model = self.hub.models.get(model_id)
         allowed = model is not None and self.headers.get("Authorization") == f"Bearer {model.token}"
         if model is None or (model.private and not allowed):
-            self.error(404 if self.headers.get("Authorization") else 401, "RepoNotFound", "Repository not found")
+            self.error(
+                404 if self.headers.get("Authorization") else 401, "RepoNotFound", "Repository not found"
+            )
         elif api:
-            self.info(model_id, model, parts[5] if parts[4:5] == ["revision"] else "main", parse_qs(address.query))
+            self.info(
+                model_id, model, parts[5] if parts[4:5] == ["revision"] else "main", parse_qs(address.query)
+            )
         elif model.gated and not allowed:
             refused = 403 if self.headers.get("Authorization") else 401
             self.error(refused, "GatedRepo", f"Access to model {model_id} is restricted.")
@@ -170,7 +188,14 @@ class Handler(BaseHTTPRequestHandler):
                 if name.endswith(WEIGHTS):
                     entry["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 134}
             siblings.append(entry)
-        body = {"_id": "0", "id": model_id, "modelId": model_id, "sha": commit, "private": model.private, "siblings": siblings}
+        body = {
+            "_id": "0",
+            "id": model_id,
+            "modelId": model_id,
+            "sha": commit,
+            "private": model.private,
+            "siblings": siblings,
+        }
         self.reply(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
     def file(self, model_id: str, commit: str, name: str, content: bytes | None, *, linked: bool) -> None:

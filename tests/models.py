@@ -51,13 +51,20 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-# What each shape is there for: see its keys. `odd` is the base: head_dim is not hidden/heads, one key/value head, tied.
+# What each shape is there for: see its keys. `odd` is the base: head_dim is not hidden/heads, one key/value
+# head, tied.
 SHAPES: dict[str, dict[str, Any]] = {
     "odd": {},
     "untied": {"tie_word_embeddings": False, "head_dim": 32, "num_key_value_heads": 2},
     "llama3": {"head_dim": 16, "rope_scaling": LLAMA3, "rope_theta": 500000.0, "num_key_value_heads": 4},
     "narrow": {"head_dim": 8, "num_key_value_heads": 2, "tie_word_embeddings": False},
-    "qwen2": {"model_type": "qwen2", "hidden_size": 96, "head_dim": 24, "num_key_value_heads": 2, "tie_word_embeddings": False},
+    "qwen2": {
+        "model_type": "qwen2",
+        "hidden_size": 96,
+        "head_dim": 24,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": False,
+    },
     "qwen2-window": {
         "model_type": "qwen2",
         "hidden_size": 64,
@@ -126,7 +133,10 @@ def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
             f"{name}.post_attention_layernorm.weight": (hidden,),
         }
         if kind == "qwen2":
-            shapes |= {f"{name}.self_attn.{p}_proj.bias": (n,) for p, n in (("q", queries), ("k", keys), ("v", keys))}
+            shapes |= {
+                f"{name}.self_attn.{p}_proj.bias": (n,)
+                for p, n in (("q", queries), ("k", keys), ("v", keys))
+            }
         if kind in ("qwen3", "gemma3_text"):
             shapes |= {f"{name}.self_attn.{p}_norm.weight": (head_dim,) for p in "qk"}
         if kind == "gemma3_text":
@@ -140,8 +150,14 @@ def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
         if len(shape) == 2:
             return rng.normal(0, 0.15 if kind == "gemma3_text" else 0.25, shape)
         if "q_norm" in name or "k_norm" in name:
-            return rng.uniform(centre + 0.5, centre + 1.5, shape)  # long queries and keys, or every head would look everywhere
-        return rng.normal(0, 0.5, shape) if name.endswith("bias") else rng.uniform(centre - 0.5, centre + 0.5, shape)
+            return rng.uniform(
+                centre + 0.5, centre + 1.5, shape
+            )  # long queries and keys, or every head would look everywhere
+        return (
+            rng.normal(0, 0.5, shape)
+            if name.endswith("bias")
+            else rng.uniform(centre - 0.5, centre + 0.5, shape)
+        )
 
     return {name: draw(name, shape).astype(np.float32) for name, shape in shapes.items()}
 
@@ -157,7 +173,9 @@ def tokenizer(*, bos: bool) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    made.train_from_iterator(["what is the name of the sea that the ship is in", "the theme of the thesis"], trainer)
+    made.train_from_iterator(
+        ["what is the name of the sea that the ship is in", "the theme of the thesis"], trainer
+    )
     if bos:
         made.post_processor = processors.TemplateProcessing(
             single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, 0)]
@@ -170,12 +188,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_checkpoint(
-    folder: Path, config: dict[str, Any], *, dtype: str = "F32", shards: int = 1, bos: bool = True,
-    template: str | None = None, seed: int = 0, weights: dict[str, np.ndarray] | None = None,
-) -> Path:  # fmt: skip
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    dtype: str = "F32",
+    shards: int = 1,
+    bos: bool = True,
+    template: str | None = None,
+    seed: int = 0,
+    weights: dict[str, np.ndarray] | None = None,
+) -> Path:
     """A whole checkpoint folder. `dtype` is F32, F16 or BF16; more than one shard come with an index."""
     folder.mkdir(parents=True)
-    kind = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}[dtype]
+    kind = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}[
+        dtype
+    ]
     stored = {name: tensor.astype(kind) for name, tensor in (weights or tensors(config, seed)).items()}
     if shards == 1:
         save_file(stored, folder / "model.safetensors")
@@ -195,12 +222,16 @@ def write_checkpoint(
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": BOS,
             "eos_token": {
-                "__type": "AddedToken", "content": EOS,
-                "lstrip": False, "rstrip": False, "normalized": False, "single_word": False,
+                "__type": "AddedToken",
+                "content": EOS,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "single_word": False,
             },
             "clean_up_tokenization_spaces": False,
         },
-    )  # fmt: skip
+    )
     tokenizer(bos=bos).save(str(folder / "tokenizer.json"))
     if template is not None:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -210,6 +241,9 @@ def write_checkpoint(
 def write_shape(folder: Path, name: str) -> Path:
     """One of SHAPES."""
     return write_checkpoint(
-        folder, config_of(**SHAPES[name]), bos=name in WITH_BOS, template=CHAT_TEMPLATE if name in WITH_TEMPLATE else None,
+        folder,
+        config_of(**SHAPES[name]),
+        bos=name in WITH_BOS,
+        template=CHAT_TEMPLATE if name in WITH_TEMPLATE else None,
         seed=len(name),
-    )  # fmt: skip
+    )

@@ -1,4 +1,5 @@
-"""What transformers says of one sequence of tokens: logits, attentions and residual streams of every position."""
+"""What transformers says of one sequence of tokens: logits, attentions and residual streams of every
+position."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def load(folder: Path) -> Any:
     import torch
     import transformers
 
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
 
 
 def forward(model: Any, ids: list[int]) -> Forward:
@@ -37,7 +40,9 @@ def forward(model: Any, ids: list[int]) -> Forward:
         hook.remove()
     hidden = [*out.hidden_states[:-1], before_norm[0]]
     return Forward(
-        out.logits[0].numpy(), np.stack([a[0].numpy() for a in out.attentions]), np.stack([h[0].numpy() for h in hidden])
+        out.logits[0].numpy(),
+        np.stack([a[0].numpy() for a in out.attentions]),
+        np.stack([h[0].numpy() for h in hidden]),
     )
 
 
@@ -54,7 +59,11 @@ def dequantise(artifact: Path) -> dict[str, np.ndarray]:
     for node in graph.node:
         if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
             bits = next(a.i for a in node.attribute if a.name == "bits")
-            name = node.input[1 if node.op_type == "MatMulNBits" else 0].removesuffix(".rows").removesuffix(f".q{bits}")
+            name = (
+                node.input[1 if node.op_type == "MatMulNBits" else 0]
+                .removesuffix(".rows")
+                .removesuffix(f".q{bits}")
+            )
             if name not in weights:
                 weights[name] = unpack(arrays[f"{name}.q{bits}"], arrays[f"{name}.scales"], bits)
     return weights

@@ -1,4 +1,5 @@
-"""Every traced column of one long sampled answer, and what transformers' attentions and hidden states say it should be."""
+"""Every traced column of one long sampled answer, and what transformers' attentions and hidden states say it
+should be."""
 
 from __future__ import annotations
 
@@ -48,7 +49,10 @@ def expected(out: oracle.Forward, prompt: list[int], tokens: list[int]) -> dict[
         for name in OUTPUT[:-1]:
             columns[name].append(getattr(reference, name)(logits))
         columns["surprisal"].append(reference.surprisal(logits, token))
-        layers = [out.attention[layer, :, position, : position + 1].astype(float).tolist() for layer in range(len(out.attention))]
+        layers = [
+            out.attention[layer, :, position, : position + 1].astype(float).tolist()
+            for layer in range(len(out.attention))
+        ]
         for name in BY_HEAD:
             columns[name].append([value for rows in layers for value in getattr(reference, name)(rows)])
         for name in BY_LAYER:
@@ -70,7 +74,8 @@ def rms(error: np.ndarray) -> float:
 
 
 def errors(steps: pa.Table, wanted: dict[str, list], measure=largest) -> dict[str, float]:
-    """Error of each column: relative for the lengths of hidden vectors (where there is any), absolute otherwise."""
+    """Error of each column: relative for the lengths of hidden vectors (where there is any), absolute
+    otherwise."""
     found = {}
     for name, values in wanted.items():
         cells = steps.column(name).to_pylist()

@@ -1,6 +1,8 @@
-"""Run directories with planted truths: slope, class, dispersion, and how output entropy goes with the truth of an answer.
+"""Run directories with planted truths: slope, class, dispersion, and how output entropy goes with the truth
+of an answer.
 
-Summaries are computed here for all answers at once, apart from edge.signals.streaming, which test_paper compares with them.
+Summaries are computed here for all answers at once, apart from edge.signals.streaming, which test_paper
+compares with them.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ VOCABULARY = 150
 
 @dataclass(frozen=True)
 class Planted:
-    """What is true of the model that answers: output entropy is `entropy` + `slope` (t/N - 1/2) on the average, with
-    SD `between` over questions and `within` over tokens; `effect` is added to it in untrue answers, which come with
-    probability `untrue`. Attention entropy is `profile` by layer plus `spread` (t/N - 1/2); head dispersion is `dispersion`."""
+    """What is true of the model that answers: output entropy is `entropy` + `slope` (t/N - 1/2) on the
+    average, with SD `between` over questions and `within` over tokens; `effect` is added to it in untrue
+    answers, which come with probability `untrue`. Attention entropy is `profile` by layer plus `spread` (t/N
+    - 1/2); head dispersion is `dispersion`."""
 
     entropy: float = 1.5
     slope: float = 0.0
@@ -61,10 +64,20 @@ def summaries(series: np.ndarray) -> dict[str, np.ndarray]:
     p10, p50, p90 = np.percentile(series, (10, 50, 90), axis=1)
     spearman = ranks @ t / (t @ t) if n > 1 else np.full(len(series), np.nan)
     return {
-        "mean": series.mean(axis=1), "sd": series.std(axis=1), "min": series.min(axis=1), "max": series.max(axis=1),
-        "slope": slope * n, "slope_per_token": slope, "p10": p10, "p50": p50, "p90": p90, "early": early, "late": late,
-        "shift": late - early, "spearman": spearman,
-    }  # fmt: skip
+        "mean": series.mean(axis=1),
+        "sd": series.std(axis=1),
+        "min": series.min(axis=1),
+        "max": series.max(axis=1),
+        "slope": slope * n,
+        "slope_per_token": slope,
+        "p10": p10,
+        "p50": p50,
+        "p90": p90,
+        "early": early,
+        "late": late,
+        "shift": late - early,
+        "spearman": spearman,
+    }
 
 
 def tables(
@@ -78,17 +91,28 @@ def tables(
         return rng.normal(0, size, (*shape, *extra)) + rng.normal(0, size, (count, 1, *extra))
 
     scalars = {
-        "output_entropy": truth.entropy + truth.slope * place + rng.normal(0, truth.between, (count, 1))
-        + rng.normal(0, truth.within, shape) + truth.effect * untrue[:, None],
-        "varentropy": 1 + noise(), "top1_probability": 0.5 + noise(), "top1_top2_gap": 0.3 + noise(), "surprisal": 1 + noise(),
-    }  # fmt: skip
+        "output_entropy": truth.entropy
+        + truth.slope * place
+        + rng.normal(0, truth.between, (count, 1))
+        + rng.normal(0, truth.within, shape)
+        + truth.effect * untrue[:, None],
+        "varentropy": 1 + noise(),
+        "top1_probability": 0.5 + noise(),
+        "top1_top2_gap": 0.3 + noise(),
+        "surprisal": 1 + noise(),
+    }
     vectors = {
-        "attention_entropy": 2 + noise(depth * truth.heads), "sink_mass": 0.3 + noise(depth * truth.heads),
+        "attention_entropy": 2 + noise(depth * truth.heads),
+        "sink_mass": 0.3 + noise(depth * truth.heads),
         "attention_entropy_layer": np.array(truth.profile) + truth.spread * place[:, None] + noise(depth),
-        "head_dispersion": truth.dispersion + noise(depth), "head_divergence": 0.2 + noise(depth),
-        "hidden_norm": 10 + noise(depth + 1), "layer_delta": 5 + noise(depth), "layer_cosine": 0.9 + noise(depth),
-        "token_delta": 3 + noise(depth + 1), "token_cosine": 0.8 + noise(depth + 1),
-    }  # fmt: skip
+        "head_dispersion": truth.dispersion + noise(depth),
+        "head_divergence": 0.2 + noise(depth),
+        "hidden_norm": 10 + noise(depth + 1),
+        "layer_delta": 5 + noise(depth),
+        "layer_cosine": 0.9 + noise(depth),
+        "token_delta": 3 + noise(depth + 1),
+        "token_cosine": 0.8 + noise(depth + 1),
+    }
     bound = np.log(PROMPT + np.arange(tokens))
     means = {name: values.mean(axis=2) for name, values in vectors.items() if name != "attention_entropy"}
     means |= {
@@ -99,21 +123,39 @@ def tables(
     index, total = np.arange(first, first + count), count * tokens
     words = rng.spawn(1)[0].integers(0, VOCABULARY, total).astype(np.int32)
     columns = {
-        "question_index": np.repeat(index, tokens), "question_id": ["q"] * total, "step": np.tile(np.arange(tokens), count),
-        "phase": ["generation"] * total, "position": np.tile(PROMPT - 1 + np.arange(tokens), count),
-        "token_id": words, "token": [f"w{word} " for word in words], "step_ms": np.ones(total),
-    } | {name: values.ravel() for name, values in scalars.items()}  # fmt: skip
+        "question_index": np.repeat(index, tokens),
+        "question_id": ["q"] * total,
+        "step": np.tile(np.arange(tokens), count),
+        "phase": ["generation"] * total,
+        "position": np.tile(PROMPT - 1 + np.arange(tokens), count),
+        "token_id": words,
+        "token": [f"w{word} " for word in words],
+        "step_ms": np.ones(total),
+    } | {name: values.ravel() for name, values in scalars.items()}
     for name, values in vectors.items():
         undefined = name.startswith("token_")
-        columns[name] = [None if undefined and i % tokens == 0 else cell for i, cell in enumerate(values.reshape(total, -1))]
+        columns[name] = [
+            None if undefined and i % tokens == 0 else cell
+            for i, cell in enumerate(values.reshape(total, -1))
+        ]
     steps_of = steps_schema(reference=False, forced=False)
-    steps = pa.Table.from_arrays([to_array(list(columns[f.name]), f.type) for f in steps_of], schema=steps_of)
+    steps = pa.Table.from_arrays(
+        [to_array(list(columns[f.name]), f.type) for f in steps_of], schema=steps_of
+    )
     answers = {
-        "question_index": index, "question_id": ["q"] * count, "question": [f"Question {i}?" for i in index],
-        "category": ["c"] * count, "prompt_ids": [np.arange(PROMPT, dtype=np.int32)] * count, "prompt_text": ["p"] * count,
-        "answer": ["a"] * count, "tokens": [tokens] * count, "stop_reason": ["length"] * count,
-        "kv_bytes": [2 * depth * 8 * 4 * (PROMPT + tokens - 1)] * count, "prefill_ms": [1.0] * count, "decode_ms": [1.0] * count,
-    }  # fmt: skip
+        "question_index": index,
+        "question_id": ["q"] * count,
+        "question": [f"Question {i}?" for i in index],
+        "category": ["c"] * count,
+        "prompt_ids": [np.arange(PROMPT, dtype=np.int32)] * count,
+        "prompt_text": ["p"] * count,
+        "answer": ["a"] * count,
+        "tokens": [tokens] * count,
+        "stop_reason": ["length"] * count,
+        "kv_bytes": [2 * depth * 8 * 4 * (PROMPT + tokens - 1)] * count,
+        "prefill_ms": [1.0] * count,
+        "decode_ms": [1.0] * count,
+    }
     for name in SCALARS:
         series = scalars.get(name, means.get(name))
         for part, values in summaries(series[:, 1:] if name.startswith("token_") else series).items():
@@ -122,17 +164,33 @@ def tables(
         values = vectors[name][:, 1:] if name.startswith("token_") else vectors[name]
         answers[mean_column(name)] = list(values.mean(axis=1)) if values.size else [None] * count
     answers_of = answers_schema(forced=False)
-    return steps, pa.Table.from_arrays([to_array(list(answers[f.name]), f.type) for f in answers_of], schema=answers_of)
+    return steps, pa.Table.from_arrays(
+        [to_array(list(answers[f.name]), f.type) for f in answers_of], schema=answers_of
+    )
 
 
 def write_run(
-    folder: Path, truth: Planted, seed: int, questions: int, tokens: int, model_id: str = "planted", precision: str = "onnx-fp32"
+    folder: Path,
+    truth: Planted,
+    seed: int,
+    questions: int,
+    tokens: int,
+    model_id: str = "planted",
+    precision: str = "onnx-fp32",
 ) -> tuple[Run, np.ndarray]:
     """The run, and which of its answers are untrue [questions]."""
     rng = np.random.default_rng(seed)
     untrue = rng.random(questions) < truth.untrue
-    spec = ModelSpec("llama", truth.layers, 8, truth.heads, 1, 8, VOCABULARY, 4096, (0,) * truth.layers, (1,))
-    artifact = {"model_id": model_id, "precision": precision, "taps": "rows", "tokenizer_sha256": "t", "notice": ""}
+    spec = ModelSpec(
+        "llama", truth.layers, 8, truth.heads, 1, 8, VOCABULARY, 4096, (0,) * truth.layers, (1,)
+    )
+    artifact = {
+        "model_id": model_id,
+        "precision": precision,
+        "taps": "rows",
+        "tokenizer_sha256": "t",
+        "notice": "",
+    }
     settings = {"prompt": "raw", "shard": "1/1", "reference_k": 0, "temperature": 0.0}
     chosen = {"sha256": "q", "count": questions, "selected": questions}
     size = max(1, PART_ROWS // tokens)

@@ -1,4 +1,5 @@
-"""Slow, obvious twins of the metrics: plain loops over float64, written from METRICS.md and from nothing else.
+"""Slow, obvious twins of the metrics: plain loops over float64, written from METRICS.md and from nothing
+else.
 
 Arguments are nested sequences of floats: logits [V], attention [H][K], hidden [L+1][D].
 """
@@ -150,7 +151,9 @@ def least_squares_slope(x: Vector, y: Vector) -> float:
     if len(x) < 2:
         return math.nan
     mx, my = mean(x), mean(y)
-    return math.fsum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / math.fsum((a - mx) ** 2 for a in x)
+    return math.fsum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / math.fsum(
+        (a - mx) ** 2 for a in x
+    )
 
 
 def percentile(values: Vector, q: float) -> float:

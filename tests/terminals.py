@@ -1,4 +1,5 @@
-"""A terminal emulator to look into (tmux), and a model that never ends and says what a terminal should not be told."""
+"""A terminal emulator to look into (tmux), and a model that never ends and says what a terminal should not
+be told."""
 
 from __future__ import annotations
 
@@ -25,15 +26,22 @@ from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
 PATIENCE = 90.0  # seconds, on a machine that does much else
-# What a hostile or unlucky answer may hold: clear the screen, set the title, turn the text round, two columns wide, combining.
+# What a hostile or unlucky answer may hold: clear the screen, set the title, turn the text round, two
+# columns wide, combining.
 SAYINGS = ("\x1b[2J", "\x1b]0;owned\x07", "\u202e", "漢字", "e\u0301", "🙂")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|38|9[0-7])[;m]")
 
 
 def environment(**more: str) -> dict[str, str]:
     """A plain one: UTF-8, 256 colours, this tree's package, nothing that steers colours from outside."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
-    return kept | {"PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PATH": f"{BIN}:{os.environ['PATH']}"} | more
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+    }
+    return (
+        kept | {"PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PATH": f"{BIN}:{os.environ['PATH']}"} | more
+    )
 
 
 def wait_for(look: Callable[[], Any], what: str) -> Any:
@@ -61,7 +69,9 @@ class Terminal:
                 self._variables.pop(name, None)
 
     def __enter__(self) -> Terminal:
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "bash", "--norc", "--noprofile")
+        self._tmux(
+            "-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "bash", "--norc", "--noprofile"
+        )
         wait_for(lambda: self.text().startswith("$"), "a prompt")
         return self
 
@@ -71,7 +81,9 @@ class Terminal:
 
     def _tmux(self, *words: str) -> str:
         command = ["tmux", "-u", "-S", f"{self._folder}/socket", *words]
-        done = subprocess.run(command, env=self._variables, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(
+            command, env=self._variables, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -113,7 +125,11 @@ class Terminal:
     def state(self) -> dict[str, str]:
         """Whether the cursor is shown, lines are wrapped, the other screen is on; and the title."""
         names = ("cursor_flag", "wrap_flag", "alternate_on", "pane_title")
-        values = self._tmux("display-message", "-p", "\t".join(f"#{{{name}}}" for name in names)).rstrip("\n").split("\t")
+        values = (
+            self._tmux("display-message", "-p", "\t".join(f"#{{{name}}}" for name in names))
+            .rstrip("\n")
+            .split("\t")
+        )
         return dict(zip(names, values, strict=True))
 
     def ended(self) -> int:
@@ -136,12 +152,18 @@ class Terminal:
 def write_talker(folder: Path, context: int = 8192) -> Path:
     """An artifact of random weights that goes on to the end of its context and often says one of SAYINGS.
 
-    Dimension 0 of its residual stream is the same large number everywhere, so that the head's column 0 is a bias by token.
+    Dimension 0 of its residual stream is the same large number everywhere, so that the head's column 0 is a
+    bias by token.
     """
     config = models.config_of(
-        hidden_size=256, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4, head_dim=64,
-        max_position_embeddings=context, tie_word_embeddings=False,
-    )  # fmt: skip
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        head_dim=64,
+        max_position_embeddings=context,
+        tie_word_embeddings=False,
+    )
     weights = models.tensors(config)
     weights["model.embed_tokens.weight"][:, 0] = 100.0
     weights["model.norm.weight"][0] = 1.0

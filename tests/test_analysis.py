@@ -23,23 +23,46 @@ from edge.signals.definitions import SCALARS
 from edge.signals.streaming import AnswerStatistics
 
 SPEC = ModelSpec("llama", 2, 8, 3, 1, 4, 50, 64, (0, 0), (1,))
-WIDTHS = {"attention_entropy": 6, "sink_mass": 6, "attention_entropy_layer": 2, "head_dispersion": 2, "head_divergence": 2,
-          "hidden_norm": 3, "layer_delta": 2, "layer_cosine": 2, "token_delta": 3, "token_cosine": 3}  # fmt: skip
+WIDTHS = {
+    "attention_entropy": 6,
+    "sink_mass": 6,
+    "attention_entropy_layer": 2,
+    "head_dispersion": 2,
+    "head_divergence": 2,
+    "hidden_norm": 3,
+    "layer_delta": 2,
+    "layer_cosine": 2,
+    "token_delta": 3,
+    "token_cosine": 3,
+}
 
 
 def manifest(precision: str = "onnx-fp32", **changes: object) -> RunManifest:
-    artifact = {"model_id": "m", "precision": precision, "taps": "rows", "tokenizer_sha256": "t", "notice": ""}
+    artifact = {
+        "model_id": "m",
+        "precision": precision,
+        "taps": "rows",
+        "tokenizer_sha256": "t",
+        "notice": "",
+    }
     settings = {"prompt": "raw", "shard": "1/1", "reference_k": 4, "temperature": 0.0}
     base = RunManifest("run", artifact, SPEC, settings, {"sha256": "q", "count": 0, "selected": 0}, None)
     return dataclasses.replace(base, **changes)
 
 
 def make_run(
-    folder: Path, entropies: list[np.ndarray], made: RunManifest, *, tokens: list[list[int]] | None = None,
-    layer_shift: np.ndarray | None = None, head_shift: np.ndarray | None = None, kl: list[np.ndarray] | None = None,
+    folder: Path,
+    entropies: list[np.ndarray],
+    made: RunManifest,
+    *,
+    tokens: list[list[int]] | None = None,
+    layer_shift: np.ndarray | None = None,
+    head_shift: np.ndarray | None = None,
+    kl: list[np.ndarray] | None = None,
     reference: list[np.ndarray] | None = None,
-) -> Run:  # fmt: skip
-    """A run directory whose output entropy (and surprisal) is `entropies`, with constant vectors plus the given shifts."""
+) -> Run:
+    """A run directory whose output entropy (and surprisal) is `entropies`, with constant vectors plus the
+    given shifts."""
     forced = made.kind == "force"
     rows: dict[str, list] = {field.name: [] for field in steps_schema(reference=False, forced=forced)}
     answers: dict[str, list] = {field.name: [] for field in answers_schema(forced=forced)}
@@ -52,20 +75,41 @@ def make_run(
             cells["attention_entropy"] = cells["attention_entropy"] + head_shift
         for t, value in enumerate(series):
             known = {
-                "question_index": index, "question_id": "q", "step": t, "phase": "prompt" if t == 0 else "generation",
-                "position": 3 + t, "token_id": tokens[index][t] if tokens else t, "token": "x", "output_entropy": value,
-                "varentropy": value, "top1_probability": math.exp(-value), "top1_top2_gap": 0.1, "surprisal": value,
-                "step_ms": 1.0, **cells,
-            }  # fmt: skip
+                "question_index": index,
+                "question_id": "q",
+                "step": t,
+                "phase": "prompt" if t == 0 else "generation",
+                "position": 3 + t,
+                "token_id": tokens[index][t] if tokens else t,
+                "token": "x",
+                "output_entropy": value,
+                "varentropy": value,
+                "top1_probability": math.exp(-value),
+                "top1_top2_gap": 0.1,
+                "surprisal": value,
+                "step_ms": 1.0,
+                **cells,
+            }
             if forced:
                 known |= {"kl": kl[index][t] if kl else None, "same_top1": t % 2 == 0}
                 known["reference_surprisal"] = reference[index][t] if reference else 0.0
             for name, column in rows.items():
                 column.append(known[name])
             statistics.add([value] * len(SCALARS))
-        row = {"question_index": index, "question_id": "q", "question": f"Question {index}?", "category": "c",
-               "prompt_ids": [1, 2, 3, 4], "prompt_text": "p", "answer": "a", "tokens": len(series), "stop_reason": "length",
-               "kv_bytes": 0, "prefill_ms": 1.0, "decode_ms": 1.0}  # fmt: skip
+        row = {
+            "question_index": index,
+            "question_id": "q",
+            "question": f"Question {index}?",
+            "category": "c",
+            "prompt_ids": [1, 2, 3, 4],
+            "prompt_text": "p",
+            "answer": "a",
+            "tokens": len(series),
+            "stop_reason": "length",
+            "kv_bytes": 0,
+            "prefill_ms": 1.0,
+            "decode_ms": 1.0,
+        }
         for name, summary in statistics.summaries().items():
             row |= {f"{name}_{part}": v for part, v in summary._asdict().items()}
         row |= {mean_column(name): cells[name] for name in VECTORS}
@@ -85,8 +129,12 @@ def series(rng: np.random.Generator, questions: int, drift: float, length: int =
     return [1.5 + drift * np.arange(length) / length + rng.normal(0, 0.2, length) for _ in range(questions)]
 
 
-@pytest.mark.parametrize(("drift", "expected"), [(-0.5, "deterministic"), (0.5, "exploratory"), (0.0, "balanced")])
-def test_a_planted_drift_gives_its_class_slope_and_shift(tmp_path: Path, drift: float, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("drift", "expected"), [(-0.5, "deterministic"), (0.5, "exploratory"), (0.0, "balanced")]
+)
+def test_a_planted_drift_gives_its_class_slope_and_shift(
+    tmp_path: Path, drift: float, expected: str
+) -> None:
     run = make_run(tmp_path / "run", series(np.random.default_rng(1), 60, drift), manifest())
     found = dynamics.describe(run)
     assert found.model_class.label == expected
@@ -116,7 +164,9 @@ def test_means_over_questions_and_over_tokens_weigh_as_they_say(tmp_path: Path) 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(3)
-    hits = sum(low <= 0.3 <= high for _, low, high in (bootstrap(rng.normal(0.3, 1, 80)) for _ in range(400)))
+    hits = sum(
+        low <= 0.3 <= high for _, low, high in (bootstrap(rng.normal(0.3, 1, 80)) for _ in range(400))
+    )
     assert 0.90 <= hits / 400 <= 0.98  # nominal 0.95; binomial SD 0.011
 
 
@@ -130,9 +180,15 @@ def test_the_bootstrap_leaves_out_undefined_questions_and_gives_no_interval_to_o
 def test_standard_errors_count_answers_not_tokens() -> None:
     rng = np.random.default_rng(5)
     means = rng.normal(0, 1, 200)
-    tokens = np.repeat(means, 50)  # every token of an answer is the same: 200 independent numbers, not 10,000
-    assert cluster_error(tokens, np.repeat(np.arange(200), 50)) == pytest.approx(scipy.stats.sem(means), rel=0.01)
-    assert distribution(tokens, np.repeat(np.arange(200), 50)).median == pytest.approx(np.median(means), abs=0.02)
+    tokens = np.repeat(
+        means, 50
+    )  # every token of an answer is the same: 200 independent numbers, not 10,000
+    assert cluster_error(tokens, np.repeat(np.arange(200), 50)) == pytest.approx(
+        scipy.stats.sem(means), rel=0.01
+    )
+    assert distribution(tokens, np.repeat(np.arange(200), 50)).median == pytest.approx(
+        np.median(means), abs=0.02
+    )
 
 
 def test_a_curve_follows_the_answer_whatever_its_length(tmp_path: Path) -> None:
@@ -157,9 +213,12 @@ def test_planted_changes_come_out_by_layer_and_head(tmp_path: Path) -> None:
     lines = series(np.random.default_rng(2), 12, 0.0)
     full = make_run(tmp_path / "full", lines, manifest())
     changed = make_run(
-        tmp_path / "int4", [line + 0.25 for line in lines], manifest("onnx-int4"),
-        layer_shift=np.array([0.0, 0.5], np.float32), head_shift=np.array([0, 0, 0, 0, 0, 0.75], np.float32),
-    )  # fmt: skip
+        tmp_path / "int4",
+        [line + 0.25 for line in lines],
+        manifest("onnx-int4"),
+        layer_shift=np.array([0.0, 0.5], np.float32),
+        head_shift=np.array([0, 0, 0, 0, 0, 0.75], np.float32),
+    )
     found = compare(full, changed)
     by_metric = {change.metric: change.change for change in found.changes}
     assert by_metric["output_entropy"].value == pytest.approx(0.25, abs=1e-5)
@@ -176,17 +235,23 @@ def test_forced_statistics_are_those_of_the_planted_numbers(tmp_path: Path) -> N
     kl = [rng.exponential(0.05, line.size) for line in lines]
     full = make_run(tmp_path / "full", lines, manifest())
     like = {"run_sha256": "r", "artifact": full.manifest.artifact}
-    forced = make_run(tmp_path / "forced", noisy, manifest("onnx-int4", kind="force", like=like), kl=kl, reference=lines)
+    forced = make_run(
+        tmp_path / "forced", noisy, manifest("onnx-int4", kind="force", like=like), kl=kl, reference=lines
+    )
     part = compare(full, forced).forced
     assert part is not None and part.kl is not None
-    one, other, values = (np.concatenate(x).astype(np.float32).astype(np.float64) for x in (lines, noisy, kl))
+    one, other, values = (
+        np.concatenate(x).astype(np.float32).astype(np.float64) for x in (lines, noisy, kl)
+    )
     assert part.tokens == one.size
     assert part.kl.mean == pytest.approx(values.mean(), rel=1e-6)
     assert part.kl.p99 == pytest.approx(np.percentile(values, 99), rel=1e-6)
     assert part.same_top1.value == pytest.approx(0.5)
     assert part.perplexity.full == pytest.approx(np.exp(one.mean()), rel=1e-6)
     assert part.perplexity.log_ratio.value == pytest.approx((other - one).mean(), rel=1e-4)
-    assert part.probability_change.rms == pytest.approx(np.sqrt(np.mean((np.exp(-other) - np.exp(-one)) ** 2)), rel=1e-5)
+    assert part.probability_change.rms == pytest.approx(
+        np.sqrt(np.mean((np.exp(-other) - np.exp(-one)) ** 2)), rel=1e-5
+    )
     entropy = part.changes[0]
     assert entropy.metric == "output_entropy"
     assert entropy.rms == pytest.approx(np.sqrt(np.mean((other - one) ** 2)), rel=1e-6)
@@ -212,9 +277,17 @@ def test_a_planted_turn_of_the_course_comes_out_in_slope_shift_and_class(tmp_pat
     found = compare(full, make_run(tmp_path / "int4", rising, manifest("onnx-int4")))
     course = {change.metric: change.change for change in found.course}
     assert course["output_entropy_slope"].value == pytest.approx(1.0, abs=1e-5)
-    assert course["output_entropy_shift"].value == pytest.approx(0.8, abs=1e-5)  # windows of 20% lie 0.8 of the answer apart
-    assert course["output_entropy_late"].value - course["output_entropy_early"].value == pytest.approx(0.8, abs=1e-5)
-    assert (found.full_class.label, found.quantised_class.label, found.same_class) == ("deterministic", "exploratory", False)
+    assert course["output_entropy_shift"].value == pytest.approx(
+        0.8, abs=1e-5
+    )  # windows of 20% lie 0.8 of the answer apart
+    assert course["output_entropy_late"].value - course["output_entropy_early"].value == pytest.approx(
+        0.8, abs=1e-5
+    )
+    assert (found.full_class.label, found.quantised_class.label, found.same_class) == (
+        "deterministic",
+        "exploratory",
+        False,
+    )
     by_name = {change.metric: change for change in found.summaries}
     assert by_name["output_entropy_p90"].change.low <= by_name["output_entropy_p90"].change.value
     assert "output_entropy_mean" not in by_name  # that is in `changes`
@@ -233,23 +306,35 @@ def test_the_first_difference_is_where_tokens_part(tmp_path: Path) -> None:
     assert free.identical.value == 0.5 and free.common_prefix.value == 0.75
     assert [(d.question_index, d.step) for d in free.first] == [(1, 2)]
     assert free.first[0].full_probability == pytest.approx(math.exp(-1.0))
-    short = make_run(tmp_path / "c", [np.ones(4), np.ones(2)], manifest("onnx-int4"), tokens=[[1, 2, 3, 4], [5, 6]])
+    short = make_run(
+        tmp_path / "c", [np.ones(4), np.ones(2)], manifest("onnx-int4"), tokens=[[1, 2, 3, 4], [5, 6]]
+    )
     ended = compare(full, short).free
-    assert ended is not None and ended.first[0].quantised_token == "" and math.isnan(ended.first[0].quantised_probability)
+    assert (
+        ended is not None
+        and ended.first[0].quantised_token == ""
+        and math.isnan(ended.first[0].quantised_probability)
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"questions": {"sha256": "other", "count": 0, "selected": 0}}, "different questions"),
-        ({"settings": {"prompt": "qa", "shard": "1/1", "reference_k": 0, "temperature": 0.0}}, "different prompts"),
+        (
+            {"settings": {"prompt": "qa", "shard": "1/1", "reference_k": 0, "temperature": 0.0}},
+            "different prompts",
+        ),
         ({"model": dataclasses.replace(SPEC, layers=5, windows=(0,) * 5)}, "different layers"),
         ({"model": dataclasses.replace(SPEC, vocabulary=9)}, "different vocabularies"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, change: dict, words: str) -> None:
     line = [np.ones(3)]
-    full, other = make_run(tmp_path / "a", line, manifest()), make_run(tmp_path / "b", line, manifest(**change))
+    full, other = (
+        make_run(tmp_path / "a", line, manifest()),
+        make_run(tmp_path / "b", line, manifest(**change)),
+    )
     with pytest.raises(UserError, match=words):
         compare(full, other)
 

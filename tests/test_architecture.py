@@ -1,4 +1,5 @@
-"""The order of the rooms that ARCHITECTURE draws: imports run downwards, and nothing private leaves its room."""
+"""The order of the rooms that ARCHITECTURE draws: imports run downwards, and nothing private leaves its
+room."""
 
 from __future__ import annotations
 
@@ -21,15 +22,34 @@ ROOMS: dict[str, set[str]] = {
     "questions": {*BASE, "machine", "signals", "backends"},
     "runs": {*BASE, "machine", "signals", "backends", "questions"},
     "jobs": {*BASE, "machine", "signals", "backends", "questions", "runs"},
-    "analysis": {*BASE, "machine", "signals", "questions", "runs"},  # from run directories alone: no backend, no job
+    "analysis": {
+        *BASE,
+        "machine",
+        "signals",
+        "questions",
+        "runs",
+    },  # from run directories alone: no backend, no job
     "report": {*BASE, "machine", "signals", "questions", "runs", "analysis"},
     "cli": {*BASE, "machine", "signals", "backends", "questions", "runs", "jobs", "analysis", "report"},
 }
 EDGE_AND_MAIN = ("edge", "__main__")  # the public names, imported when asked for, and `python -m edge`
-NEVER_IN_EDGE = {"export", "torch", "transformers", "pandas", "scipy", "onnx", "safetensors", "ml_dtypes", "huggingface_hub",
-                 "tests"}  # fmt: skip
+NEVER_IN_EDGE = {
+    "export",
+    "torch",
+    "transformers",
+    "pandas",
+    "scipy",
+    "onnx",
+    "safetensors",
+    "ml_dtypes",
+    "huggingface_hub",
+    "tests",
+}
 NEVER_IN_EXPORT = {"pandas", "scipy", "tests"}
-TORCH_IN_EXPORT = {"reference", "nano"}  # where the name says reference, and the trainer of the embedded models
+TORCH_IN_EXPORT = {
+    "reference",
+    "nano",
+}  # where the name says reference, and the trainer of the embedded models
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -56,7 +76,9 @@ EDGE = modules("edge")
 
 def within_edge(name: str) -> set[str]:
     """Modules of edge that a module imports."""
-    found = {module.removeprefix("edge.") for module in imports(EDGE[name]) if module.startswith("edge.")} & EDGE.keys()
+    found = {
+        module.removeprefix("edge.") for module in imports(EDGE[name]) if module.startswith("edge.")
+    } & EDGE.keys()
     return found - ROOMS.keys()  # `from edge.ROOM import MODULE` takes the module
 
 
@@ -76,7 +98,11 @@ def test_imports_run_downwards(name):
 
 @pytest.mark.parametrize("name", sorted(ROOMS))
 def test_modules_of_a_room_do_not_import_in_a_circle(name):
-    own = {module: {found for found in within_edge(module) if room(found) == name} for module in EDGE if room(module) == name}
+    own = {
+        module: {found for found in within_edge(module) if room(found) == name}
+        for module in EDGE
+        if room(module) == name
+    }
     while free := {module for module, needs in own.items() if not needs & own.keys()}:
         for module in free:
             del own[module]
@@ -86,8 +112,10 @@ def test_modules_of_a_room_do_not_import_in_a_circle(name):
 @pytest.mark.parametrize("name", sorted(modules("edge")))
 def test_no_module_takes_a_private_name_of_another(name):
     assert {module for module in imports(EDGE[name]) if module.rpartition(".")[2].startswith("_")} <= {
-        "__future__", "__future__.annotations", "edge.version.__version__"
-    }  # fmt: skip
+        "__future__",
+        "__future__.annotations",
+        "edge.version.__version__",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(set(ROOMS) - {"cli"}))

@@ -1,4 +1,5 @@
-"""What `make test-arm` is made of, without the emulator: the comparison, its bounds, and how it finds its packages."""
+"""What `make test-arm` is made of, without the emulator: the comparison, its bounds, and how it finds its
+packages."""
 
 from __future__ import annotations
 
@@ -72,18 +73,34 @@ def test_the_rms_is_over_all_numbers_of_a_column() -> None:
 
 
 def top(ids: list[int], logprobs: list[float]) -> pa.Table:
-    return pa.table({"reference_token_ids": pa.array([ids]), "reference_logprobs": pa.array([logprobs], FLOATS)})
+    return pa.table(
+        {"reference_token_ids": pa.array([ids]), "reference_logprobs": pa.array([logprobs], FLOATS)}
+    )
 
 
 def test_near_ties_among_the_likeliest_tokens_may_change_places() -> None:
-    (found,) = table_differences("steps", top([1, 2, 3], [-1.0, -2.0, -2.5]), top([1, 3, 4], [-1.0, -2.25, -2.75]))
-    assert (found.column, found.largest) == ("reference_logprobs", 0.75)  # token 2 is at most as likely there as token 4
+    (found,) = table_differences(
+        "steps", top([1, 2, 3], [-1.0, -2.0, -2.5]), top([1, 3, 4], [-1.0, -2.25, -2.75])
+    )
+    assert (found.column, found.largest) == (
+        "reference_logprobs",
+        0.75,
+    )  # token 2 is at most as likely there as token 4
 
 
-def test_every_column_of_real_runs_is_compared(artifacts: Artifacts, questions_file: Path, tmp_path: Path) -> None:
+def test_every_column_of_real_runs_is_compared(
+    artifacts: Artifacts, questions_file: Path, tmp_path: Path
+) -> None:
     artifact, questions = Artifact.open(artifacts("odd")), read_questions(questions_file)[:2]
     for name, limit in (("a", 4), ("b", 4), ("c", 5)):
-        run(artifact, questions, tmp_path / name, DecodeSettings(limit, 0.0, 0, reference_k=8), prompt="raw", runtime=ONE_THREAD)
+        run(
+            artifact,
+            questions,
+            tmp_path / name,
+            DecodeSettings(limit, 0.0, 0, reference_k=8),
+            prompt="raw",
+            runtime=ONE_THREAD,
+        )
     a, b, c = (Run.open(tmp_path / name) for name in "abc")
     found = differences(a, b)
     names = {*steps_schema(reference=True, forced=False).names, *answers_schema(forced=False).names}
@@ -101,7 +118,11 @@ def test_bounds_hold_every_column_of_every_precision() -> None:
     # No column of numbers is forgotten, or it would have to be bitwise equal.
     for field in (*steps_schema(reference=True, forced=True), *answers_schema(forced=True)):
         kind = field.type.value_type if pa.types.is_list(field.type) else field.type
-        if pa.types.is_floating(kind) and not field.name.endswith("_ms") and not field.name.startswith("reference_surprisal"):
+        if (
+            pa.types.is_floating(kind)
+            and not field.name.endswith("_ms")
+            and not field.name.startswith("reference_surprisal")
+        ):
             assert bound("onnx-int4", field.name)[1] > 0, field.name
 
 
@@ -117,14 +138,19 @@ def test_bounds_hold_every_column_of_every_precision() -> None:
         ("onnx-int8", Difference("answers", "answer", math.inf, math.inf), True),
     ],
 )
-def test_a_column_beyond_its_bound_fails_the_job(precision: str, difference: Difference, fails: bool) -> None:
+def test_a_column_beyond_its_bound_fails_the_job(
+    precision: str, difference: Difference, fails: bool
+) -> None:
     found = [job.Found("max", "nano-llama", precision, "forced", [difference])]
     assert bool(job.failures(found)) == fails
     assert difference.column in job.table(found)
 
 
 def test_the_debian_archive_is_found_among_the_repositories_of_apt() -> None:
-    listed = "http://other.example/apt/ main\nhttp://a.example/debian-security/ main\nhttp://a.example/debian/ main\n"
+    listed = (
+        "http://other.example/apt/ main\nhttp://a.example/debian-security/ main\n"
+        "http://a.example/debian/ main\n"
+    )
     assert emulator.debian_repository(listed) == "http://a.example/debian/"
     assert "URIs: http://a.example/debian/\nSuites: trixie\n" in emulator.sources("http://a.example/debian/")
     with pytest.raises(UserError, match="run this on Debian"):
@@ -132,7 +158,8 @@ def test_the_debian_archive_is_found_among_the_repositories_of_apt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "major"), [("qemu-aarch64 version 7.2.17 (Debian)", 7), ("qemu-aarch64 version 10.0.13", 10), ("", 0)]
+    ("said", "major"),
+    [("qemu-aarch64 version 7.2.17 (Debian)", 7), ("qemu-aarch64 version 10.0.13", 10), ("", 0)],
 )
 def test_the_version_of_an_installed_emulator_is_read(said: str, major: int) -> None:
     assert emulator.qemu_major(said) == major
@@ -145,14 +172,18 @@ def test_what_cannot_be_fetched_is_one_sentence_and_exit_code_2(
     tools.mkdir()
     apt = tools / "apt-get"
     apt.write_text(
-        '#!/bin/sh\n[ "$1" = indextargets ] && echo "http://a.example/debian/ main" && exit\necho "E: no network" >&2; exit 100\n'
+        '#!/bin/sh\n[ "$1" = indextargets ] && echo "http://a.example/debian/ main" && exit\necho "E: no '
+        'network" >&2; exit 100\n'
     )
     apt.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    monkeypatch.setattr("sys.argv", ["tests.arm", "--cache", str(tmp_path / "cache"), "--work", str(tmp_path / "work")])
+    monkeypatch.setattr(
+        "sys.argv", ["tests.arm", "--cache", str(tmp_path / "cache"), "--work", str(tmp_path / "work")]
+    )
     assert job.main() == 2
     assert capfd.readouterr().err == (
-        "error: cannot read Debian trixie's package lists (E: no network): check the network and the configured package sources, "
+        "error: cannot read Debian trixie's package lists (E: no network): check the network and the "
+        "configured package sources, "
         "then try again\n"
     )
     apt.unlink()

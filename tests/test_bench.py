@@ -1,4 +1,5 @@
-"""`edge bench`: what it says is in the JSON, contestants have processes of their own, failures are one sentence."""
+"""`edge bench`: what it says is in the JSON, contestants have processes of their own, failures are one
+sentence."""
 
 from __future__ import annotations
 
@@ -23,13 +24,28 @@ MB = 10**6
 def test_bench_measures_every_artifact_at_every_context(artifacts, tmp_path, capsys):
     target = tmp_path / "bench.json"
     paths = [str(artifacts("odd")), str(artifacts("odd")), str(artifacts("odd", "onnx-fp32", "none"))]
-    arguments = ["bench", *paths, "--context", "20", "--context", "40", "--rounds", "2", "--tokens", "4", "--json", str(target)]
+    arguments = [
+        "bench",
+        *paths,
+        "--context",
+        "20",
+        "--context",
+        "40",
+        "--rounds",
+        "2",
+        "--tokens",
+        "4",
+        "--json",
+        str(target),
+    ]
     assert call(edge.cli.app.main, arguments, tmp_path) == 0
     said = capsys.readouterr().out
     assert "After a prompt of 20 tokens" in said and "After a prompt of 40 tokens" in said
     found = json.loads(target.read_text())
     assert [(r["name"], r["context"]) for r in found["results"]] == [
-        (name, context) for name in ("odd onnx-fp32", "odd onnx-fp32 (2)", "odd onnx-fp32 untapped") for context in (20, 40)
+        (name, context)
+        for name in ("odd onnx-fp32", "odd onnx-fp32 (2)", "odd onnx-fp32 untapped")
+        for context in (20, 40)
     ]
     assert found["read_bandwidth_bytes_per_s"] > 100 * MB
     for result in found["results"]:
@@ -102,7 +118,11 @@ def test_a_contestant_that_dies_or_refuses_is_told():
 def test_rounds_rotate_and_the_first_is_left_out():
     order = []
     opened, found = race(
-        {"a": (counts, (0.5,)), "b": (counts, (2.0,))}, [4, 9], 2, 3, lambda name, context, number: order.append((name, number))
+        {"a": (counts, (0.5,)), "b": (counts, (2.0,))},
+        [4, 9],
+        2,
+        3,
+        lambda name, context, number: order.append((name, number)),
     )
     assert order[:6] == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
     assert {key: len(rounds) for key, rounds in found.items()} == {(n, c): 2 for n in "ab" for c in (4, 9)}
@@ -117,7 +137,10 @@ def test_a_context_that_the_artifact_has_not_is_refused(artifacts, tmp_path, cap
 
 
 def test_overhead_is_told_by_turn_and_by_launch():
-    times = {"plain": [1.0, 1.0, 2.0, 2.0], "tapped": [1.1, 1.1, 2.0, 2.4]}  # two launches of two turns each, in seconds
+    times = {
+        "plain": [1.0, 1.0, 2.0, 2.0],
+        "tapped": [1.1, 1.1, 2.0, 2.4],
+    }  # two launches of two turns each, in seconds
     row = ratios_to_plain(times, 2)
     assert row["plain"]["ratio_by_launch"] == [1, 1]
     assert row["tapped"]["ratio_by_launch"] == pytest.approx([1.1, 1.1])

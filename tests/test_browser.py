@@ -1,4 +1,5 @@
-"""The report in a real Chromium: nothing asked of any server, no error, usable by mouse, keyboard and screen reader."""
+"""The report in a real Chromium: nothing asked of any server, no error, usable by mouse, keyboard and screen
+reader."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def program() -> str:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program(), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=program(), args=["--no-sandbox", "--disable-gpu"]
+        )
         yield browser
         browser.close()
 
@@ -85,7 +88,9 @@ def visit(chromium):
     yield open_it
     for made, path in visits:
         assert made.said == []
-        elsewhere = [url for url in made.asked if url != path.as_uri() and not url.startswith(("data:", "blob:"))]
+        elsewhere = [
+            url for url in made.asked if url != path.as_uri() and not url.startswith(("data:", "blob:"))
+        ]
         assert elsewhere == []
     for context in contexts:
         context.close()
@@ -93,7 +98,8 @@ def visit(chromium):
 
 @pytest.fixture(scope="module")
 def hostile(runs, tmp_path_factory) -> Path:  # noqa: F811
-    """Questions, categories, a token, a notice and a model id that are markup; two of the answers are judged."""
+    """Questions, categories, a token, a notice and a model id that are markup; two of the answers are
+    judged."""
     folder = tmp_path_factory.mktemp("browser")
     judged = shutil.copytree(runs["full"].folder, folder / "full")
     rows = Run.open(judged).answers(["question_index", "question_id"])
@@ -104,15 +110,19 @@ def hostile(runs, tmp_path_factory) -> Path:  # noqa: F811
 
 
 def label(folder: Path, rows: pa.Table, outcomes: list[str]) -> None:
-    made = rows.append_column("outcome", pa.array(outcomes)).append_column("source", pa.array(["hand"] * len(outcomes)))
+    made = rows.append_column("outcome", pa.array(outcomes)).append_column(
+        "source", pa.array(["hand"] * len(outcomes))
+    )
     made = made.append_column("rater", pa.array(["me"] * len(outcomes)))
-    write_table(folder / "outcomes.parquet", made.append_column("margin", pa.nulls(len(outcomes), pa.float32())))
+    write_table(
+        folder / "outcomes.parquet", made.append_column("margin", pa.nulls(len(outcomes), pa.float32()))
+    )
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
-    """Four models in three precisions over as many questions as the paper has, one run of each judged. The analysis of one
-    model stands for all four, for it takes ten times as long as all that is tested here."""
+    """Four models in three precisions over as many questions as the paper has, one run of each judged. The
+    analysis of one model stands for all four, for it takes ten times as long as all that is tested here."""
     folder = tmp_path_factory.mktemp("large")
     made = []
     for p, precision in enumerate(PRECISIONS):
@@ -123,16 +133,22 @@ def large(tmp_path_factory) -> Path:
         made.append(Run.open(run.folder))
     group = build_groups(made, DELTA)[0]
     out = folder / "report.html"
-    out.write_text(render([dataclasses.replace(group, model_id=model) for model in MODELS], plotly_js()), encoding="utf-8")
+    out.write_text(
+        render([dataclasses.replace(group, model_id=model) for model in MODELS], plotly_js()),
+        encoding="utf-8",
+    )
     return out
 
 
 @pytest.fixture(scope="module")
 def demo(artifacts, tmp_path_factory) -> Path:
-    """The report of what `edge demo` makes, of fewer questions; one model stands for all four, each with its notice."""
+    """The report of what `edge demo` makes, of fewer questions; one model stands for all four, each with its
+    notice."""
     folder = tmp_path_factory.mktemp("demo")
     asked = read_questions(
-        write_questions(folder / "questions.csv", ["Is the sea salty?", "Why?", "How many legs has a spider?"])
+        write_questions(
+            folder / "questions.csv", ["Is the sea salty?", "Why?", "How many legs has a spider?"]
+        )
     )
     made = []
     for precision in PRECISIONS:
@@ -145,7 +161,9 @@ def demo(artifacts, tmp_path_factory) -> Path:
             force(artifact, made[0], made[-1])
     group = build_groups([Run.open(each) for each in made], DELTA)[0]
     assert group.notice
-    shown = [dataclasses.replace(group, model_id=model, notice=f"{model}: {group.notice}") for model in MODELS]
+    shown = [
+        dataclasses.replace(group, model_id=model, notice=f"{model}: {group.notice}") for model in MODELS
+    ]
     out = folder / "report.html"
     out.write_text(render(shown, plotly_js()), encoding="utf-8")
     return out
@@ -201,7 +219,9 @@ def test_questions_are_searched_filtered_and_read_by_mouse(visit, hostile):
     section.locator(".list li:visible button").nth(1).click()
     expect(section.locator(".answers")).to_contain_text("judged incorrect")
     section.locator(".answers .token").nth(2).hover()
-    expect(section.locator(".reading")).to_contain_text(re.compile(r"token 3 .*entropy \d\.\d\d nat, top-1 probability \d\.\d\d"))
+    expect(section.locator(".reading")).to_contain_text(
+        re.compile(r"token 3 .*entropy \d\.\d\d nat, top-1 probability \d\.\d\d")
+    )
 
 
 def test_values_of_tokens_are_those_of_the_runs(visit, hostile, runs):  # noqa: F811
@@ -211,15 +231,25 @@ def test_values_of_tokens_are_those_of_the_runs(visit, hostile, runs):  # noqa: 
     expect(section.locator(".answers")).to_contain_text("Question 4")
     for i, name in enumerate(("full", "forced", "quantised")):
         tokens = section.locator(".answers .answer").nth(i).locator(".token")
-        said = [re.search(r"entropy (\S+) nat, top-1 probability (\S+), surprisal (\S+) nat", t)
-                for t in tokens.evaluate_all("spans => spans.map((span) => span.title)")]  # fmt: skip
+        said = [
+            re.search(r"entropy (\S+) nat, top-1 probability (\S+), surprisal (\S+) nat", t)
+            for t in tokens.evaluate_all("spans => spans.map((span) => span.title)")
+        ]
         table = dict(runs[name].each_question(["output_entropy", "top1_probability", "surprisal"]))[3]
         for place, column in enumerate(("output_entropy", "top1_probability", "surprisal")):
             values = table.column(column).to_pylist()
-            assert [float(found[place + 1]) for found in said] == pytest.approx(values, abs=0.0101), (name, column)
-        likely = np.abs(np.exp(-np.array(table.column("surprisal"))) - np.array(table.column("top1_probability"))) < 0.005
+            assert [float(found[place + 1]) for found in said] == pytest.approx(values, abs=0.0101), (
+                name,
+                column,
+            )
+        likely = (
+            np.abs(np.exp(-np.array(table.column("surprisal"))) - np.array(table.column("top1_probability")))
+            < 0.005
+        )
         assert likely.any()
-        assert likely.all() == (name != "forced")  # another model's tokens: both ways of keeping a probability are read
+        assert likely.all() == (
+            name != "forced"
+        )  # another model's tokens: both ways of keeping a probability are read
 
 
 def test_everything_is_reached_by_keyboard(visit, hostile):
@@ -242,7 +272,9 @@ def test_everything_is_reached_by_keyboard(visit, hostile):
     expect(section.locator(".reading")).to_contain_text("token 1 ")
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop-light", "phone-dark"])
+@pytest.mark.parametrize(
+    ("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop-light", "phone-dark"]
+)
 def test_no_serious_fault_of_accessibility_and_no_sideways_scrolling(visit, hostile, scheme, size):
     page = visit(hostile, size=size, scheme=scheme)
     page.locator(".browser").first.scroll_into_view_if_needed()
@@ -274,7 +306,10 @@ def test_the_figures_of_the_demo_are_drawn(visit, demo):
 
 def test_what_a_bad_page_asks_and_does_would_be_seen(chromium, tmp_path):
     path = tmp_path / "bad.html"
-    path.write_text("<html><img src='http://127.0.0.1:9/a.png'><script>throw new Error('mine')</script>", encoding="utf-8")
+    path.write_text(
+        "<html><img src='http://127.0.0.1:9/a.png'><script>throw new Error('mine')</script>",
+        encoding="utf-8",
+    )
     page = chromium.new_page()
     seen = []
     page.on("pageerror", lambda error: seen.append(str(error)))
@@ -326,7 +361,9 @@ def test_four_models_in_three_precisions_over_the_papers_questions(visit, large)
     shorts = page.locator(".short")
     expect(shorts).to_have_count(len(MODELS))
     expect(shorts.first).to_contain_text("Deterministic. Early to late shift of output entropy −")
-    expect(shorts.first).to_contain_text(re.compile(r"Yes: the mean output entropy of an answer has AUROC 0\.\d+ \["))
+    expect(shorts.first).to_contain_text(
+        re.compile(r"Yes: the mean output entropy of an answer has AUROC 0\.\d+ \[")
+    )
     section = page.locator("section.model").nth(3)
     section.locator(".browser").scroll_into_view_if_needed()
     shown = section.locator(".list li:visible")
@@ -345,5 +382,8 @@ def test_a_null_result_is_said_as_one(tmp_path):
     rows = made.answers(["question_index", "question_id"])
     label(made.folder, rows, np.where(untrue, "incorrect", "correct").tolist())
     said = dict(overview(build_groups([Run.open(made.folder)], DELTA))[0].answers)
-    assert re.match(r"No sign of it: .* AUROC 0\.\d+ \[.* no better than chance", said["Does entropy warn of untrue answers?"][0])
+    assert re.match(
+        r"No sign of it: .* AUROC 0\.\d+ \[.* no better than chance",
+        said["Does entropy warn of untrue answers?"][0],
+    )
     assert "How much does quantisation change?" not in said  # there is one run

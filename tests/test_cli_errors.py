@@ -1,4 +1,5 @@
-"""Bad input through the commands: exit code 2, one sentence on stderr that names the thing, nothing written."""
+"""Bad input through the commands: exit code 2, one sentence on stderr that names the thing, nothing
+written."""
 
 from __future__ import annotations
 
@@ -47,7 +48,17 @@ def world(artifacts, questions_file, tmp_path):
     assert (
         call(
             edge.cli.app.main,
-            ["run", "{artifact}", "--questions", "{q.csv}", "--out", "{run}", "--max-new-tokens", "3", "--quiet"],
+            [
+                "run",
+                "{artifact}",
+                "--questions",
+                "{q.csv}",
+                "--out",
+                "{run}",
+                "--max-new-tokens",
+                "3",
+                "--quiet",
+            ],
             tmp_path,
         )
         == 0
@@ -86,10 +97,19 @@ EDGE = [
     (swap(RUN, "{q.csv}", "{absent.csv}"), "cannot read the questions {absent.csv}"),
     (swap(RUN, "{q.csv}", "{empty.csv}"), "{empty.csv} is empty"),
     (swap(RUN, "{q.csv}", "{bare.csv}"), "{bare.csv} has columns but no questions"),
-    (swap(RUN, "{q.csv}", "{lacking.csv}"), "{lacking.csv} lacks the column Correct Answers and Incorrect Answers"),
+    (
+        swap(RUN, "{q.csv}", "{lacking.csv}"),
+        "{lacking.csv} lacks the column Correct Answers and Incorrect Answers",
+    ),
     (swap(RUN, "{q.csv}", "{latin.csv}"), "{latin.csv} is not UTF-8 (line 2"),
-    (swap(RUN, "{new}", "{run}"), "{run} holds another run (it differs in settings.max_new_tokens): give another --out"),
-    ([*swap(swap(RUN, "{new}", "{run}"), "{q.csv}", "{other.csv}"), "--max-new-tokens", "3"], "differs in questions.sha256"),
+    (
+        swap(RUN, "{new}", "{run}"),
+        "{run} holds another run (it differs in settings.max_new_tokens): give another --out",
+    ),
+    (
+        [*swap(swap(RUN, "{new}", "{run}"), "{q.csv}", "{other.csv}"), "--max-new-tokens", "3"],
+        "differs in questions.sha256",
+    ),
     (swap(RUN, "{new}", "{foreign}"), "{foreign} is not empty and holds no run"),
     (swap(RUN, "{new}", "{file}"), "{file} is a file"),
     ([*RUN, "--limit", "-1"], "--limit is -1"),
@@ -120,8 +140,14 @@ EDGE = [
     (["ask", "{artifact}", "half a character \udcff"], "is not UTF-8: type it again"),
 ]
 EXPORT = [
-    (swap(BUILD, "onnx-fp32", "onnx-int3"), "unknown precision 'onnx-int3': choose from onnx-fp32, onnx-int8, onnx-int4"),
-    (swap(BUILD, "{tiny}", "no-such-model"), "'no-such-model' is neither a checkpoint folder nor a known model: choose from"),
+    (
+        swap(BUILD, "onnx-fp32", "onnx-int3"),
+        "unknown precision 'onnx-int3': choose from onnx-fp32, onnx-int8, onnx-int4",
+    ),
+    (
+        swap(BUILD, "{tiny}", "no-such-model"),
+        "'no-such-model' is neither a checkpoint folder nor a known model: choose from",
+    ),
     (swap(BUILD, "{tiny}", "{gpt2}"), "'gpt2', an architecture that is not built; those built: llama"),
     (swap(BUILD, "{tiny}", "{empty-folder}"), "config.json is missing"),
     ([*BUILD, "--taps", "some"], "unknown taps 'some'"),
@@ -155,7 +181,12 @@ def test_bad_input_is_one_sentence_and_nothing_written(main, arguments, words, w
 
 @pytest.mark.slow
 def test_the_installed_commands_refuse_alike(world):
-    cases = [("edge", *EDGE[0]), ("edge", *EDGE[8]), ("edge-export", *EXPORT[0]), ("edge-export", *EXPORT[2])]
+    cases = [
+        ("edge", *EDGE[0]),
+        ("edge", *EDGE[8]),
+        ("edge-export", *EXPORT[0]),
+        ("edge-export", *EXPORT[2]),
+    ]
     for command, arguments, words in cases:
         before = tree(world)
         paths = [a.replace("{", f"{world}/").replace("}", "") for a in arguments]
@@ -167,10 +198,33 @@ def test_the_installed_commands_refuse_alike(world):
 def test_the_installed_commands_build_and_trace(world):
     for command in (
         ["edge-export", "build", "tiny", "--to", "onnx-int8", "--out", "built"],
-        ["edge", "run", "built/onnx-int8", "--questions", "q.csv", "--out", "traced", "--max-new-tokens", "3", "--quiet"],
-        ["edge", "run", "built/onnx-int8", "--questions", "q.csv", "--out", "traced", "--max-new-tokens", "3"],
+        [
+            "edge",
+            "run",
+            "built/onnx-int8",
+            "--questions",
+            "q.csv",
+            "--out",
+            "traced",
+            "--max-new-tokens",
+            "3",
+            "--quiet",
+        ],
+        [
+            "edge",
+            "run",
+            "built/onnx-int8",
+            "--questions",
+            "q.csv",
+            "--out",
+            "traced",
+            "--max-new-tokens",
+            "3",
+        ],
     ):
-        done = subprocess.run([str(BIN / command[0]), *command[1:]], capture_output=True, text=True, check=False, cwd=world)
+        done = subprocess.run(
+            [str(BIN / command[0]), *command[1:]], capture_output=True, text=True, check=False, cwd=world
+        )
         assert done.returncode == 0, done.stderr
     assert json.loads((world / "traced" / "run.json").read_text())["state"] == "finished"
 

@@ -15,9 +15,16 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
-    for name in ("models/one/onnx-fp32/manifest.json", "models/one/onnx-int4/manifest.json", "models/two words/manifest.json",
-                 "models/.hidden/manifest.json", "models/small.gguf", "models/notes.txt", "runs/demo/fp32/run.json",
-                 "runs/int4/run.json"):  # fmt: skip
+    for name in (
+        "models/one/onnx-fp32/manifest.json",
+        "models/one/onnx-int4/manifest.json",
+        "models/two words/manifest.json",
+        "models/.hidden/manifest.json",
+        "models/small.gguf",
+        "models/notes.txt",
+        "runs/demo/fp32/run.json",
+        "runs/int4/run.json",
+    ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
@@ -28,7 +35,9 @@ def offered(place, *words: str) -> list[str]:
     """What is offered for the last word."""
     asked = {f"_{words[0].replace('-', '_').upper()}_COMPLETE": "complete_bash"}
     variables = environment(COMP_WORDS=" ".join(words), COMP_CWORD=str(len(words) - 1), **asked)
-    done = subprocess.run([str(BIN / words[0])], cwd=place, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(BIN / words[0])], cwd=place, env=variables, capture_output=True, text=True, check=False
+    )
     assert done.stderr == ""
     return done.stdout.split()
 

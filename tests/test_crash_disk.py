@@ -1,4 +1,5 @@
-"""A full, read-only or vanished disk, and a clock that goes back: one sentence, nothing half-written, nothing lost."""
+"""A full, read-only or vanished disk, and a clock that goes back: one sentence, nothing half-written,
+nothing lost."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def small_disk(tmp_path):
     def mount(options: str) -> Path:
         again = "remount," if os.path.ismount(folder) else ""
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(folder)], capture_output=True, check=False
+            ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(folder)],
+            capture_output=True,
+            check=False,
         )
         if done.returncode:
             pytest.skip("file systems cannot be mounted here: run as root")
@@ -50,10 +53,15 @@ def whole(artifacts, many, tmp_path_factory):  # noqa: F811
 
 
 def edge_run(artifact, questions, out, **options):
-    code = (
-        "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.0; edge.cli.app.main()"  # a part for each question
-    )
-    command = [sys.executable, "-c", code, *arguments(artifact, questions, out), "--anyway"]  # the disk is full, not too small
+    # a part for each question
+    code = "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.0; edge.cli.app.main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *arguments(artifact, questions, out),
+        "--anyway",
+    ]  # the disk is full, not too small
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
@@ -71,7 +79,13 @@ def assert_consistent(out):
 
 
 @pytest.mark.parametrize("kilobytes", [200, 420, 900])
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(kilobytes, artifacts, many, whole, small_disk):  # noqa: F811
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    kilobytes,
+    artifacts,
+    many,  # noqa: F811
+    whole,
+    small_disk,
+):
     disk = small_disk(f"size={kilobytes}k")
     out = disk / "run"
     assert_one_sentence(edge_run(artifacts("odd"), many, out), "No space left on device): free space there")
@@ -99,16 +113,23 @@ def test_a_disk_too_small_for_the_first_part_is_told_and_the_run_goes_on(artifac
 
 def test_a_read_only_disk_is_told(artifacts, many, small_disk):  # noqa: F811
     disk = small_disk("size=60m")
-    assert call(edge.cli.app.main, arguments(artifacts("odd"), many, disk / "run", "--limit", "2"), disk) == 0
+    assert (
+        call(edge.cli.app.main, arguments(artifacts("odd"), many, disk / "run", "--limit", "2"), disk) == 0
+    )
     small_disk("ro")
-    assert_one_sentence(edge_run(artifacts("odd"), many, disk / "other"), "Read-only file system): give another --out")
+    assert_one_sentence(
+        edge_run(artifacts("odd"), many, disk / "other"), "Read-only file system): give another --out"
+    )
     Run.open(disk / "run").steps()
 
 
 def test_a_file_that_may_not_grow_is_told(artifacts, many, tmp_path):  # noqa: F811
     """A quota, by the kernel's limit on a file's size: works without root too."""
     done = edge_run(
-        artifacts("odd"), many, tmp_path / "run", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+        artifacts("odd"),
+        many,
+        tmp_path / "run",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
     )
     assert_one_sentence(done, "File too large")
     assert list((tmp_path / "run").rglob(".*.tmp")) == []
@@ -125,8 +146,12 @@ def test_a_clock_that_goes_back_changes_nothing(artifacts, many, whole, tmp_path
 
 @pytest.mark.parametrize("precision", ["onnx-int4", "gguf-q4_0"])
 def test_a_forced_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(
-    precision, artifacts, many, whole, tmp_path  # noqa: F811
-):  # fmt: skip
+    precision,
+    artifacts,
+    many,  # noqa: F811
+    whole,
+    tmp_path,
+):
     artifact, killed, other = artifacts("odd", precision), tmp_path / "killed", tmp_path / "other"
 
     def command(out: Path) -> list[str]:
@@ -139,7 +164,11 @@ def test_a_forced_run_killed_at_random_moments_ends_with_the_rows_of_one_that_wa
     assert list(killed.rglob(".*.tmp")) == []
 
 
-def test_a_gguf_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(artifacts, many, tmp_path):  # noqa: F811
+def test_a_gguf_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(
+    artifacts,
+    many,  # noqa: F811
+    tmp_path,
+):
     artifact, killed, other = artifacts("odd", "gguf-q4_0"), tmp_path / "killed", tmp_path / "other"
     more = ("--temperature", "0.8", "--shard", "2/2")
     assert drive("random", "7", "8", str(killed), "--", *arguments(artifact, many, killed, *more)) >= 3
@@ -151,7 +180,10 @@ def test_a_gguf_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_
 def test_the_resume_command_that_is_printed_can_be_pasted(artifacts, many, tmp_path):  # noqa: F811
     """With a folder name that a shell would split."""
     out = tmp_path / "a run; of mine"
-    command = [str(BIN / "edge"), *arguments(artifacts("odd"), many, out, "--max-new-tokens", "900", "--temperature", "1.5")]
+    command = [
+        str(BIN / "edge"),
+        *arguments(artifacts("odd"), many, out, "--max-new-tokens", "900", "--temperature", "1.5"),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not (out / "run.json").is_file():
         assert process.poll() is None

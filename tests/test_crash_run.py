@@ -49,28 +49,63 @@ def many(tmp_path_factory) -> Path:
 
 
 def arguments(artifact: Path, questions: Path, out: Path, *more: str) -> list[str]:
-    return ["run", str(artifact), "--questions", str(questions), "--out", str(out), "--max-new-tokens", "60", "--quiet",
-            "--date", "2026-01-01", "--threads", "1", *more]  # fmt: skip
+    return [
+        "run",
+        str(artifact),
+        "--questions",
+        str(questions),
+        "--out",
+        str(out),
+        "--max-new-tokens",
+        "60",
+        "--quiet",
+        "--date",
+        "2026-01-01",
+        "--threads",
+        "1",
+        *more,
+    ]
 
 
 def drive(*words: str) -> int:
     done = subprocess.run(
-        [sys.executable, str(DRIVER), *words], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, str(DRIVER), *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_a_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(temperature, artifacts, many, tmp_path):
+def test_a_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(
+    temperature, artifacts, many, tmp_path
+):
     artifact, killed, whole = artifacts("odd"), tmp_path / "killed", tmp_path / "whole"
     more = ("--temperature", str(temperature), "--seed", "3")
-    kills = drive("random", str(int(temperature * 10)), "8", str(killed), "--", *arguments(artifact, many, killed, *more))
+    kills = drive(
+        "random",
+        str(int(temperature * 10)),
+        "8",
+        str(killed),
+        "--",
+        *arguments(artifact, many, killed, *more),
+    )
     assert kills >= 4
     settings = DecodeSettings(60, temperature, 3)
     for out in (killed, whole):
-        run(Artifact.open(artifact), read_questions(many), out, settings, date="2026-01-01", runtime=ONE_THREAD)
+        run(
+            Artifact.open(artifact),
+            read_questions(many),
+            out,
+            settings,
+            date="2026-01-01",
+            runtime=ONE_THREAD,
+        )
     assert_same_rows(killed, whole)
     assert list(killed.rglob(".*.tmp")) == []
     halves = [{part_stem(p.name) for p in (killed / kind).iterdir()} for kind in ("steps", "answers")]
@@ -78,7 +113,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(t
     assert not any(is_damaged(path) for path in killed.glob("*/part-*"))
 
 
-def test_a_run_killed_at_every_step_of_writing_ends_with_the_rows_of_one_that_was_not(artifacts, questions_file, tmp_path):
+def test_a_run_killed_at_every_step_of_writing_ends_with_the_rows_of_one_that_was_not(
+    artifacts, questions_file, tmp_path
+):
     artifact, killed, whole = artifacts("odd"), tmp_path / "killed", tmp_path / "whole"
     assert drive("steps", "14", str(killed), "--", *arguments(artifact, questions_file, killed)) >= 12
     for out in (killed, whole):
@@ -95,9 +132,14 @@ def test_a_run_killed_at_every_step_of_writing_ends_with_the_rows_of_one_that_wa
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_keeps_finished_answers_says_so_and_can_be_taken_up(number, code, artifacts, many, tmp_path):
+def test_an_interruption_keeps_finished_answers_says_so_and_can_be_taken_up(
+    number, code, artifacts, many, tmp_path
+):
     artifact, out = artifacts("odd"), tmp_path / "run"
-    command = [str(BIN / "edge"), *arguments(artifact, many, out, "--max-new-tokens", "900", "--temperature", "1.5")]
+    command = [
+        str(BIN / "edge"),
+        *arguments(artifact, many, out, "--max-new-tokens", "900", "--temperature", "1.5"),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not (out / "run.json").is_file():
         assert process.poll() is None
@@ -140,15 +182,29 @@ def test_a_second_signal_does_not_wait_for_the_token():
 def test_two_processes_cannot_write_one_run(artifacts, questions_file, tmp_path):
     artifact, out = artifacts("odd"), tmp_path / "run"
     questions = read_questions(questions_file)
-    run(Artifact.open(artifact), questions, out, DecodeSettings(60), date="2026-01-01", limit=None, runtime=ONE_THREAD)
+    run(
+        Artifact.open(artifact),
+        questions,
+        out,
+        DecodeSettings(60),
+        date="2026-01-01",
+        limit=None,
+        runtime=ONE_THREAD,
+    )
     with RunWriter(out, Run.open(out).manifest):
         done = subprocess.run(
-            [str(BIN / "edge"), *arguments(artifact, questions_file, out)], capture_output=True, text=True, check=False
+            [str(BIN / "edge"), *arguments(artifact, questions_file, out)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {out} is being written by another process")
     again = subprocess.run(
-        [str(BIN / "edge"), *arguments(artifact, questions_file, out)], capture_output=True, text=True, check=False
+        [str(BIN / "edge"), *arguments(artifact, questions_file, out)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert again.returncode == 0, again.stderr
 
@@ -157,8 +213,23 @@ def test_shards_merged_by_copying_their_parts_are_the_unsharded_run(artifacts, q
     artifact, questions = Artifact.open(artifacts("odd")), read_questions(questions_file)
     for shard in ("1/3", "2/3", "3/3"):
         folder = tmp_path / shard.replace("/", "of")
-        run(artifact, questions, folder, DecodeSettings(30, 0.7), date="2026-01-01", shard=shard, runtime=ONE_THREAD)
-    run(artifact, questions, tmp_path / "whole", DecodeSettings(30, 0.7), date="2026-01-01", runtime=ONE_THREAD)
+        run(
+            artifact,
+            questions,
+            folder,
+            DecodeSettings(30, 0.7),
+            date="2026-01-01",
+            shard=shard,
+            runtime=ONE_THREAD,
+        )
+    run(
+        artifact,
+        questions,
+        tmp_path / "whole",
+        DecodeSettings(30, 0.7),
+        date="2026-01-01",
+        runtime=ONE_THREAD,
+    )
     merged = tmp_path / "1of3"
     for other in ("2of3", "3of3"):
         for part in (tmp_path / other).glob("*/part-*.parquet"):

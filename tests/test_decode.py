@@ -21,7 +21,8 @@ VOCABULARY = 12
 
 
 class Script:
-    """A backend without weights: at each position the token that the script says is by far the most likely."""
+    """A backend without weights: at each position the token that the script says is by far the most
+    likely."""
 
     def __init__(self, script, capacity=1000, stop_ids=(1,)):
         self.spec = ModelSpec("script", 1, 2, 1, 1, 8, VOCABULARY, capacity, (0,), tuple(stop_ids))
@@ -112,15 +113,21 @@ def test_a_prompt_longer_than_the_cache_has_no_steps():
 def test_greedy_is_what_transformers_generates(checkpoints, artifacts):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     for shape in ("odd", "untied"):
-        model = transformers.AutoModelForCausalLM.from_pretrained(checkpoints(shape), dtype=torch.float32).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoints(shape), dtype=torch.float32
+        ).eval()
         backend = OnnxBackend(Artifact.open(artifacts(shape)), threads=1)
         for seed in range(3):
             prompt = np.random.default_rng(seed).integers(4, 290, 20 + 60 * seed).tolist()
             with torch.no_grad():
                 made = model.generate(
-                    torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-                    max_new_tokens=40, eos_token_id=[1, 3], pad_token_id=0,
-                )  # fmt: skip
+                    torch.tensor([prompt]),
+                    attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                    do_sample=False,
+                    max_new_tokens=40,
+                    eos_token_id=[1, 3],
+                    pad_token_id=0,
+                )
             expected = made[0, len(prompt) :].tolist()
             steps = answer(backend, prompt, max_new_tokens=40)
             if steps[-1].stop_reason == REPETITION:  # a rule that transformers does not have
@@ -196,7 +203,9 @@ def test_the_reference_keeps_the_most_likely_tokens_of_each_step(odd):
     for step in steps:
         assert step.reference.ids[0] == step.token_id
         assert step.surprisal == pytest.approx(-step.reference.logprobs[0], abs=1e-6)
-        assert np.exp(step.reference.logprobs.astype(float)).sum() + step.reference.rest == pytest.approx(1.0, abs=1e-5)
+        assert np.exp(step.reference.logprobs.astype(float)).sum() + step.reference.rest == pytest.approx(
+            1.0, abs=1e-5
+        )
     assert all(step.reference is None for step in answer(backend, [5, 60, 70], max_new_tokens=4))
 
 
@@ -209,7 +218,9 @@ def test_forcing_a_model_on_its_own_answer_gives_the_same_steps(odd):
         (s.step, s.position, s.token_id, s.surprisal, s.stop_reason) for s in free
     ]
     for a, b in zip(free, forced, strict=True):
-        np.testing.assert_array_equal(a.signals.attention.attention_entropy, b.signals.attention.attention_entropy)
+        np.testing.assert_array_equal(
+            a.signals.attention.attention_entropy, b.signals.attention.attention_entropy
+        )
         assert a.signals.output == b.signals.output
 
 

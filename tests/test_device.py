@@ -16,7 +16,9 @@ from tests.boards import BOARDS, make_board, put
 def board(tmp_path) -> Path:
     """What a Raspberry Pi shows of itself."""
     put(tmp_path, "proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0")
-    put(tmp_path, "proc/cpuinfo", "processor\t: 0\nBogoMIPS\t: 108.00\n\nModel\t\t: Raspberry Pi 5 Model B\n")
+    put(
+        tmp_path, "proc/cpuinfo", "processor\t: 0\nBogoMIPS\t: 108.00\n\nModel\t\t: Raspberry Pi 5 Model B\n"
+    )
     put(tmp_path, "proc/meminfo", "MemTotal:        8245504 kB\nMemAvailable:    4000000 kB\n")
     put(tmp_path, "proc/self/statm", "5000 300 200 1 0 100 0")
     put(tmp_path, "sys/class/thermal/thermal_zone0/temp", "48312\n")
@@ -36,7 +38,9 @@ def test_a_board_is_described(board):
 
 def test_what_cannot_be_read_is_none_and_null(tmp_path):
     described = device.describe(tmp_path)
-    assert (described.board, described.processor, described.memory_bytes, described.swap_bytes) == (None,) * 4
+    assert (described.board, described.processor, described.memory_bytes, described.swap_bytes) == (
+        None,
+    ) * 4
     assert (described.simd, described.core_kinds) == ((), "")
 
 
@@ -53,7 +57,13 @@ def test_recorded_boards_are_described(name, tmp_path):
 
 def test_the_registry_lists_the_papers_models_and_the_embedded_one():
     entries = read_registry()
-    assert {"llama-3.2-1b-instruct", "gemma-3-1b-it", "deepseek-r1-distill-qwen-1.5b", "qwen3-1.7b", "nano-llama"} <= set(entries)
+    assert {
+        "llama-3.2-1b-instruct",
+        "gemma-3-1b-it",
+        "deepseek-r1-distill-qwen-1.5b",
+        "qwen3-1.7b",
+        "nano-llama",
+    } <= set(entries)
     for entry in entries.values():
         assert bool(entry.hub) != bool(entry.folder)
         assert (entry.checkpoint is None) == bool(entry.hub)
@@ -63,7 +73,13 @@ def test_the_registry_lists_the_papers_models_and_the_embedded_one():
 
 @pytest.mark.parametrize(
     "text",
-    ["[models", "[other]\n", "[models.x]\nhub = 'a'\n", "[models.x]\nmodel_type='a'\nlicence='b'\nsurprise=1\n", "models = 3"],
+    [
+        "[models",
+        "[other]\n",
+        "[models.x]\nhub = 'a'\n",
+        "[models.x]\nmodel_type='a'\nlicence='b'\nsurprise=1\n",
+        "models = 3",
+    ],
 )
 def test_a_malformed_registry_is_refused(text, tmp_path):
     (tmp_path / "r.toml").write_text(text)

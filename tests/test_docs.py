@@ -1,8 +1,9 @@
-"""What the pages say holds: their command lines and Python run, the table of commands is the commands', the site builds.
+"""What the pages say holds: their command lines and Python run, the table of commands is the commands', the
+site builds.
 
-A block of commands is run as it stands, after those of the README, unless a comment `<!-- not run: why -->` stands before
-it; then, as for commands inside sentences, it must name commands and options that exist. Pages take for granted what
-`edge demo` leaves.
+A block of commands is run as it stands, after those of the README, unless a comment `<!-- not run: why -->`
+stands before it; then, as for commands inside sentences, it must name commands and options that exist. Pages
+take for granted what `edge demo` leaves.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from tests.conftest import NANO_LLAMA, ROOT, write_questions
 from tests.test_packaging import PROJECT
 from tools import commands
 
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
-BLOCK = re.compile(r"^(?P<mark><!-- not run: [^\n]+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+BLOCK = re.compile(
+    r"^(?P<mark><!-- not run: [^\n]+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
 INLINE = re.compile(r"(?<!`)`((?:edge|edge-export|make|pip) [^`]+)`(?!`)")
 COMMAND = re.compile(r"(?:^|[\s/=;&(])((?:edge|edge-export|make|pip) [^#\n]+)", re.M)
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "100"}
@@ -60,7 +65,8 @@ def name_of(page: Path) -> str:
 
 
 def check_command(words: list[str], whole: bool) -> None:
-    """A command and its options exist; of a whole line also: what is required is there, and no more arguments than it takes."""
+    """A command and its options exist; of a whole line also: what is required is there, and no more
+    arguments than it takes."""
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word and not word.startswith("-")} <= TARGETS
         return
@@ -82,7 +88,12 @@ def check_command(words: list[str], whole: bool) -> None:
             continue
         assert option in KNOWN[name].options or option in TOP, f"{name} has no option {option}"
         given.add(option)
-        if not equals and option not in TOP and KNOWN[name].options[option].kind and next(rest, None) is None:
+        if (
+            not equals
+            and option not in TOP
+            and KNOWN[name].options[option].kind
+            and next(rest, None) is None
+        ):
             assert not whole, f"{option} wants a value"
     if whole:
         wanted = [p for p in KNOWN[name].parameters if not p.option]
@@ -102,7 +113,9 @@ def words_of(command: str) -> list[str]:
 def test_commands_named_in_pages_exist(page):
     text = page.read_text()
     for block in blocks(page):
-        assert block.language or not COMMAND.search(block.text), f"a block with commands is marked as sh: {block.text}"
+        assert block.language or not COMMAND.search(block.text), (
+            f"a block with commands is marked as sh: {block.text}"
+        )
         if block.language in ("sh", "ini"):
             for command in COMMAND.findall(block.text.replace("\\\n", " ")):
                 check_command(words_of(command), whole=True)
@@ -140,9 +153,12 @@ def test_the_page_of_commands_is_what_the_commands_say():
 def test_make_knows_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {"demo": "edge demo", "test": "pytest", "docs": "mkdocs build", "docs-commands": "tools.commands"}[
-        target
-    ] in done.stdout
+    assert {
+        "demo": "edge demo",
+        "test": "pytest",
+        "docs": "mkdocs build",
+        "docs-commands": "tools.commands",
+    }[target] in done.stdout
 
 
 # Running
@@ -151,14 +167,21 @@ def test_make_knows_its_targets(target):
 def shell(script: str, folder: Path) -> str:
     """Output of a script that stops at the first command that fails."""
     done = subprocess.run(
-        ["bash", "-euxo", "pipefail", "-c", script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        ["bash", "-euxo", "pipefail", "-c", script],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout
 
 
 def run_page(page: Path, folder: Path) -> str:
-    return "".join(shell(block.text, folder) for block in blocks(page) if block.language == "sh" and block.run)
+    return "".join(
+        shell(block.text, folder) for block in blocks(page) if block.language == "sh" and block.run
+    )
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +190,8 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(NANO_LLAMA, folder / "path" / "to" / "checkpoint")
     write_questions(
-        folder / "truthfulqa.csv", ["Do bats see?", "What is the capital of the United States?", "Is the earth flat?"]
+        folder / "truthfulqa.csv",
+        ["Do bats see?", "What is the capital of the United States?", "Is the earth flat?"],
     )
     shell("edge demo --model nano-llama --limit 8", folder)
     return folder
@@ -194,7 +218,9 @@ def test_the_readme_runs(after_readme):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in pages_with("sh", run=True) if page.name != "README.md"], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in pages_with("sh", run=True) if page.name != "README.md"], ids=name_of
+)
 def test_the_commands_of_a_guide_run(page, copied):
     run_page(page, copied)
 
@@ -203,7 +229,12 @@ def test_the_commands_of_a_guide_run(page, copied):
 def test_python_of_the_api_page_runs_as_written(copied):
     first, second = (
         subprocess.run(
-            [sys.executable, "-c", block.text], cwd=copied, env=ENVIRONMENT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", block.text],
+            cwd=copied,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for block in blocks(ROOT / "docs" / "api.md")
         if block.language == "python"
@@ -226,7 +257,10 @@ def test_the_api_page_shows_it_in_ten_lines_and_every_public_name():
 
 
 def test_importing_edge_loads_nothing_until_a_name_is_used():
-    code = "import sys, edge; print(sorted({'numpy', 'onnxruntime', 'pyarrow', 'rich'} & set(sys.modules)), edge.Run.__name__)"
+    code = (
+        "import sys, edge; heavy = {'numpy', 'onnxruntime', 'pyarrow', 'rich'}; "
+        "print(sorted(heavy & set(sys.modules)), edge.Run.__name__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[] Run\n"
     assert all(getattr(edge, name) for name in edge.__all__)
@@ -244,7 +278,12 @@ def test_the_notebook_runs(tmp_path):
     notebook = nbformat.read(ROOT / "examples" / "trace.ipynb", as_version=4)
     nbformat.validate(notebook)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", ()) if output.output_type == "execute_result"]
+    shown = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if output.output_type == "execute_result"
+    ]
     assert len(shown) == 6
     assert Run.open(tmp_path / "runs" / "notebook" / "int4-forced").answers().num_rows == 20
 
@@ -253,7 +292,9 @@ def test_the_notebook_runs(tmp_path):
 def test_the_picture_is_drawn_from_a_run(demo, tmp_path):
     made = tmp_path / "picture.svg"
     runs = demo / "runs" / "demo" / "nano-llama"
-    subprocess.run([sys.executable, "-m", "tools.picture", str(runs), "--out", str(made)], check=True, cwd=ROOT)
+    subprocess.run(
+        [sys.executable, "-m", "tools.picture", str(runs), "--out", str(made)], check=True, cwd=ROOT
+    )
     answers = {row["question"]: row for row in Run.open(runs / "fp32").answers().to_pylist()}
     for path in (made, commands.PAGE.with_name("picture.svg")):
         root = ElementTree.parse(path).getroot()
@@ -261,7 +302,9 @@ def test_the_picture_is_drawn_from_a_run(demo, tmp_path):
         tokens = root.findall("s:text[@class='t']", space)
         assert len(root.findall("s:rect[@class='k']", space)) == len(tokens) > 3
         title = root.findtext("s:title", namespaces=space)
-        assert "says nothing about the paper's models" in " ".join(t.text for t in root.findall("s:text", space))
+        assert "says nothing about the paper's models" in " ".join(
+            t.text for t in root.findall("s:text", space)
+        )
         if path == made:
             answer = next(row for question, row in answers.items() if title.endswith(question))
             assert len(tokens) == answer["tokens"]
@@ -276,5 +319,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) > len(list((ROOT / "docs").glob("*.md")))
     for page in pages:  # nothing that a reader without a network would miss
-        assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=.?(?:https?:)?//", page.read_text(encoding="utf-8"))
+        assert not re.search(
+            r"<(?:script|link|img)[^>]+(?:src|href)=.?(?:https?:)?//", page.read_text(encoding="utf-8")
+        )
     assert 'href="docs/' not in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")

@@ -43,7 +43,9 @@ def test_taps_are_tried_on_every_architecture(tmp_path, capsys):
         (llamacpp, "version", lambda: "0.4.0", "0.4.0 is not among the versions tested"),
     ],
 )
-def test_taps_that_do_not_work_are_named_with_the_reason(module, name, value, words, tmp_path, capsys, monkeypatch):
+def test_taps_that_do_not_work_are_named_with_the_reason(
+    module, name, value, words, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(module, name, value)
     said, shown = doctor(tmp_path, capsys)
     assert words in said["llama_cpp"]["taps"]["gemma3_text"]
@@ -53,7 +55,9 @@ def test_taps_that_do_not_work_are_named_with_the_reason(module, name, value, wo
 def test_a_name_that_one_architecture_alone_lacks_is_its_problem_alone(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(llama_taps, "EMBEDDING", {"gemma3_text": b"embd_elsewhere"})
     said, _ = doctor(tmp_path, capsys)
-    problems = {architecture: problem for architecture, problem in said["llama_cpp"]["taps"].items() if problem}
+    problems = {
+        architecture: problem for architecture, problem in said["llama_cpp"]["taps"].items() if problem
+    }
     assert list(problems) == ["gemma3_text"]
     assert "2 of 2 attention patterns and 2 of 3 residual streams" in problems["gemma3_text"]
 
@@ -72,7 +76,9 @@ def test_the_sensors_of_a_board_are_said_in_a_line(board, words, tmp_path):
     assert state(Sensors(tmp_path / "nothing", "").sample(0)) == "no sensor can be read"
 
 
-def test_code_that_cannot_be_compiled_is_told_with_the_reason(tmp_path, capsys, monkeypatch, nothing_compiled):
+def test_code_that_cannot_be_compiled_is_told_with_the_reason(
+    tmp_path, capsys, monkeypatch, nothing_compiled
+):
     said, shown = doctor(tmp_path, capsys)
     assert said["llama_cpp"]["callback"] == said["signals"] == ""
     monkeypatch.setenv("PATH", str(tmp_path))

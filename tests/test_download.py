@@ -1,4 +1,5 @@
-"""edge questions fetch from a server on this machine, what is refused, and which questions are asked by default."""
+"""edge questions fetch from a server on this machine, what is refused, and which questions are asked by
+default."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from typer.testing import CliRunner
 from edge.cli import questions as cli_questions
 from edge.cli.app import app
 from edge.errors import UserError
-from edge.questions.question import EMBEDDED, default_questions, fetched_path, questions_sha256, read_questions
+from edge.questions.question import (
+    EMBEDDED,
+    default_questions,
+    fetched_path,
+    questions_sha256,
+    read_questions,
+)
 from tests.conftest import write_questions
 
 GOOD = EMBEDDED.read_bytes()
@@ -81,7 +88,9 @@ def test_what_is_fetched_is_asked_by_default(server: str) -> None:
     ],
 )
 @pytest.mark.parametrize("there", [False, True])
-def test_what_is_not_right_leaves_things_as_they_were(server: str, name: str, more: tuple, words: str, there: bool) -> None:
+def test_what_is_not_right_leaves_things_as_they_were(
+    server: str, name: str, more: tuple, words: str, there: bool
+) -> None:
     if there:
         fetched_path().parent.mkdir(parents=True)
         fetched_path().write_bytes(b"earlier")
@@ -89,7 +98,11 @@ def test_what_is_not_right_leaves_things_as_they_were(server: str, name: str, mo
     assert isinstance(found.exception, UserError)
     assert words in str(found.exception)
     assert f"put the file at {fetched_path()} yourself" in str(found.exception)
-    files = [path.read_bytes() for path in fetched_path().parent.glob("*")] if fetched_path().parent.exists() else []
+    files = (
+        [path.read_bytes() for path in fetched_path().parent.glob("*")]
+        if fetched_path().parent.exists()
+        else []
+    )
     assert files == ([b"earlier"] if there else [])
 
 
@@ -97,7 +110,10 @@ def test_an_address_that_cannot_be_reached_or_is_none(server: str, tmp_path: Pat
     port = int(server.rpartition(":")[2])
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         port = closed.server_port
-    for url, words in ((f"http://127.0.0.1:{port}/x", "cannot reach"), (f"file://{EMBEDDED}", "give an http or https address")):
+    for url, words in (
+        (f"http://127.0.0.1:{port}/x", "cannot reach"),
+        (f"file://{EMBEDDED}", "give an http or https address"),
+    ):
         found = fetch("--url", url)
         assert isinstance(found.exception, UserError)
         assert words in str(found.exception)
@@ -106,14 +122,18 @@ def test_an_address_that_cannot_be_reached_or_is_none(server: str, tmp_path: Pat
     assert not fetched_path().exists()
 
 
-def test_the_authors_address_is_checked_however_it_is_given(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_authors_address_is_checked_however_it_is_given(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cli_questions, "ADDRESS", f"{server}/good")
     for more in ((), ("--url", f"{server}/good")):
         assert "instead of 790" in str(fetch(*more).exception)
     assert "give an http or https address" in str(fetch("--url", "").exception)
 
 
-def test_a_full_or_missing_temporary_folder_is_told(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_or_missing_temporary_folder_is_told(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     found = fetch("--url", f"{server}/good")
     assert isinstance(found.exception, UserError)
@@ -139,10 +159,12 @@ def test_the_hubs_data_set_at_its_pinned_revision(
     row = GENERATION if form == "generation" else CHOICE
     rows = [row | {"question": f"Q{i}?"} for i in range(cli_questions.HUB_COUNT)]
     whole, few = (written(tmp_path / f"{n}.parquet", rows[:n]).read_bytes() for n in (len(rows), 3))
-    HUB_FILES.update({
-        f"{cli_questions.REVISION}/{form}/validation-00000-of-00001.parquet": whole,
-        f"v2/{form}/validation-00000-of-00001.parquet": few,
-    })  # fmt: skip
+    HUB_FILES.update(
+        {
+            f"{cli_questions.REVISION}/{form}/validation-00000-of-00001.parquet": whole,
+            f"v2/{form}/validation-00000-of-00001.parquet": few,
+        }
+    )
     found = fetch("--hub", form)
     assert found.exit_code == 0, found.output
     target = fetched_path().with_name(f"truthful_qa-{form}-{cli_questions.REVISION}.parquet")
@@ -169,13 +191,19 @@ def test_what_the_hub_is_asked_for_must_be_plain(server: str, monkeypatch: pytes
 
 
 GENERATION = {
-    "type": "Adversarial", "category": "Law", "question": "Why? ", "best_answer": "So", "correct_answers": ["So", "Thus"],
-    "incorrect_answers": ["No; never"], "source": "x",
-}  # fmt: skip
+    "type": "Adversarial",
+    "category": "Law",
+    "question": "Why? ",
+    "best_answer": "So",
+    "correct_answers": ["So", "Thus"],
+    "incorrect_answers": ["No; never"],
+    "source": "x",
+}
 CHOICE = {
-    "question": "Why?", "mc1_targets": {"choices": ["So", "No"], "labels": [1, 0]},
+    "question": "Why?",
+    "mc1_targets": {"choices": ["So", "No"], "labels": [1, 0]},
     "mc2_targets": {"choices": ["So", "Thus", "No"], "labels": [1, 1, 0]},
-}  # fmt: skip
+}
 
 
 def written(path: Path, rows: list[dict]) -> Path:
@@ -189,14 +217,26 @@ def written(path: Path, rows: list[dict]) -> Path:
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_the_hubs_forms_are_read(tmp_path: Path, suffix: str) -> None:
     (question,) = read_questions(written(tmp_path / f"generation{suffix}", [GENERATION]))
-    assert (question.question, question.best, question.category, question.type) == ("Why?", "So", "Law", "Adversarial")
+    assert (question.question, question.best, question.category, question.type) == (
+        "Why?",
+        "So",
+        "Law",
+        "Adversarial",
+    )
     assert (question.correct, question.incorrect) == (("So", "Thus"), ("No; never",))
     (question,) = read_questions(written(tmp_path / f"mc{suffix}", [CHOICE]))
-    assert (question.question, question.best, question.correct, question.incorrect) == ("Why?", "So", ("So", "Thus"), ("No",))
+    assert (question.question, question.best, question.correct, question.incorrect) == (
+        "Why?",
+        "So",
+        ("So", "Thus"),
+        ("No",),
+    )
 
 
 def test_the_form_does_not_change_the_content_hash(tmp_path: Path) -> None:
-    forms = [read_questions(written(tmp_path / f"q{suffix}", [GENERATION])) for suffix in (".parquet", ".jsonl")]
+    forms = [
+        read_questions(written(tmp_path / f"q{suffix}", [GENERATION])) for suffix in (".parquet", ".jsonl")
+    ]
     assert questions_sha256(forms[0]) == questions_sha256(forms[1])
 
 

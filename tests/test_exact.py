@@ -46,7 +46,14 @@ def base(tmp_path_factory):
 def full(base, questions_file, tmp_path_factory):
     """A run of the unchanged model, its 16 most likely tokens kept."""
     out = tmp_path_factory.mktemp("exact-run") / "full"
-    run(base, read_questions(questions_file), out, DecodeSettings(25, 0.8, reference_k=16), date=DAY, runtime=ONE_THREAD)
+    run(
+        base,
+        read_questions(questions_file),
+        out,
+        DecodeSettings(25, 0.8, reference_k=16),
+        date=DAY,
+        runtime=ONE_THREAD,
+    )
     return Run.open(out)
 
 
@@ -56,7 +63,9 @@ def forced(artifact, full, folder, base, **settings):
 
 
 def column(run, name):
-    return np.stack(run.steps().column(name).to_pylist()) if run.steps().column(name).null_count == 0 else None
+    return (
+        np.stack(run.steps().column(name).to_pylist()) if run.steps().column(name).null_count == 0 else None
+    )
 
 
 def test_a_model_against_itself_is_exactly_the_same(base, full, tmp_path):
@@ -70,7 +79,9 @@ def test_a_model_against_itself_is_exactly_the_same(base, full, tmp_path):
     assert found.forced.exact
     assert found.forced.reference_k == base.manifest.model.vocabulary
     by_name = {line.name: line for line in found.forced.statistics}
-    assert [by_name[name].value for name in ("Mean KLD", "Maximum KLD", "Mean PPL(Q)-PPL(base)", "RMS Δp")] == [0.0] * 4
+    assert [
+        by_name[name].value for name in ("Mean KLD", "Maximum KLD", "Mean PPL(Q)-PPL(base)", "RMS Δp")
+    ] == [0.0] * 4
     assert all(change.change.value == 0.0 for change in found.changes)
     assert found.full_class == found.quantised_class
     assert max(found.forced.hidden_error.mean) == 0.0
@@ -89,7 +100,9 @@ def test_a_model_against_itself_is_exactly_the_same(base, full, tmp_path):
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_noise_in_one_layer_starts_there(layer, base, full, tmp_path):
     def noise(weights):
-        weights[f"model.layers.{layer}.mlp.down_proj.weight"] += np.random.default_rng(1).normal(0, 0.02, (48, 72))
+        weights[f"model.layers.{layer}.mlp.down_proj.weight"] += np.random.default_rng(1).normal(
+            0, 0.02, (48, 72)
+        )
 
     found = compare(full, forced(changed(tmp_path, noise), full, tmp_path / "run", base))
     error, similarity = found.forced.hidden_error.mean, found.forced.hidden_similarity.mean
@@ -131,7 +144,9 @@ def test_scaled_logits_change_distributions_and_nothing_inside(base, full, tmp_p
             expected_entropy.append(reference.output_entropy([scale * z for z in logits]))
     backend.close()
     np.testing.assert_allclose(run_of.steps().column("kl").to_numpy(), expected_kl, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(run_of.steps().column("output_entropy").to_numpy(), expected_entropy, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        run_of.steps().column("output_entropy").to_numpy(), expected_entropy, rtol=1e-4, atol=1e-5
+    )
     assert np.mean(expected_kl) > 0.01
 
 
@@ -144,7 +159,9 @@ def test_the_kept_tokens_bound_the_exact_divergence_from_below(base, full, tmp_p
     assert 0.0 < (kl - bound).mean() < kl.mean()
     for name in ("output_entropy", "attention_entropy", "hidden_norm", "surprisal"):
         assert exact.steps().column(name).equals(kept.steps().column(name)), name
-    np.testing.assert_allclose(*(r.steps().column("reference_surprisal").to_numpy() for r in (exact, kept)), atol=1e-5)
+    np.testing.assert_allclose(
+        *(r.steps().column("reference_surprisal").to_numpy() for r in (exact, kept)), atol=1e-5
+    )
     assert compare(full, kept).forced.hidden_error is None
     assert not compare(full, kept).forced.exact
 
@@ -161,10 +178,19 @@ def test_both_backends_can_be_stepped_together(artifacts, questions_file, tmp_pa
         assert column(made, "hidden_error").max() < 1e-3
 
 
-def test_without_taps_there_is_a_whole_divergence_and_no_hidden_error(artifacts, base, questions_file, tmp_path):
+def test_without_taps_there_is_a_whole_divergence_and_no_hidden_error(
+    artifacts, base, questions_file, tmp_path
+):
     blind = Artifact.open(artifacts("odd", "onnx-fp32", "none"))
     tapped = Artifact.open(artifacts("odd", "onnx-int4"))
-    run(blind, read_questions(questions_file)[:2], tmp_path / "blind", DecodeSettings(6), date=DAY, runtime=ONE_THREAD)
+    run(
+        blind,
+        read_questions(questions_file)[:2],
+        tmp_path / "blind",
+        DecodeSettings(6),
+        date=DAY,
+        runtime=ONE_THREAD,
+    )
     force(tapped, tmp_path / "blind", tmp_path / "forced", exact=blind, runtime=ONE_THREAD)
     made = Run.open(tmp_path / "forced")
     assert made.steps().column("hidden_error").null_count == made.steps().num_rows
@@ -186,12 +212,32 @@ def test_an_exact_run_is_not_continued_as_another(base, full, tmp_path):
 
 def test_compare_prints_the_list_and_the_hidden_states(base, full, tmp_path, capsys):
     int4 = changed(tmp_path, lambda weights: None, "onnx-int4")
-    arguments = ["force", str(int4.path), "--like", str(full.folder), "--exact", str(base.path), "--out", "{forced}", "--quiet"]
+    arguments = [
+        "force",
+        str(int4.path),
+        "--like",
+        str(full.folder),
+        "--exact",
+        str(base.path),
+        "--out",
+        "{forced}",
+        "--quiet",
+    ]
     assert call(edge.cli.app.main, arguments, tmp_path) == 0
     capsys.readouterr()
-    assert call(edge.cli.app.main, ["compare", str(full.folder), "{forced}", "--json", "{c.json}"], tmp_path) == 0
+    assert (
+        call(edge.cli.app.main, ["compare", str(full.folder), "{forced}", "--json", "{c.json}"], tmp_path)
+        == 0
+    )
     shown = capsys.readouterr().out
-    for words in ("whole vocabulary", "Mean PPL(Q)", "99.9% KLD", "RMS Δp", "Same top p", "Residual stream against"):
+    for words in (
+        "whole vocabulary",
+        "Mean PPL(Q)",
+        "99.9% KLD",
+        "RMS Δp",
+        "Same top p",
+        "Residual stream against",
+    ):
         assert words in shown, words
     said = json.loads((tmp_path / "c.json").read_text())
     assert said["forced"]["exact"] is True
@@ -208,7 +254,9 @@ def test_divergence_over_the_whole_vocabulary_is_the_slow_twins():
         p, q = (rng.normal(0, scale, 200).astype(np.float32) for _ in range(2))
         normalisers = [reference.log_normaliser(z.astype(float).tolist()) for z in (p, q)]
         found = kl_exact(p, normalisers[0], q, normalisers[1])
-        assert found == pytest.approx(reference.kl(p.astype(float).tolist(), q.astype(float).tolist()), rel=1e-9, abs=1e-12)
+        assert found == pytest.approx(
+            reference.kl(p.astype(float).tolist(), q.astype(float).tolist()), rel=1e-9, abs=1e-12
+        )
 
 
 def test_impossible_tokens_add_nothing_and_ruled_out_ones_everything():

@@ -1,4 +1,5 @@
-"""edge-export build: what an artifact holds, what is reused, what is refused, and that nothing is left half-done."""
+"""edge-export build: what an artifact holds, what is reused, what is refused, and that nothing is left
+half-done."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def checkpoint(tmp_path) -> Path:
 
 def edit_config(folder: Path, **changes) -> None:
     config = json.loads((folder / "config.json").read_text()) | changes
-    models.write_json(folder / "config.json", {key: value for key, value in config.items() if value != "absent"})
+    models.write_json(
+        folder / "config.json", {key: value for key, value in config.items() if value != "absent"}
+    )
 
 
 def edit_weights(folder: Path, change) -> None:
@@ -65,7 +68,12 @@ def refused(folder: Path, out: Path, words: str, precision: str = "onnx-int4") -
 def test_the_manifest_says_what_the_artifact_is(checkpoints, artifacts):
     manifest = Artifact.open(artifacts("untied", "onnx-int4")).manifest
     spec = manifest.model
-    assert (manifest.model_id, manifest.precision, manifest.taps, spec.architecture) == ("untied", "onnx-int4", "rows", "llama")
+    assert (manifest.model_id, manifest.precision, manifest.taps, spec.architecture) == (
+        "untied",
+        "onnx-int4",
+        "rows",
+        "llama",
+    )
     assert (spec.layers, spec.hidden, spec.heads, spec.kv_heads, spec.head_dim) == (3, 48, 4, 2, 32)
     assert (spec.vocabulary, spec.context, spec.windows) == (models.VOCABULARY, 1024, (0, 0, 0))
     assert spec.stop_ids == (1, 3)  # config.json, generation_config.json and </s>
@@ -98,14 +106,18 @@ def test_the_kv_sizes_of_the_paper_come_out():
 
 def test_two_builds_of_one_checkpoint_are_the_same_bytes(checkpoint, tmp_path):
     for precision in ("onnx-fp32", "onnx-int8", "onnx-int4"):
-        first, second = (build(str(checkpoint), [precision], tmp_path / name)[0].artifact.path for name in "ab")
+        first, second = (
+            build(str(checkpoint), [precision], tmp_path / name)[0].artifact.path for name in "ab"
+        )
         assert tree(first) == tree(second)
 
 
 def test_a_tied_embedding_is_stored_once(tmp_path):
     sizes = {}
     for tied in (True, False):
-        folder = models.write_checkpoint(tmp_path / str(tied), models.config_of(num_hidden_layers=1, tie_word_embeddings=tied))
+        folder = models.write_checkpoint(
+            tmp_path / str(tied), models.config_of(num_hidden_layers=1, tie_word_embeddings=tied)
+        )
         built = build(str(folder), ["onnx-int8", "onnx-fp32"], tmp_path / f"{tied}-out")
         sizes[tied] = [b.artifact.manifest.files["model.onnx.data"].size for b in built]
     assert sizes[False][1] - sizes[True][1] >= models.VOCABULARY * 48 * 4
@@ -117,7 +129,10 @@ def test_shards_with_an_index_give_the_artifact_of_one_file(precision, tmp_path)
     config = models.config_of(num_hidden_layers=1)
     whole = models.write_checkpoint(tmp_path / "whole", config)
     sharded = models.write_checkpoint(tmp_path / "sharded", config, shards=3)
-    a, b = (build(str(folder), [precision], tmp_path / f"{folder.name}-out")[0].artifact for folder in (whole, sharded))
+    a, b = (
+        build(str(folder), [precision], tmp_path / f"{folder.name}-out")[0].artifact
+        for folder in (whole, sharded)
+    )
     assert (a.path / "model.onnx.data").read_bytes() == (b.path / "model.onnx.data").read_bytes()
     assert a.manifest.checkpoint_sha256 != b.manifest.checkpoint_sha256
     np.testing.assert_array_equal(logits(a), logits(b))
@@ -133,24 +148,39 @@ def test_half_precision_weights_are_widened_exactly(dtype, tmp_path):
     original = models.tensors(config)["model.embed_tokens.weight"]
     error = np.abs(widened["model.embed_tokens.weight"] - original).max()
     assert 0 < error < 0.01
-    a, b = (build(str(folder), ["onnx-fp32"], tmp_path / f"{folder.name}-out")[0].artifact for folder in (half, full))
+    a, b = (
+        build(str(folder), ["onnx-fp32"], tmp_path / f"{folder.name}-out")[0].artifact
+        for folder in (half, full)
+    )
     assert (a.path / "model.onnx.data").read_bytes() == (b.path / "model.onnx.data").read_bytes()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rope_scaling": "absent", "rope_theta": "absent", "rope_parameters": models.LLAMA3 | {"rope_theta": 500000.0}},
-        {"rope_scaling": {("type" if key == "rope_type" else key): value for key, value in models.LLAMA3.items()}},
+        {
+            "rope_scaling": "absent",
+            "rope_theta": "absent",
+            "rope_parameters": models.LLAMA3 | {"rope_theta": 500000.0},
+        },
+        {
+            "rope_scaling": {
+                ("type" if key == "rope_type" else key): value for key, value in models.LLAMA3.items()
+            }
+        },
         {"rope_scaling": None, "rope_parameters": models.LLAMA3 | {"rope_theta": 500000.0}},
     ],
 )
-def test_rope_settings_of_transformers_5_and_of_older_files_mean_the_same(changes, checkpoints, artifacts, tmp_path):
+def test_rope_settings_of_transformers_5_and_of_older_files_mean_the_same(
+    changes, checkpoints, artifacts, tmp_path
+):
     folder = tmp_path / "llama3"
     shutil.copytree(checkpoints("llama3"), folder)
     edit_config(folder, **changes)
     built = build(str(folder), ["onnx-fp32"], tmp_path / "out")[0].artifact
-    assert (built.path / "model.onnx.data").read_bytes() == (artifacts("llama3") / "model.onnx.data").read_bytes()
+    assert (built.path / "model.onnx.data").read_bytes() == (
+        artifacts("llama3") / "model.onnx.data"
+    ).read_bytes()
     edit_config(folder, rope_scaling=None, rope_parameters=None)
     plain = build(str(folder), ["onnx-fp32"], tmp_path / "plain")[0].artifact
     assert np.abs(logits(plain) - logits(built)).max() > 1e-3  # the scaling does count
@@ -232,7 +262,10 @@ def test_a_folder_that_is_no_artifact_is_never_replaced(force, checkpoint, tmp_p
         ({"mlp_bias": True}, "mlp_bias=True"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn', which is not built; the types built are"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            "rope type 'yarn', which is not built; the types built are",
+        ),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope type 'linear'"),
         ({"rope_scaling": "llama3"}, "rope_scaling is 'llama3', an object is needed"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
@@ -280,7 +313,10 @@ def integers(weights):
         (set_nan, "model.layers.0.mlp.down_proj.weight has NaN or infinite weights"),
         (set_infinite, "model.norm.weight has NaN or infinite weights"),
         (drop, "has no tensor model.layers.0.self_attn.o_proj.weight"),
-        (transpose, "model.layers.0.mlp.gate_proj.weight has shape (48, 72) where config.json asks for (72, 48)"),
+        (
+            transpose,
+            "model.layers.0.mlp.gate_proj.weight has shape (48, 72) where config.json asks for (72, 48)",
+        ),
         (integers, "model.norm.weight has type I32; the types read are BF16, F16, F32"),
     ],
 )
@@ -338,7 +374,9 @@ def test_a_checkpoint_that_never_ends_an_answer_is_refused(checkpoint, tmp_path)
 
 def test_a_source_that_is_nothing_is_refused_with_those_there_are(tmp_path):
     refused(
-        Path("no-such-model"), tmp_path / "out", "'no-such-model' is neither a checkpoint folder nor a known model: choose from"
+        Path("no-such-model"),
+        tmp_path / "out",
+        "'no-such-model' is neither a checkpoint folder nor a known model: choose from",
     )
 
 
@@ -357,7 +395,10 @@ def test_bad_numbers_are_refused_before_anything_is_read(checkpoint, tmp_path):
 def test_a_killed_build_leaves_no_artifact_and_the_next_one_is_whole(tmp_path):
     config = models.config_of(hidden_size=512, intermediate_size=2048, num_hidden_layers=8, head_dim=64)
     folder, out = models.write_checkpoint(tmp_path / "large", config), tmp_path / "out"
-    program = "import sys, pathlib, export.build as b; b.build(sys.argv[1], ['onnx-int4'], pathlib.Path(sys.argv[2]))"
+    program = (
+        "import sys, pathlib, export.build as b; "
+        "b.build(sys.argv[1], ['onnx-int4'], pathlib.Path(sys.argv[2]))"
+    )
     process = subprocess.Popen([sys.executable, "-c", program, str(folder), str(out)], cwd=ROOT)
     try:
         data = out / ".onnx-int4.building" / "model.onnx.data"
@@ -405,7 +446,8 @@ def test_an_artifact_is_checked_when_it_is_opened(artifacts, tmp_path):
     damaged(manifest(schema_version=99), "schema_version is 99, this Edgetrace reads 1")
     damaged(manifest(surprise=1), "manifest.json cannot be read (")
     damaged(
-        manifest(files={name: {"size": 1, "sha256": ""} for name in ("../secret", "tokenizer.json")}), "which is not a plain name"
+        manifest(files={name: {"size": 1, "sha256": ""} for name in ("../secret", "tokenizer.json")}),
+        "which is not a plain name",
     )
     damaged(manifest(files={}), "lists no tokenizer.json")
     damaged(lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing")
@@ -423,7 +465,12 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(checkpoint, tmp_
 
 def test_progress_counts_the_bytes_of_the_weights(checkpoint, tmp_path):
     heard = []
-    built = build(str(checkpoint), ["onnx-int4"], tmp_path / "out", on_bytes=lambda done, total: heard.append((done, total)))
+    built = build(
+        str(checkpoint),
+        ["onnx-int4"],
+        tmp_path / "out",
+        on_bytes=lambda done, total: heard.append((done, total)),
+    )
     done, totals = zip(*heard, strict=True)
     assert list(done) == sorted(done)
     assert len(set(totals)) == 1
@@ -443,7 +490,9 @@ def test_gemmas_two_rope_bases_are_read_in_both_forms():
         "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
     }
     flat = decoder(shape="gemma3", rope_theta=5e5, rope_local_base_freq=2e4)
-    assert decoder(shape="gemma3", rope_parameters=nested, rope_theta=None, rope_local_base_freq=None) == flat
+    assert (
+        decoder(shape="gemma3", rope_parameters=nested, rope_theta=None, rope_local_base_freq=None) == flat
+    )
     assert (flat.rope.theta, flat.local_rope.theta) == (5e5, 2e4)
     assert flat.windows == (90, 90, 90, 90, 90, 0, 90)
     assert decoder(shape="gemma3", sliding_window_pattern=3).windows == (90, 90, 0, 90, 90, 0, 90)
@@ -464,7 +513,10 @@ def test_a_qwen_window_counts_only_where_it_is_switched_on():
         ({"shape": "gemma3", "use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
         ({"shape": "gemma3", "hidden_activation": "silu"}, "hidden_activation='silu'"),
         ({"shape": "gemma3", "layer_types": ["full_attention"]}, "one entry for each of 7 layers"),
-        ({"shape": "gemma3", "layer_types": ["chunked_attention"] * 7}, "the layer type 'chunked_attention'"),
+        (
+            {"shape": "gemma3", "layer_types": ["chunked_attention"] * 7},
+            "the layer type 'chunked_attention'",
+        ),
         ({"shape": "gemma3", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "rope type 'linear'"),
         ({"shape": "qwen3", "attention_bias": True}, "attention_bias=True"),
         ({"shape": "qwen2", "hidden_act": "gelu"}, "hidden_act='gelu'"),

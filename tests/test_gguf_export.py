@@ -1,4 +1,5 @@
-"""GGUF files that `edge-export build` makes: every tensor, the keys, what is refused, what is left when a build fails."""
+"""GGUF files that `edge-export build` makes: every tensor, the keys, what is refused, what is left when a
+build fails."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ SHAPES = [shape for shape in models.SHAPES if shape != "qwen2-window"]
 def read(folder):
     """Tensors by name as float arrays [rows, columns], and the reader for its keys."""
     reader = gguf.GGUFReader(folder / "model.gguf")
-    return {t.name: np.array(t.data).reshape(tuple(reversed(t.shape.tolist()))) for t in reader.tensors}, reader
+    return {
+        t.name: np.array(t.data).reshape(tuple(reversed(t.shape.tolist()))) for t in reader.tensors
+    }, reader
 
 
 def key(reader, name):
@@ -44,9 +47,12 @@ def key(reader, name):
 
 
 def pairs(matrix, heads):
-    """A slow twin of the reordering: in each head, row i of the first half and row i of the second become neighbours."""
+    """A slow twin of the reordering: in each head, row i of the first half and row i of the second become
+    neighbours."""
     size = len(matrix) // heads
-    order = [h * size + i + half * (size // 2) for h in range(heads) for i in range(size // 2) for half in (0, 1)]
+    order = [
+        h * size + i + half * (size // 2) for h in range(heads) for i in range(size // 2) for half in (0, 1)
+    ]
     return matrix[order]
 
 
@@ -54,18 +60,31 @@ def expected(folder, config):
     """Every tensor as llama.cpp wants it, from the checkpoint's file, name by name."""
     weights, kind = load_file(folder / "model.safetensors"), config["model_type"]
     gemma = kind == "gemma3_text"
-    made = {"token_embd.weight": weights["model.embed_tokens.weight"], "output_norm.weight": weights["model.norm.weight"] + gemma}
+    made = {
+        "token_embd.weight": weights["model.embed_tokens.weight"],
+        "output_norm.weight": weights["model.norm.weight"] + gemma,
+    }
     if not config["tie_word_embeddings"]:
         made["output.weight"] = weights["lm_head.weight"]
     names = {
-        "input_layernorm": "attn_norm", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-        "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm",
-    }  # fmt: skip
+        "input_layernorm": "attn_norm",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
     if gemma:
-        names |= {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
-                  "post_feedforward_layernorm": "post_ffw_norm"}  # fmt: skip
+        names |= {
+            "post_attention_layernorm": "post_attention_norm",
+            "pre_feedforward_layernorm": "ffn_norm",
+            "post_feedforward_layernorm": "post_ffw_norm",
+        }
     for layer in range(config["num_hidden_layers"]):
         for ours, theirs in names.items():
             for part in ("weight", "bias"):
@@ -77,7 +96,9 @@ def expected(folder, config):
                 if ours == "self_attn.q_norm" and gemma:
                     value = value * np.float32((config["head_dim"] / config["query_pre_attn_scalar"]) ** 0.5)
                 if kind == "llama" and ours in ("self_attn.q_proj", "self_attn.k_proj"):
-                    value = pairs(value, config["num_attention_heads" if "q_proj" in ours else "num_key_value_heads"])
+                    value = pairs(
+                        value, config["num_attention_heads" if "q_proj" in ours else "num_key_value_heads"]
+                    )
                 made[f"blk.{layer}.{theirs}.{part}"] = value
     return made
 
@@ -105,12 +126,18 @@ def test_half_precision_weights_and_shards_are_widened_exactly(dtype, tmp_path):
     config = models.config_of(**models.SHAPES["gemma3-odd"])
     folder = models.write_checkpoint(tmp_path / "model", config, dtype=dtype)
     cut = models.write_checkpoint(tmp_path / "cut" / "model", config, dtype=dtype, shards=3)
-    whole, parts = (build(str(f), ["gguf-f32"], tmp_path / f"out{i}")[0].artifact for i, f in enumerate((folder, cut)))
+    whole, parts = (
+        build(str(f), ["gguf-f32"], tmp_path / f"out{i}")[0].artifact for i, f in enumerate((folder, cut))
+    )
     assert whole.weights.read_bytes() == parts.weights.read_bytes()
-    stored = {name: value.astype(np.float32) for name, value in load_file(folder / "model.safetensors").items()}
+    stored = {
+        name: value.astype(np.float32) for name, value in load_file(folder / "model.safetensors").items()
+    }
     tensors, _ = read(whole.path)
     np.testing.assert_array_equal(tensors["token_embd.weight"], stored["model.embed_tokens.weight"])
-    np.testing.assert_array_equal(tensors["blk.3.ffn_down.weight"], stored["model.layers.3.mlp.down_proj.weight"])
+    np.testing.assert_array_equal(
+        tensors["blk.3.ffn_down.weight"], stored["model.layers.3.mlp.down_proj.weight"]
+    )
     # 1 + w in float32, as transformers adds it: float16 would round
     np.testing.assert_array_equal(tensors["output_norm.weight"], stored["model.norm.weight"] + np.float32(1))
 
@@ -136,7 +163,9 @@ def test_llama3_factors_stretch_long_wavelengths(artifacts):
 
     factors = read(artifacts("llama3", "gguf-f32"))[0]["rope_freqs.weight"]
     config = models.config_of(**models.SHAPES["llama3"])
-    kept = {name: config[name] for name in ("head_dim", "rope_theta", "rope_scaling", "max_position_embeddings")}
+    kept = {
+        name: config[name] for name in ("head_dim", "rope_theta", "rope_scaling", "max_position_embeddings")
+    }
     scaled = LlamaRotaryEmbedding(transformers.LlamaConfig(**kept)).inv_freq.numpy()
     plain = LlamaRotaryEmbedding(transformers.LlamaConfig(**kept | {"rope_scaling": None})).inv_freq.numpy()
     np.testing.assert_allclose(factors, plain / scaled, rtol=1e-5)
@@ -148,31 +177,47 @@ def test_the_keys_are_the_models(artifacts):
     _, reader = read(artifacts("gemma3-odd", "gguf-f32"))
     config = models.config_of(**models.SHAPES["gemma3-odd"])
     for name, value in {
-        "general.architecture": "gemma3", "gemma3.block_count": 4, "gemma3.embedding_length": 48,
+        "general.architecture": "gemma3",
+        "gemma3.block_count": 4,
+        "gemma3.embedding_length": 48,
         "gemma3.attention.head_count": 4,
-        "gemma3.attention.head_count_kv": 2, "gemma3.attention.key_length": 40, "gemma3.attention.value_length": 40,
-        "gemma3.rope.dimension_count": 40, "gemma3.feed_forward_length": 72, "gemma3.context_length": 1024,
-        "gemma3.vocab_size": config["vocab_size"], "gemma3.attention.sliding_window": 140, "gemma3.rope.freq_base": 1e6,
-        "gemma3.rope.freq_base_swa": 1e4, "gemma3.attention.sliding_window_pattern": [False, True, True, False],
-    }.items():  # fmt: skip
+        "gemma3.attention.head_count_kv": 2,
+        "gemma3.attention.key_length": 40,
+        "gemma3.attention.value_length": 40,
+        "gemma3.rope.dimension_count": 40,
+        "gemma3.feed_forward_length": 72,
+        "gemma3.context_length": 1024,
+        "gemma3.vocab_size": config["vocab_size"],
+        "gemma3.attention.sliding_window": 140,
+        "gemma3.rope.freq_base": 1e6,
+        "gemma3.rope.freq_base_swa": 1e4,
+        "gemma3.attention.sliding_window_pattern": [False, True, True, False],
+    }.items():
         assert key(reader, name) == value, name
     assert key(reader, "gemma3.attention.layer_norm_rms_epsilon") == pytest.approx(1e-5)
     seven = models.SHAPES["gemma3"]
     assert seven["num_hidden_layers"] == 7
-    assert key(read(artifacts("gemma3", "gguf-f32"))[1], "gemma3.attention.sliding_window_pattern") is None  # every sixth
+    assert (
+        key(read(artifacts("gemma3", "gguf-f32"))[1], "gemma3.attention.sliding_window_pattern") is None
+    )  # every sixth
 
 
 def test_gemma_without_windows_has_none(tmp_path):
     shape = models.SHAPES["gemma3-odd"] | {"layer_types": ["full_attention"] * 4}
     folder = models.write_checkpoint(tmp_path / "model", models.config_of(**shape))
     artifact = build(str(folder), ["gguf-f32"], tmp_path / "out")[0].artifact
-    assert [name for name in read(artifact.path)[1].fields if "sliding" in name or name.endswith("freq_base_swa")] == []
+    assert [
+        name for name in read(artifact.path)[1].fields if "sliding" in name or name.endswith("freq_base_swa")
+    ] == []
     answer(artifact)
 
 
 def test_the_file_has_the_models_name_and_not_its_folders(checkpoints, tmp_path, monkeypatch):
     """A hub model lies in a folder that is called by its commit."""
-    monkeypatch.setattr("export.build.resolve", lambda *a, **more: Source("some-model", checkpoints("odd"), "", "a/b", "c" * 40))
+    monkeypatch.setattr(
+        "export.build.resolve",
+        lambda *a, **more: Source("some-model", checkpoints("odd"), "", "a/b", "c" * 40),
+    )
     _, reader = read(build("some-model", ["gguf-f32"], tmp_path)[0].artifact.path)
     assert key(reader, "general.name") == "some-model"
 
@@ -195,7 +240,11 @@ def answer(artifact: Artifact) -> None:
 
 @pytest.mark.parametrize("model", NANO)
 def test_the_manifest_counts_the_types_that_are_in_the_file(model, artifacts):
-    for precision, wanted in {"gguf-q8_0": {"Q8_0"}, "gguf-q4_0": {"Q4_0", "Q6_K"}, "gguf-q4_k_m": {"Q4_K", "Q6_K"}}.items():
+    for precision, wanted in {
+        "gguf-q8_0": {"Q8_0"},
+        "gguf-q4_0": {"Q4_0", "Q6_K"},
+        "gguf-q4_k_m": {"Q4_K", "Q6_K"},
+    }.items():
         artifact = Artifact.open(artifacts(model, precision))
         counted: dict[str, int] = {}
         for tensor in gguf.GGUFReader(artifact.weights).tensors:
@@ -215,7 +264,9 @@ def test_rows_that_no_block_divides_fall_back_and_are_counted_as_what_they_are(a
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_quantising_starts_from_the_checkpoints_own_type(dtype, tmp_path, monkeypatch):
-    folder = models.write_checkpoint(tmp_path / "model", models.config_of(hidden_size=64, intermediate_size=64), dtype=dtype)
+    folder = models.write_checkpoint(
+        tmp_path / "model", models.config_of(hidden_size=64, intermediate_size=64), dtype=dtype
+    )
     quantise, matrices = gguf_artifact.quantise, []
 
     def watched(source, *rest):
@@ -246,7 +297,12 @@ def test_every_precision_of_every_architecture_runs_in_llama_cpp(model, artifact
 def test_progress_counts_both_files_and_never_goes_back(checkpoints, tmp_path):
     for precision in ("gguf-f16", "gguf-q4_0"):
         heard = []
-        (made,) = build(str(checkpoints("qwen2")), [precision], tmp_path, on_bytes=lambda *said: heard.append(said))  # noqa: B023
+        (made,) = build(
+            str(checkpoints("qwen2")),
+            [precision],
+            tmp_path,
+            on_bytes=lambda *said: heard.append(said),  # noqa: B023
+        )
         done, totals = zip(*heard, strict=True)
         assert list(done) == sorted(done)
         assert len(set(totals)) == 1
@@ -268,13 +324,19 @@ def test_what_is_built_is_used_again_and_another_is_not_overwritten(checkpoints,
         build(str(checkpoints("untied")), ["gguf-f16"], tmp_path)
     assert tree(tmp_path) == before
     assert not build(source, ["gguf-f16"], tmp_path, force=True)[0].reused
-    assert (tmp_path / "gguf-f16" / "model.gguf").read_bytes() == before["gguf-f16/model.gguf"]  # the same bytes every time
+    assert (tmp_path / "gguf-f16" / "model.gguf").read_bytes() == before[
+        "gguf-f16/model.gguf"
+    ]  # the same bytes every time
 
 
 def test_onnx_and_gguf_of_one_checkpoint_stand_side_by_side(checkpoints, tmp_path):
     onnx, llama = build(str(checkpoints("odd")), ["onnx-fp32", "gguf-f32"], tmp_path)
     a, b = onnx.artifact.manifest, llama.artifact.manifest
-    assert (a.checkpoint_sha256, a.tokenizer_sha256, a.model) == (b.checkpoint_sha256, b.tokenizer_sha256, b.model)
+    assert (a.checkpoint_sha256, a.tokenizer_sha256, a.model) == (
+        b.checkpoint_sha256,
+        b.tokenizer_sha256,
+        b.model,
+    )
     assert "onnx" in a.versions
     assert "gguf" not in a.versions
     assert "llama-cpp-python" in b.versions
@@ -283,7 +345,10 @@ def test_onnx_and_gguf_of_one_checkpoint_stand_side_by_side(checkpoints, tmp_pat
 
 @pytest.mark.parametrize(
     ("precision", "step"),
-    [("gguf-q8_0", "quantise"), *((p, step) for p in ("gguf-f32", "gguf-q8_0") for step in ("write", "prove", "Header"))],
+    [
+        ("gguf-q8_0", "quantise"),
+        *((p, step) for p in ("gguf-f32", "gguf-q8_0") for step in ("write", "prove", "Header")),
+    ],
 )
 def test_a_build_that_fails_leaves_nothing(precision, step, checkpoints, tmp_path, monkeypatch):
     def fail(*arguments, **more):
@@ -314,9 +379,12 @@ def test_a_killed_build_leaves_no_artifact_and_the_next_one_is_whole(step, check
 
 def test_a_quantiser_that_fails_says_why(checkpoints, tmp_path):
     with pytest.raises(
-        UserError, match=r"llama.cpp cannot make gguf-q8_0 \(.*absent.gguf.*\): free space, or build another precision"
+        UserError,
+        match=r"llama.cpp cannot make gguf-q8_0 \(.*absent.gguf.*\): free space, or build another precision",
     ):
-        gguf_artifact.quantise(tmp_path / "absent.gguf", tmp_path / "model.gguf", PRECISIONS["gguf-q8_0"], ignore)
+        gguf_artifact.quantise(
+            tmp_path / "absent.gguf", tmp_path / "model.gguf", PRECISIONS["gguf-q8_0"], ignore
+        )
 
 
 # Refused
@@ -338,7 +406,10 @@ def test_what_llama_cpp_does_not_compute_is_refused_by_name(tmp_path):
             {"model_type": "qwen2", "head_dim": 16, "hidden_size": 64} | window,
         ),
         ("sliding windows, which llama.cpp does not give qwen3", {"model_type": "qwen3"} | window),
-        ("rope type 'llama3', which llama.cpp does not give qwen3", {"model_type": "qwen3", "rope_scaling": models.LLAMA3}),
+        (
+            "rope type 'llama3', which llama.cpp does not give qwen3",
+            {"model_type": "qwen3", "rope_scaling": models.LLAMA3},
+        ),
         ("4 heads of 40 beside a width of 48, which llama.cpp does not give qwen2", {"model_type": "qwen2"}),
     ]
     for i, (words, changes) in enumerate(cases):
@@ -368,7 +439,9 @@ def test_a_weight_that_half_precision_cannot_hold_is_refused(tmp_path):
     config = models.config_of(**shape)
     weights = models.tensors(config)
     weights["model.layers.0.mlp.up_proj.weight"][3, 5] = 70000.0
-    refused(tmp_path, "up_proj.weight has weights beyond 65504", precision="gguf-f16", weights=weights, **shape)
+    refused(
+        tmp_path, "up_proj.weight has weights beyond 65504", precision="gguf-f16", weights=weights, **shape
+    )
     shutil.rmtree(tmp_path / "model")
     folder = models.write_checkpoint(tmp_path / "model", config, weights=weights)
     assert build(str(folder), ["gguf-q8_0"], tmp_path / "out")

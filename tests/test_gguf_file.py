@@ -48,14 +48,18 @@ def test_a_file_alone_runs_as_its_artifact_does(model, bare, artifacts, tmp_path
     assert alone.manifest.model.windows == artifact.manifest.model.windows
     assert alone.manifest.model.stop_ids == artifact.manifest.model.stop_ids
     assert alone.manifest.tensor_types == artifact.manifest.tensor_types
-    questions = read_questions(write_questions(tmp_path / "q.csv", ["Do bats see?", "Why is the sky blue — in 3 words?"]))
+    questions = read_questions(
+        write_questions(tmp_path / "q.csv", ["Do bats see?", "Why is the sky blue — in 3 words?"])
+    )
     for name, opened in (("alone", alone), ("artifact", artifact)):
         run(opened, questions, tmp_path / name, DecodeSettings(40), date=DAY, runtime=Runtime(1, "rows"))
     ours, theirs = (Run.open(tmp_path / name) for name in ("alone", "artifact"))
     assert ours.steps().drop_columns(["step_ms"]).equals(theirs.steps().drop_columns(["step_ms"]))
     for column in ("prompt_ids", "prompt_text", "answer", "stop_reason"):
         assert ours.answers().column(column).equals(theirs.answers().column(column)), column
-    assert not ours.manifest.same_checkpoint(theirs.manifest)  # nothing in the file says what it was made from
+    assert not ours.manifest.same_checkpoint(
+        theirs.manifest
+    )  # nothing in the file says what it was made from
 
 
 def test_the_file_of_an_artifact_is_the_artifact(artifacts):
@@ -66,12 +70,20 @@ def test_the_file_of_an_artifact_is_the_artifact(artifacts):
 def test_a_tokenizer_beside_the_file_is_used(bare, artifacts):
     path = bare()
     own = open_artifact(path)
-    shutil.copyfile(artifacts("nano-llama", "gguf-q8_0") / "tokenizer.json", path.with_name("tokenizer.json"))
+    shutil.copyfile(
+        artifacts("nano-llama", "gguf-q8_0") / "tokenizer.json", path.with_name("tokenizer.json")
+    )
     both = open_artifact(path)
     artifact = Artifact.open(artifacts("nano-llama", "onnx-fp32"))
-    assert both.manifest.tokenizer_sha256 == artifact.manifest.tokenizer_sha256 != own.manifest.tokenizer_sha256
+    assert (
+        both.manifest.tokenizer_sha256 == artifact.manifest.tokenizer_sha256 != own.manifest.tokenizer_sha256
+    )
     text = "Do häns bark 123 times — at the ☃?"
-    assert Prompter(both, "raw").prompt(text) == Prompter(own, "raw").prompt(text) == Prompter(artifact, "raw").prompt(text)
+    assert (
+        Prompter(both, "raw").prompt(text)
+        == Prompter(own, "raw").prompt(text)
+        == Prompter(artifact, "raw").prompt(text)
+    )
 
 
 def test_a_token_beyond_the_models_rows_does_not_make_it_another_tokenizer(bare, artifacts):
@@ -84,12 +96,19 @@ def test_a_token_beyond_the_models_rows_does_not_make_it_another_tokenizer(bare,
 
 
 def test_two_precisions_of_one_model_read_the_same_tokens(bare):
-    digests = {open_artifact(bare(precision=p)).manifest.tokenizer_sha256 for p in ("gguf-f16", "gguf-q4_0", "gguf-q8_0")}
+    digests = {
+        open_artifact(bare(precision=p)).manifest.tokenizer_sha256
+        for p in ("gguf-f16", "gguf-q4_0", "gguf-q8_0")
+    }
     assert len(digests) == 1
 
 
 def test_a_model_name_cannot_command_a_terminal(tmp_path):
-    path = rewritten(ROOT / "edge" / "data" / "probe-llama.gguf", tmp_path / "a.gguf", {"general.name": "a\x1b[31mb\nc" * 30})
+    path = rewritten(
+        ROOT / "edge" / "data" / "probe-llama.gguf",
+        tmp_path / "a.gguf",
+        {"general.name": "a\x1b[31mb\nc" * 30},
+    )
     write_tokens(path)
     name = open_artifact(path).manifest.model_id
     assert name.startswith("a[31mbc")
@@ -98,7 +117,9 @@ def test_a_model_name_cannot_command_a_terminal(tmp_path):
 
 def test_a_chat_template_from_a_file_runs_in_the_sandbox(tmp_path):
     evil = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
-    path = rewritten(ROOT / "edge" / "data" / "probe-llama.gguf", tmp_path / "a.gguf", {"tokenizer.chat_template": evil})
+    path = rewritten(
+        ROOT / "edge" / "data" / "probe-llama.gguf", tmp_path / "a.gguf", {"tokenizer.chat_template": evil}
+    )
     write_tokens(path)
     with pytest.raises(UserError, match="the chat template fails"):
         Prompter(open_artifact(path)).prompt("t1")
@@ -116,7 +137,9 @@ def rewritten(source, target, changes):
         if key.startswith("GGUF.") or key == "general.architecture" or key in changes:
             continue
         kind = field.types[0]
-        writer.add_key_value(key, field.contents(), kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+        writer.add_key_value(
+            key, field.contents(), kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        )
     for key, value in changes.items():
         if value is not None and key != "general.architecture":
             kind = gguf.GGUFValueType.get_type(value)
@@ -135,9 +158,17 @@ def rewritten(source, target, changes):
 def write_tokens(path, size=32):
     """tokenizer.json of so many words beside a file that has no tokenizer."""
     vocabulary = {f"t{i}": i for i in range(size)}
-    raw = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-           "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
-           "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}}  # fmt: skip
+    raw = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"},
+    }
     path.with_name("tokenizer.json").write_text(json.dumps(raw))
     rewritten(path, path.with_name("new.gguf"), {"tokenizer.ggml.eos_token_id": 1})
     path.with_name("new.gguf").rename(path)
@@ -168,7 +199,11 @@ def world(artifacts, tmp_path):
     words = gguf.GGUFReader(good).fields["tokenizer.ggml.tokens"].contents()
     rewritten(good, folder("twins"), {"tokenizer.ggml.tokens": [*words[:-1], words[0]]})
     shutil.copyfile(good, folder("other-tokenizer"))
-    vocabulary = {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}}
+    vocabulary = {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"},
+    }
     (tmp_path / "other-tokenizer" / "tokenizer.json").write_text(json.dumps(vocabulary))
     shutil.copytree(artifacts("odd", "onnx-fp32"), tmp_path / "onnx")
     shutil.copytree(artifacts("odd", "gguf-q8_0"), tmp_path / "artifact")
@@ -188,7 +223,10 @@ REFUSED = [
     (asking("garbage/m.gguf"), "{garbage/m.gguf} is a damaged GGUF file"),
     (asking("foreign/m.gguf"), "{foreign/m.gguf} is not a GGUF file (it does not begin with GGUF)"),
     (asking("empty/m.gguf"), "{empty/m.gguf} is not a GGUF file"),
-    (asking("phi/m.gguf"), "holds the architecture 'phi3', which is not traced; those traced: llama, qwen2, qwen3, gemma3"),
+    (
+        asking("phi/m.gguf"),
+        "holds the architecture 'phi3', which is not traced; those traced: llama, qwen2, qwen3, gemma3",
+    ),
     (asking("split/m.gguf"), "is one part of several: merge them"),
     (asking("wordless/m.gguf"), "holds no tokenizer: put the model's tokenizer.json beside it"),
     (asking("shapeless/m.gguf"), "does not describe a model (llama.attention.head_count is 'many')"),
@@ -206,7 +244,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[case[0][1] + " ".join(case[0][6:]) for case in REFUSED])
+@pytest.mark.parametrize(
+    ("arguments", "words"), REFUSED, ids=[case[0][1] + " ".join(case[0][6:]) for case in REFUSED]
+)
 def test_bad_files_and_options_are_one_sentence_and_nothing_written(arguments, words, world, capsys):
     capsys.readouterr()
     before = tree(world)
@@ -229,7 +269,16 @@ def test_every_truncation_of_a_file_is_refused(artifacts, tmp_path):
 
 def test_a_question_that_does_not_fit_the_context_is_an_answer_without_tokens(artifacts, tmp_path):
     write_questions(tmp_path / "q.csv", ["Why?", "the " * 3000])
-    arguments = ["run", str(artifacts("odd", "gguf-q8_0")), "--questions", "{q.csv}", "--out", "{run}", "--max-new-tokens", "4"]
+    arguments = [
+        "run",
+        str(artifacts("odd", "gguf-q8_0")),
+        "--questions",
+        "{q.csv}",
+        "--out",
+        "{run}",
+        "--max-new-tokens",
+        "4",
+    ]
     assert call(edge.cli.app.main, [*arguments, "--quiet"], tmp_path) == 0
     answers = Run.open(tmp_path / "run").answers()
     assert answers.column("stop_reason").to_pylist()[1] == "context"
@@ -242,12 +291,18 @@ def test_an_answer_ends_where_the_context_does(tmp_path):
     write_questions(tmp_path / "q.csv", ["Do bats see?"])
     arguments = ["run", "{short/gguf-q8_0}", "--questions", "{q.csv}", "--out", "{run}", "--quiet"]
     assert call(edge.cli.app.main, arguments, tmp_path) == 0
-    (row,) = Run.open(tmp_path / "run").answers(["question_index", "prompt_ids", "tokens", "stop_reason"]).to_pylist()
+    (row,) = (
+        Run.open(tmp_path / "run")
+        .answers(["question_index", "prompt_ids", "tokens", "stop_reason"])
+        .to_pylist()
+    )
     assert row["stop_reason"] == "context"
     assert len(row["prompt_ids"]) + row["tokens"] - 1 == 30
 
 
-def test_without_the_binding_a_gguf_file_is_refused_in_one_sentence(artifacts, monkeypatch, tmp_path, capsys):
+def test_without_the_binding_a_gguf_file_is_refused_in_one_sentence(
+    artifacts, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)
     assert call(edge.cli.app.main, ["ask", str(artifacts("odd", "gguf-q8_0")), "Why?"], tmp_path) == 2
     (line,) = capsys.readouterr().err.strip().split("\n")
@@ -259,11 +314,19 @@ def test_values_of_every_type_are_read(tmp_path):
     types = gguf.GGUFValueType
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     cases = {
-        "u8": (200, types.UINT8), "i8": (-3, types.INT8), "u16": (60000, types.UINT16), "i16": (-9, types.INT16),
-        "u32": (4_000_000_000, types.UINT32), "i32": (-5, types.INT32), "f32": (0.5, types.FLOAT32), "bool": (True, types.BOOL),
-        "u64": (1 << 60, types.UINT64), "i64": (-(1 << 60), types.INT64), "f64": (0.1, types.FLOAT64),
+        "u8": (200, types.UINT8),
+        "i8": (-3, types.INT8),
+        "u16": (60000, types.UINT16),
+        "i16": (-9, types.INT16),
+        "u32": (4_000_000_000, types.UINT32),
+        "i32": (-5, types.INT32),
+        "f32": (0.5, types.FLOAT32),
+        "bool": (True, types.BOOL),
+        "u64": (1 << 60, types.UINT64),
+        "i64": (-(1 << 60), types.INT64),
+        "f64": (0.1, types.FLOAT64),
         "str": ("héllo", types.STRING),
-    }  # fmt: skip
+    }
     for name, (value, kind) in cases.items():
         writer.add_key_value(name, value, kind)
     writer.add_array("words", ["a", "", "ü"])

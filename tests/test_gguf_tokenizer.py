@@ -1,4 +1,5 @@
-"""Tokenizers in GGUF files: llama.cpp's ids are those of tokenizer.json and of transformers, or there is no tokenizer."""
+"""Tokenizers in GGUF files: llama.cpp's ids are those of tokenizer.json and of transformers, or there is no
+tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tokenizers import models as kinds
 
 import export.gguf_tokenizer
@@ -29,8 +39,14 @@ from tests.conftest import ONE_THREAD, QUESTIONS, ROOT, write_questions
 pytestmark = pytest.mark.slow
 
 # As the published tokenizer.json of Llama 3, Qwen2 and the Qwen models distilled from DeepSeek R1 have them.
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 NORMAL, CONTROL, UNUSED, BYTE = 1, 3, 5, 6
 PADDING = 7  # embedding rows beyond the tokenizer
@@ -48,7 +64,8 @@ CORPUS = (
     "\t\tdef f(a, b=None):\n\t\t\treturn [x ** 2 for x in a if x != b]  # note\n\n\n",
     'int main(void) {\n    for (int i = 0; i < 10; ++i) printf("%d\\n", i);\n}\n',
     "SELECT * FROM t WHERE a>=1 AND b<>'it''s';--x",
-    'https://example.org/~user/a_b?q=1&r=%C3%A9#top me@example.org /usr/local/bin C:\\Dir\\file.txt ```json\n{"a":[1,2]}\n```',
+    "https://example.org/~user/a_b?q=1&r=%C3%A9#top me@example.org /usr/local/bin C:\\Dir\\file.txt "
+    '```json\n{"a":[1,2]}\n```',
     "I'm sure we'll see they've said he'd go; DON'T, IT'S, y'all're, 'tis, rock'n'roll 'quoted' ''s '' s",
     "!!! ??? ... --- *** ___ ((a)) [[b]] <<c>> $5 #6 @7",
     "😀 😃😄 👩‍💻👨‍👩‍👧‍👦 🏳️‍🌈 👋🏻👋🏿 👩🏽‍🚀 🇫🇷🇧🇷🇺🇳 ❤️‍🔥 1️⃣ ☀️a🙂b 🙂1",
@@ -79,7 +96,11 @@ SPECIAL = (
     "<|use <s >",
     "[PAD1] [PAD{}]",
 )
-FACTS = [line for path in sorted((ROOT / "export/nano_text").glob("*.toml")) for line in path.read_text("utf-8").splitlines()]
+FACTS = [
+    line
+    for path in sorted((ROOT / "export/nano_text").glob("*.toml"))
+    for line in path.read_text("utf-8").splitlines()
+]
 
 
 def cut(words: str) -> pre_tokenizers.PreTokenizer:
@@ -91,18 +112,29 @@ PLAIN = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
 def byte_level(
-    pre: pre_tokenizers.PreTokenizer, *, whole: bool = False, normalizer: normalizers.Normalizer | None = None,
-    first: str = "", extra: tuple[str, ...] = (), last: str = "",
-) -> dict[str, Any]:  # fmt: skip
-    """A tokenizer.json of byte-level BPE. Merges are learnt on texts that are not cut at all, so that any two ways of cutting
-    give different ids; `first` and `last` are what the post-processor puts around a text."""
+    pre: pre_tokenizers.PreTokenizer,
+    *,
+    whole: bool = False,
+    normalizer: normalizers.Normalizer | None = None,
+    first: str = "",
+    extra: tuple[str, ...] = (),
+    last: str = "",
+) -> dict[str, Any]:
+    """A tokenizer.json of byte-level BPE. Merges are learnt on texts that are not cut at all, so that any
+    two ways of cutting give different ids; `first` and `last` are what the post-processor puts around a
+    text."""
     made = Tokenizer(kinds.BPE(ignore_merges=whole))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=2500, min_frequency=0, show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[AddedToken(text, special=True, normalized=False) for text in (*models.SPECIALS, *extra)],
-    )  # fmt: skip
+        vocab_size=2500,
+        min_frequency=0,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[
+            AddedToken(text, special=True, normalized=False) for text in (*models.SPECIALS, *extra)
+        ],
+    )
     made.train_from_iterator([*CORPUS, *export.gguf_tokenizer.CORPUS, *FACTS[:80]], trainer)
     made.pre_tokenizer = pre
     if normalizer is not None:
@@ -111,7 +143,9 @@ def byte_level(
     if around:
         single = " ".join(text for text in (first, "$A", last) if text)
         made.post_processor = processors.TemplateProcessing(
-            single=single, pair=f"{single} $B", special_tokens=[(text, made.token_to_id(text)) for text in around]
+            single=single,
+            pair=f"{single} $B",
+            special_tokens=[(text, made.token_to_id(text)) for text in around],
         )
     return json.loads(made.to_str())
 
@@ -121,7 +155,13 @@ def size_of(raw: dict[str, Any]) -> int:
     return 1 + max(*raw["model"]["vocab"].values(), *(added["id"] for added in raw["added_tokens"]))
 
 
-def built(folder: Path, raw: dict[str, Any], pieces: bytes | None = None, rows: int = 0, template: str | None = None) -> Artifact:
+def built(
+    folder: Path,
+    raw: dict[str, Any],
+    pieces: bytes | None = None,
+    rows: int = 0,
+    template: str | None = None,
+) -> Artifact:
     """The artifact of a tiny checkpoint with this tokenizer.json, and this tokenizer.model beside it."""
     config = models.config_of(vocab_size=rows or size_of(raw) + PADDING, num_hidden_layers=1)
     checkpoint = models.write_checkpoint(folder / "checkpoint", config, template=template)
@@ -137,8 +177,12 @@ def head(artifact: Artifact, *keys: str) -> list[Any]:
 
 
 def check_ids(artifact: Artifact, transformers: Any, *more: str) -> None:
-    """llama.cpp with the file, tokenizer.json and transformers give the same ids, with and without special tokens."""
-    theirs, ours = LlamaTokenizer(artifact.path / "model.gguf"), JsonTokenizer(artifact.path / "tokenizer.json")
+    """llama.cpp with the file, tokenizer.json and transformers give the same ids, with and without special
+    tokens."""
+    theirs, ours = (
+        LlamaTokenizer(artifact.path / "model.gguf"),
+        JsonTokenizer(artifact.path / "tokenizer.json"),
+    )
     reference = transformers.PreTrainedTokenizerFast(tokenizer_file=str(artifact.path / "tokenizer.json"))
     last = SPECIAL[-1].format(artifact.manifest.model.vocabulary - 1)  # a row without a token, spelt out
     for text in (*CORPUS, *SPECIAL[:-1], last, *more):
@@ -180,7 +224,13 @@ def test_llama_cpp_gives_the_ids_of_tokenizer_json_and_of_transformers(name, tmp
     artifact = built(tmp_path, raw)
     assert artifact.manifest.tokenizer == {"model": "gpt2", "pre": name}
     assert head(artifact, "ggml.model", "ggml.pre") == ["gpt2", name]
-    check_ids(artifact, transformers, "Mirabelle Zwetschge Mirabelle", "Zwetschge, Zwetschgen", f"{DEEPSEEK_BOS}a <｜User｜>")
+    check_ids(
+        artifact,
+        transformers,
+        "Mirabelle Zwetschge Mirabelle",
+        "Zwetschge, Zwetschgen",
+        f"{DEEPSEEK_BOS}a <｜User｜>",
+    )
     if name == "llama-bpe":
         assert LlamaTokenizer(artifact.path / "model.gguf").encode("Mirabelle Zwetschge", special=False) == [
             size_of(raw) - 1,
@@ -208,8 +258,8 @@ BYTES = tuple(f"<0x{i:02X}>" for i in range(256))
 def gemma(*, split: bool) -> dict[str, Any]:
     """A tokenizer.json whose ids are GEMMA, BYTES, then pieces in the order in which they were learnt.
 
-    As in gemma's, which was converted from sentencepiece, every pair of pieces that makes a piece is a merge. Most of the
-    corpus's characters are no pieces.
+    As in gemma's, which was converted from sentencepiece, every pair of pieces that makes a piece is a
+    merge. Most of the corpus's characters are no pieces.
     """
     trained = Tokenizer(kinds.BPE())
     lines = [line.replace(" ", "▁") for line in (*FACTS, *"".join(CORPUS[7:12]).split("\n"), *RUNS)]
@@ -217,13 +267,21 @@ def gemma(*, split: bool) -> dict[str, Any]:
     learnt = sorted(trained.get_vocab(), key=trained.token_to_id)
     tokens = (*GEMMA, *BYTES, *learnt)
     assert len(set(tokens)) == len(tokens)
-    pairs = [(text[:i], text[i:]) for text in learnt for i in range(1, len(text)) if {text[:i], text[i:]} <= set(learnt)]
+    pairs = [
+        (text[:i], text[i:])
+        for text in learnt
+        for i in range(1, len(text))
+        if {text[:i], text[i:]} <= set(learnt)
+    ]
     made = Tokenizer(
         kinds.BPE(
-            vocab={text: i for i, text in enumerate(tokens)}, merges=pairs,
-            byte_fallback=True, fuse_unk=True, unk_token="<unk>",
+            vocab={text: i for i, text in enumerate(tokens)},
+            merges=pairs,
+            byte_fallback=True,
+            fuse_unk=True,
+            unk_token="<unk>",
         )
-    )  # fmt: skip
+    )
     made.normalizer = normalizers.Replace(" ", "▁")
     if split:
         made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -239,11 +297,15 @@ Piece = tuple[str, float, int]
 
 
 def pieces_of(raw: dict[str, Any]) -> list[Piece]:
-    """Text, score and type of each id, as sentencepiece would have them: what was learnt first scores highest."""
+    """Text, score and type of each id, as sentencepiece would have them: what was learnt first scores
+    highest."""
     kind = {**dict.fromkeys(GEMMA, CONTROL), "<unk>": 2, **dict.fromkeys(BYTES, BYTE)}
     found = [(text, kind.get(text, NORMAL)) for text in raw["model"]["vocab"]]
     rank = len(GEMMA) + len(BYTES)
-    return [(text, float(rank - i) if number == NORMAL else 0.0, number) for i, (text, number) in enumerate(found)]
+    return [
+        (text, float(rank - i) if number == NORMAL else 0.0, number)
+        for i, (text, number) in enumerate(found)
+    ]
 
 
 def varint(number: int) -> bytes:
@@ -254,15 +316,26 @@ def field(number: int, value: bytes | float | int) -> bytes:
     """One field of a protobuf message: bytes, a 32-bit float or a whole number."""
     if isinstance(value, bytes):
         return varint(number << 3 | 2) + varint(len(value)) + value
-    return varint(number << 3 | 5) + struct.pack("<f", value) if isinstance(value, float) else varint(number << 3) + varint(value)
+    return (
+        varint(number << 3 | 5) + struct.pack("<f", value)
+        if isinstance(value, float)
+        else varint(number << 3) + varint(value)
+    )
 
 
 def sentencepiece(pieces: list[Piece]) -> bytes:
-    """A tokenizer.model: pieces, a type only where it is not NORMAL, then other fields that a reader has to step over."""
+    """A tokenizer.model: pieces, a type only where it is not NORMAL, then other fields that a reader has to
+    step over."""
     message = b""
     for text, score, number in pieces:
-        message += field(1, field(1, text.encode()) + field(2, score) + (field(3, number) if number != NORMAL else b""))
-    return message + field(2, field(3, 2) + field(4, len(pieces)) + field(10, 0.9995)) + field(3, field(1, b"nmt"))
+        message += field(
+            1, field(1, text.encode()) + field(2, score) + (field(3, number) if number != NORMAL else b"")
+        )
+    return (
+        message
+        + field(2, field(3, 2) + field(4, len(pieces)) + field(10, 0.9995))
+        + field(3, field(1, b"nmt"))
+    )
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["uncut", "split"])
@@ -285,11 +358,15 @@ def test_byte_fallback_bpe_with_a_sentencepiece_model_beside_it(split, tmp_path,
     artifact = built(tmp_path, raw, sentencepiece(pieces))
     assert artifact.manifest.tokenizer == {"model": "llama", "pre": "default"}
     check_ids(artifact, transformers, "<bos>a<eos> b", "▁ ▁▁ x", "<0x41> <0x0A>")
-    tokens, types, scores, merges = head(artifact, "ggml.tokens", "ggml.token_type", "ggml.scores", "ggml.merges")
+    tokens, types, scores, merges = head(
+        artifact, "ggml.tokens", "ggml.token_type", "ggml.scores", "ggml.merges"
+    )
     assert merges is None
     assert tokens == [text for text, _, _ in pieces] + [f"[PAD{len(pieces) + i}]" for i in range(PADDING)]
     assert scores == [score for _, score, _ in pieces] + [-1000.0] * PADDING
-    wanted = [CONTROL if text in GEMMA else number for text, _, number in pieces]  # tokenizer.json says what is special
+    wanted = [
+        CONTROL if text in GEMMA else number for text, _, number in pieces
+    ]  # tokenizer.json says what is special
     assert types == wanted + [UNUSED] * PADDING
 
 
@@ -304,7 +381,9 @@ def test_byte_fallback_bpe_with_a_sentencepiece_model_beside_it(split, tmp_path,
     ids=["text", "cut", "not-utf8", "other-type"],
 )
 def test_a_damaged_sentencepiece_model_is_refused(content, tmp_path):
-    with pytest.raises(UserError, match=r"tokenizer\.model is not a sentencepiece model .*: download it again"):
+    with pytest.raises(
+        UserError, match=r"tokenizer\.model is not a sentencepiece model .*: download it again"
+    ):
         built(tmp_path, gemma(split=True), content)
     assert not list((tmp_path / "out").rglob("*.gguf"))
 
@@ -314,7 +393,11 @@ def unknown_words() -> dict[str, Any]:
 
 
 def word_level() -> dict[str, Any]:
-    made = Tokenizer(kinds.WordLevel({text: i for i, text in enumerate((*models.SPECIALS, "<unk>", "the", "sea"))}, "<unk>"))
+    made = Tokenizer(
+        kinds.WordLevel(
+            {text: i for i, text in enumerate((*models.SPECIALS, "<unk>", "the", "sea"))}, "<unk>"
+        )
+    )
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in models.SPECIALS])
     return json.loads(made.to_str())
@@ -359,7 +442,12 @@ def test_without_an_equal_tokenizer_the_file_has_none_and_answers_with_tokenizer
     assert set(found) == {"model", "reason"}
     assert found["model"] == "none"
     assert reason in found["reason"]
-    assert head(artifact, "ggml.model", "ggml.tokens", "ggml.merges", "ggml.pre") == ["none", None, None, None]
+    assert head(artifact, "ggml.model", "ggml.tokens", "ggml.merges", "ggml.pre") == [
+        "none",
+        None,
+        None,
+        None,
+    ]
     with pytest.raises(UserError, match="holds no tokenizer"):
         LlamaTokenizer(artifact.path / "model.gguf")
     check_answer(artifact, raw, tmp_path)
@@ -377,21 +465,35 @@ def check_answer(artifact: Artifact, raw: dict[str, Any], folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "claimed"),
-    [("llama-bpe", "qwen2"), ("llama-bpe", "smaug-bpe"), ("llama-bpe", "gpt-2"), ("qwen2", "llama-bpe"), ("gpt-2", "qwen2")],
+    [
+        ("llama-bpe", "qwen2"),
+        ("llama-bpe", "smaug-bpe"),
+        ("llama-bpe", "gpt-2"),
+        ("qwen2", "llama-bpe"),
+        ("gpt-2", "qwen2"),
+    ],
 )
-def test_a_form_that_is_taken_for_another_is_found_out_by_llama_cpp_itself(name, claimed, tmp_path, monkeypatch):
-    raw = without_merges(byte_level(**FORMS[name]), "Hello")  # by which llama-bpe alone differs from smaug-bpe
+def test_a_form_that_is_taken_for_another_is_found_out_by_llama_cpp_itself(
+    name, claimed, tmp_path, monkeypatch
+):
+    raw = without_merges(
+        byte_level(**FORMS[name]), "Hello"
+    )  # by which llama-bpe alone differs from smaug-bpe
     monkeypatch.setattr(export.gguf_tokenizer, "form", lambda raw: ("gpt2", claimed, ""))
     artifact = built(tmp_path, raw)
     assert artifact.manifest.tokenizer["model"] == "none"
-    assert artifact.manifest.tokenizer["reason"].startswith("llama.cpp gives other tokens than tokenizer.json for ")
+    assert artifact.manifest.tokenizer["reason"].startswith(
+        "llama.cpp gives other tokens than tokenizer.json for "
+    )
     check_answer(artifact, raw, tmp_path)
 
 
 def test_a_tokenizer_larger_than_the_model_is_left_out(tmp_path):
     raw = byte_level(PLAIN)
     artifact = built(tmp_path, raw, rows=size_of(raw) - 1)
-    assert artifact.manifest.tokenizer["reason"].endswith(f"more tokens than the model's {size_of(raw) - 1} embedding rows")
+    assert artifact.manifest.tokenizer["reason"].endswith(
+        f"more tokens than the model's {size_of(raw) - 1} embedding rows"
+    )
 
 
 @pytest.mark.parametrize("pieces", [False, True], ids=["json", "sentencepiece"])
@@ -423,12 +525,30 @@ def test_a_beginning_that_only_config_json_names_is_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "bos", "eos"),
-    [("llama-bpe", 0, False), ("smaug-bpe", 0, True), ("qwen2", None, False), ("deepseek-r1-qwen", 4, False)],
+    [
+        ("llama-bpe", 0, False),
+        ("smaug-bpe", 0, True),
+        ("qwen2", None, False),
+        ("deepseek-r1-qwen", 4, False),
+    ],
 )
 def test_the_file_says_what_goes_around_a_text_and_where_an_answer_ends(name, bos, eos, tmp_path):
     artifact = built(tmp_path, byte_level(**FORMS[name]), template=models.CHAT_TEMPLATE)
-    keys = ("ggml.add_bos_token", "ggml.add_eos_token", "ggml.bos_token_id", "ggml.eos_token_id", "ggml.eot_token_id")
-    assert head(artifact, *keys, "chat_template") == [bos is not None, eos, bos or 0, 1, 3, models.CHAT_TEMPLATE]
+    keys = (
+        "ggml.add_bos_token",
+        "ggml.add_eos_token",
+        "ggml.bos_token_id",
+        "ggml.eos_token_id",
+        "ggml.eot_token_id",
+    )
+    assert head(artifact, *keys, "chat_template") == [
+        bos is not None,
+        eos,
+        bos or 0,
+        1,
+        3,
+        models.CHAT_TEMPLATE,
+    ]
     inside = Vocabulary(artifact.path / "model.gguf")
     assert inside.stop_ids() == artifact.manifest.model.stop_ids == (1, 3)
     assert inside.special_tokens()["bos_token"] == (DEEPSEEK_BOS if bos == 4 else models.BOS)
@@ -450,7 +570,8 @@ def test_rows_without_a_token_are_padding(tmp_path):
 
 
 def flagged(**flags: bool) -> dict[str, Any]:
-    """A tokenizer with one more special token that takes the spaces beside it, or stands between words alone."""
+    """A tokenizer with one more special token that takes the spaces beside it, or stands between words
+    alone."""
     made = Tokenizer.from_str(json.dumps(byte_level(PLAIN)))
     made.add_special_tokens([AddedToken("<|turn|>", special=True, normalized=False, **flags)])
     return json.loads(made.to_str())
@@ -487,7 +608,9 @@ def test_what_llama_cpp_does_otherwise_is_not_written(make, text, tmp_path):
     artifact = built(tmp_path, make())
     if artifact.manifest.tokenizer["model"] != "none":
         ours = JsonTokenizer(artifact.path / "tokenizer.json")
-        assert LlamaTokenizer(artifact.path / "model.gguf").encode(text, special=False) == ours.encode(text, special=False)
+        assert LlamaTokenizer(artifact.path / "model.gguf").encode(text, special=False) == ours.encode(
+            text, special=False
+        )
 
 
 def test_an_empty_sequence_of_pre_tokenizers_is_no_known_form(tmp_path):
@@ -500,7 +623,9 @@ def test_an_end_token_that_the_tokenizer_lacks_does_not_hide_the_stop_ids(tmp_pa
     for added in raw["added_tokens"]:
         if added["content"] == models.EOS:
             added["content"] = "</S>"
-    raw["model"]["vocab"] = {{models.EOS: "</S>"}.get(text, text): i for text, i in raw["model"]["vocab"].items()}
+    raw["model"]["vocab"] = {
+        {models.EOS: "</S>"}.get(text, text): i for text, i in raw["model"]["vocab"].items()
+    }
     artifact = built(tmp_path, raw)
     assert Vocabulary(artifact.path / "model.gguf").stop_ids() == artifact.manifest.model.stop_ids == (1, 3)
 
@@ -516,6 +641,9 @@ def test_a_vocabulary_that_ends_llama_cpps_process_is_not_given_to_it(tmp_path):
     )
     for name, content in bytes_of.items():
         try:
-            assert built(tmp_path / name, gemma(split=True), content).manifest.tokenizer["model"] in ("none", "gemma4")
+            assert built(tmp_path / name, gemma(split=True), content).manifest.tokenizer["model"] in (
+                "none",
+                "gemma4",
+            )
         except UserError as error:
             assert "tokenizer.model" in str(error)

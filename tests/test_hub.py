@@ -62,7 +62,13 @@ def large() -> bytes:
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_XET"):
+    for name in (
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_HUB_DISABLE_XET",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
@@ -128,7 +134,9 @@ def test_a_fetched_checkpoint_is_the_one_that_was_put_there(serve: Serve, get: F
 def test_shards_are_those_the_index_lists(serve: Serve, get: Fetch) -> None:
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     index = json.dumps({"weight_map": {"a": names[0], "b": names[1], "c": names[0]}}).encode()
-    server = serve(SMALL | OTHER | {name: name.encode() for name in names} | {"model.safetensors.index.json": index})
+    server = serve(
+        SMALL | OTHER | {name: name.encode() for name in names} | {"model.safetensors.index.json": index}
+    )
     found = get()
     assert server.files_asked_for() == {*SMALL, *names, "model.safetensors.index.json"}
     assert [(found.folder / name).read_text() for name in names] == names
@@ -137,7 +145,7 @@ def test_shards_are_those_the_index_lists(serve: Serve, get: Fetch) -> None:
 @pytest.mark.parametrize("xet", [False, True])
 def test_weights_come_from_the_cdn_without_the_token(
     serve: Serve, get: Fetch, monkeypatch: pytest.MonkeyPatch, xet: bool
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "right")
     server = serve(Model({FIRST: FILES}, FIRST, gated=True), xet=xet)
     get()
@@ -152,7 +160,9 @@ def test_no_token_is_sent_when_none_is_set(serve: Serve, get: Fetch) -> None:
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_a_gated_model_without_a_token_names_licence_and_variable(serve: Serve, get: Fetch, private: bool) -> None:
+def test_a_gated_model_without_a_token_names_licence_and_variable(
+    serve: Serve, get: Fetch, private: bool
+) -> None:
     server = serve(Model({FIRST: FILES}, FIRST, gated=True, private=private))
     message = refused(get)
     assert f"{server.endpoint}/{HUB}" in message
@@ -163,7 +173,7 @@ def test_a_gated_model_without_a_token_names_licence_and_variable(serve: Serve, 
 
 def test_a_gated_model_with_a_token_that_has_no_access(
     serve: Serve, get: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "wrong")
     serve(Model({FIRST: FILES}, FIRST, gated=True))
     message = refused(get)
@@ -186,14 +196,18 @@ def test_an_unknown_revision(serve: Serve, get: Fetch) -> None:
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_model_that_lacks_a_needed_file_is_refused_before_weights(serve: Serve, get: Fetch, missing: str) -> None:
+def test_a_model_that_lacks_a_needed_file_is_refused_before_weights(
+    serve: Serve, get: Fetch, missing: str
+) -> None:
     server = serve({name: content for name, content in FILES.items() if name != missing})
     assert missing in refused(get)
     assert server.files_asked_for() <= {"config.json"}
 
 
 def test_an_embedded_model_is_not_looked_for(tmp_path: Path) -> None:
-    assert "embedded" in refused(lambda: fetch(RegistryEntry("x", "llama", "MIT", folder="nano/x"), cache=tmp_path))
+    assert "embedded" in refused(
+        lambda: fetch(RegistryEntry("x", "llama", "MIT", folder="nano/x"), cache=tmp_path)
+    )
 
 
 def test_a_cut_transfer_goes_on_where_it_stopped(serve: Serve, get: Fetch) -> None:
@@ -206,15 +220,20 @@ def test_a_cut_transfer_goes_on_where_it_stopped(serve: Serve, get: Fetch) -> No
 def test_a_killed_process_is_taken_up_by_the_next_one(serve: Serve, get: Fetch, tmp_path: Path) -> None:
     server = serve(SMALL | {"model.safetensors": large()}, stall={"model.safetensors": CHUNK + 5_000})
     code = (
-        "import sys; from pathlib import Path; from edge.registry import RegistryEntry; from export.hub import fetch;"
+        "import sys; from pathlib import Path; from edge.registry import RegistryEntry; from export.hub "
+        "import fetch;"
         f"fetch(RegistryEntry('tiny-1b', 'llama', 'MIT', hub={HUB!r}), cache=Path(sys.argv[1]))"
     )
     root = Path(__file__).resolve().parent.parent
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cache")], cwd=root, env=os.environ.copy())
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "cache")], cwd=root, env=os.environ.copy()
+    )
     try:
         assert server.stalled.wait(20)
         until = time.monotonic() + 5
-        while sum(path.stat().st_size for path in tmp_path.glob("cache/models--*/blobs/*.incomplete")) < CHUNK:
+        while (
+            sum(path.stat().st_size for path in tmp_path.glob("cache/models--*/blobs/*.incomplete")) < CHUNK
+        ):
             assert time.monotonic() < until
             time.sleep(0.02)
     finally:
@@ -253,7 +272,9 @@ def test_a_hub_that_never_answers_is_one_sentence(get: Fetch, monkeypatch: pytes
         assert "timed out" in refused(get)
 
 
-def test_a_page_in_the_hubs_place_is_one_sentence(serve: Serve, get: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_in_the_hubs_place_is_one_sentence(
+    serve: Serve, get: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = serve({"revision": b"<html>Log in to this network</html>"})
     monkeypatch.setenv("HF_ENDPOINT", f"{server.endpoint}/{HUB}/resolve/{FIRST}/revision?")
     assert "does not answer as a model hub does" in refused(get)
@@ -300,7 +321,7 @@ def test_a_second_call_fetches_no_file(serve: Serve, get: Fetch) -> None:
 
 def test_offline_takes_a_whole_snapshot_and_refuses_any_other(
     serve: Serve, get: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     server = serve(FILES)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE" in refused(get)
@@ -317,7 +338,7 @@ def test_offline_takes_a_whole_snapshot_and_refuses_any_other(
 
 def test_without_a_network_a_pinned_commit_in_the_cache_serves(
     serve: Serve, get: Fetch, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     serve(FILES)
     first = get()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
@@ -326,26 +347,68 @@ def test_without_a_network_a_pinned_commit_in_the_cache_serves(
 
 
 QWEN3 = {
-    "model_type": "qwen3", "num_hidden_layers": 28, "hidden_size": 2048, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 6144, "vocab_size": 151936,
-    "max_position_embeddings": 40960, "tie_word_embeddings": True, "rms_norm_eps": 1e-6, "rope_theta": 1000000,
-    "sliding_window": 4096, "use_sliding_window": False, "eos_token_id": 151645,
-}  # fmt: skip
+    "model_type": "qwen3",
+    "num_hidden_layers": 28,
+    "hidden_size": 2048,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 6144,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000,
+    "sliding_window": 4096,
+    "use_sliding_window": False,
+    "eos_token_id": 151645,
+}
 QWEN3_FACTS = {
-    "layers": 28, "hidden": 2048, "heads": 16, "kv_heads": 8, "head_dim": 128, "intermediate": 6144,
-    "vocabulary": 151936, "context": 40960, "tied": True, "norm_eps": 1e-6, "rope_theta": 1e6, "local_rope_theta": 0.0,
-    "window": 0, "llama3_factor": 0.0,
-}  # fmt: skip
+    "layers": 28,
+    "hidden": 2048,
+    "heads": 16,
+    "kv_heads": 8,
+    "head_dim": 128,
+    "intermediate": 6144,
+    "vocabulary": 151936,
+    "context": 40960,
+    "tied": True,
+    "norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "local_rope_theta": 0.0,
+    "window": 0,
+    "llama3_factor": 0.0,
+}
 GEMMA = {
-    "model_type": "gemma3_text", "num_hidden_layers": 26, "hidden_size": 1152, "num_attention_heads": 4,
-    "num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 6912, "vocab_size": 262144,
-    "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "sliding_window": 512, "eos_token_id": [1, 106],
-}  # fmt: skip
+    "model_type": "gemma3_text",
+    "num_hidden_layers": 26,
+    "hidden_size": 1152,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "intermediate_size": 6912,
+    "vocab_size": 262144,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 512,
+    "eos_token_id": [1, 106],
+}
 GEMMA_FACTS = {
-    "layers": 26, "hidden": 1152, "heads": 4, "kv_heads": 1, "head_dim": 256, "intermediate": 6912,
-    "vocabulary": 262144, "context": 32768, "tied": True, "norm_eps": 1e-6, "rope_theta": 1e6, "local_rope_theta": 1e4,
-    "window": 512, "llama3_factor": 0.0,
-}  # fmt: skip
+    "layers": 26,
+    "hidden": 1152,
+    "heads": 4,
+    "kv_heads": 1,
+    "head_dim": 256,
+    "intermediate": 6912,
+    "vocabulary": 262144,
+    "context": 32768,
+    "tied": True,
+    "norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "local_rope_theta": 1e4,
+    "window": 512,
+    "llama3_factor": 0.0,
+}
 GEMMA_ROPE_4 = {"rope_theta": 1000000, "rope_local_base_freq": 10000}
 GEMMA_ROPE_5 = {
     "rope_parameters": {
@@ -365,28 +428,36 @@ GEMMA_ROPE_5 = {
 )
 def test_the_registry_agrees_with_a_configuration_and_each_difference_is_named(
     config: dict[str, Any], generation: dict[str, Any], facts: dict[str, Any], stop_ids: tuple[int, ...]
-) -> None:  # fmt: skip
-    entry = RegistryEntry("x", str(config["model_type"]), "MIT", hub=HUB, stop_ids=stop_ids, shape=Shape(**facts))
+) -> None:
+    entry = RegistryEntry(
+        "x", str(config["model_type"]), "MIT", hub=HUB, stop_ids=stop_ids, shape=Shape(**facts)
+    )
     assert check_config(entry, config, generation) == []
     for name, value in facts.items():
         other = replace(entry, shape=Shape(**(facts | {name: not value})))
         (difference,) = check_config(other, config, generation)
         assert difference.startswith(f"{name} is ")
     (difference,) = check_config(replace(entry, model_type="llama"), config, generation)
-    assert difference == f"model_type is {entry.model_type} in the downloaded configuration and llama in the registry"
+    assert (
+        difference
+        == f"model_type is {entry.model_type} in the downloaded configuration and llama in the registry"
+    )
     (difference,) = check_config(replace(entry, stop_ids=(7,)), config, generation)
     assert difference.startswith(f"stop_ids is {sorted(stop_ids)}")
 
 
 def test_a_download_that_differs_from_the_registry_says_so(serve: Serve, get: Fetch) -> None:
     serve(FILES | {"generation_config.json": b'{"eos_token_id": [2, 9]}'})
-    assert get().differences == ("stop_ids is [2, 9] in the downloaded configuration and [2, 3] in the registry",)
+    assert get().differences == (
+        "stop_ids is [2, 9] in the downloaded configuration and [2, 3] in the registry",
+    )
 
 
 def test_a_known_model_is_built_from_the_hub_and_keeps_to_its_commit(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The whole way of `edge-export build llama-3.2-1b-instruct`, with nano-llama's files in that model's place."""
+    """The whole way of `edge-export build llama-3.2-1b-instruct`, with nano-llama's files in that model's
+    place."""
     files = {path.name: path.read_bytes() for path in NANO_LLAMA.iterdir() if path.is_file()}
     hub = read_registry()["llama-3.2-1b-instruct"].hub
     model = Model({FIRST: files, SECOND: files | {"generation_config.json": b"{}"}}, FIRST)

@@ -1,4 +1,5 @@
-"""The bound from K kept tokens: never above the exact divergence, nearer to it with every token more, equal with all of them."""
+"""The bound from K kept tokens: never above the exact divergence, nearer to it with every token more, equal
+with all of them."""
 
 from __future__ import annotations
 
@@ -44,22 +45,30 @@ def test_on_a_model_the_gap_shrinks_with_k_and_half_precision_is_coarser_than_it
 
 
 def test_the_gap_is_that_of_a_hand_worked_position():
-    """Three tokens and a half: p = (1/2, 1/4, 1/4) against q = (1/4, 1/4, 1/2); with one kept, two buckets are left."""
+    """Three tokens and a half: p = (1/2, 1/4, 1/4) against q = (1/4, 1/4, 1/2); with one kept, two buckets
+    are left."""
     full, quantised = (np.log(np.array(p, np.float32)) for p in ([0.5, 0.25, 0.25], [0.25, 0.25, 0.5]))
     gaps, _ = measure(iter([Position(full, quantised)] * 2))
     assert gaps[16].kl == pytest.approx(0.25 * np.log(2), abs=1e-6)
     assert gaps[16].mean == pytest.approx(0.0, abs=1e-6)
     one = top_k(full, 0.0, 1)
-    assert kl_to_reference(one, quantised, 0.0) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75), abs=1e-6)
+    assert kl_to_reference(one, quantised, 0.0) == pytest.approx(
+        0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75), abs=1e-6
+    )
     assert rounded(one, np.float16).logprobs[0] == np.float32(np.float16(np.log(0.5)))
 
 
 def test_kept_distributions_come_back_as_they_went_in():
     rng = np.random.default_rng(3)
-    kept = [TopK(rng.integers(0, 99, n).astype(np.int32), rng.normal(size=n).astype(np.float32), 0.25) for n in (4, 4, 3)]
+    kept = [
+        TopK(rng.integers(0, 99, n).astype(np.int32), rng.normal(size=n).astype(np.float32), 0.25)
+        for n in (4, 4, 3)
+    ]
     schema = pa.schema(REFERENCE)
     columns = {"reference_token_ids": "ids", "reference_logprobs": "logprobs", "reference_rest": "rest"}
-    table = pa.table({name: [getattr(each, part) for each in kept] for name, part in columns.items()}, schema=schema)
+    table = pa.table(
+        {name: [getattr(each, part) for each in kept] for name, part in columns.items()}, schema=schema
+    )
     for one, other in zip(distributions(table.slice(1)), kept[1:], strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert distributions(table.slice(0, 0)) == []

@@ -11,16 +11,31 @@ from edge.backends.llama_callback import SOURCE, CompiledPass, Pass, Stop, compi
 
 def test_both_sides_lay_the_structures_out_alike(tmp_path):
     """Sizes and every offset, as the compiler has them."""
-    fields = [(name, kind, field) for name, kind in (("pass", Pass), ("stop", Stop)) for field, *_ in kind._fields_]
+    fields = [
+        (name, kind, field) for name, kind in (("pass", Pass), ("stop", Stop)) for field, *_ in kind._fields_
+    ]
     prints = "".join(f'printf("%zu ", offsetof(struct {name}, {field}));' for name, _, field in fields)
     main = f'#include <stdio.h>\n#include <stddef.h>\n#include "{SOURCE}"\n'
-    main += f'int main(void) {{ {prints} printf("%zu %zu", sizeof(struct pass), sizeof(struct stop)); return 0; }}'
+    main += f"int main(void) {{ {prints} "
+    main += 'printf("%zu %zu", sizeof(struct pass), sizeof(struct stop)); return 0; }'
     (tmp_path / "layout.c").write_text(main)
     subprocess.run(
-        [shutil.which("cc"), "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "layout", tmp_path / "layout.c"], check=True
+        [
+            shutil.which("cc"),
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-o",
+            tmp_path / "layout",
+            tmp_path / "layout.c",
+        ],
+        check=True,
     )
     said = [int(number) for number in subprocess.check_output([tmp_path / "layout"], text=True).split()]
-    assert said == [getattr(kind, field).offset for _, kind, field in fields] + [ctypes.sizeof(Pass), ctypes.sizeof(Stop)]
+    assert said == [getattr(kind, field).offset for _, kind, field in fields] + [
+        ctypes.sizeof(Pass),
+        ctypes.sizeof(Stop),
+    ]
 
 
 def test_it_asks_python_while_learning_and_wants_nothing_at_rest():
@@ -33,9 +48,16 @@ def test_it_asks_python_while_learning_and_wants_nothing_at_rest():
 
     python = kind(hear)
     one = CompiledPass(
-        ctypes.cast(python, ctypes.c_void_p).value, heads=1, stream_bytes=4, attention=0, capacity=0, hidden=0,
-        name_at=0, data_at=0, sizes_at=0,
-    )  # fmt: skip
+        ctypes.cast(python, ctypes.c_void_p).value,
+        heads=1,
+        stream_bytes=4,
+        attention=0,
+        capacity=0,
+        hidden=0,
+        name_at=0,
+        data_at=0,
+        sizes_at=0,
+    )
     call = kind(compiled_callback().address)
     assert [call(8, True, one.address), call(9, True, one.address)] == [True, False]
     assert heard == [(8, True), (9, True)]

@@ -38,7 +38,9 @@ def artifact(artifacts):
 
 def in_python(monkeypatch):
     """Backends opened from now on have no compiled callback."""
-    monkeypatch.setattr(edge.backends.llama_taps, "compiled_callback", lambda: Callback(0, "switched off by the test"))
+    monkeypatch.setattr(
+        edge.backends.llama_taps, "compiled_callback", lambda: Callback(0, "switched off by the test")
+    )
 
 
 @pytest.fixture
@@ -47,7 +49,9 @@ def opened():
     made = []
 
     def get(artifact, runtime=ROWS, **settings):
-        made.append(LlamaBackend(artifact, capacity=settings.pop("capacity", 300), runtime=runtime, **settings))
+        made.append(
+            LlamaBackend(artifact, capacity=settings.pop("capacity", 300), runtime=runtime, **settings)
+        )
         return made[-1]
 
     yield get
@@ -166,7 +170,9 @@ def test_the_compiled_callback_gives_the_bits_of_pythons(shape, precision, artif
     assert slow._reader._compiled is None
     answer(fast, 70, 2)  # learns
     with monkeypatch.context() as patch:
-        patch.setattr(TapReader, "_call", lambda self, *arguments: entered.append(1) or call(self, *arguments))
+        patch.setattr(
+            TapReader, "_call", lambda self, *arguments: entered.append(1) or call(self, *arguments)
+        )
         ours = answer(fast, 70, 10)
     assert_same(ours, answer(slow, 70, 10))
     assert not entered  # two micro-batches and ten steps without Python
@@ -216,7 +222,9 @@ def failing(monkeypatch, how, after):
 
     def broken_call(self, address, ask, data):
         if not ask and due():
-            if how == "raises outside":  # ctypes swallows it and gives llama.cpp a False: the graph stays unfinished
+            if (
+                how == "raises outside"
+            ):  # ctypes swallows it and gives llama.cpp a False: the graph stays unfinished
                 raise ValueError("planned failure")
             return False
         return whole(self, address, ask, data)
@@ -281,7 +289,9 @@ def change(monkeypatch, what):
     elif what == "version":
         monkeypatch.setattr(edge.backends.llamacpp, "version", lambda: "0.4.1")
     elif what == "names":
-        monkeypatch.setattr(edge.backends.llama_taps, "wanted_names", lambda spec: {b"kq_soft_max-0": ("attention", 0)})
+        monkeypatch.setattr(
+            edge.backends.llama_taps, "wanted_names", lambda spec: {b"kq_soft_max-0": ("attention", 0)}
+        )
     elif what == "other tensor":
         names = edge.backends.llama_taps.wanted_names
 
@@ -312,7 +322,9 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("what", EXPECTED)
-def test_a_library_that_is_not_the_one_known_is_noticed_when_a_model_is_opened(what, artifact, opened, monkeypatch):
+def test_a_library_that_is_not_the_one_known_is_noticed_when_a_model_is_opened(
+    what, artifact, opened, monkeypatch
+):
     right = answer(opened(artifact, NONE), 20, 3)
     change(monkeypatch, what)
     backend = opened(artifact, AUTO)
@@ -331,14 +343,28 @@ def asked(questions_file):
     return read_questions(questions_file)
 
 
-def test_a_run_that_loses_its_taps_says_so_in_run_json_and_on_stderr(artifacts, questions_file, tmp_path, monkeypatch, capsys):
+def test_a_run_that_loses_its_taps_says_so_in_run_json_and_on_stderr(
+    artifacts, questions_file, tmp_path, monkeypatch, capsys
+):
     failing(monkeypatch, "raises inside", 150)
-    arguments = ["run", str(artifacts("odd", "gguf-f32")), "--questions", str(questions_file), "--out", str(tmp_path / "run"),
-                 "--max-new-tokens", "12", "--quiet", "--threads", "1"]  # fmt: skip
+    arguments = [
+        "run",
+        str(artifacts("odd", "gguf-f32")),
+        "--questions",
+        str(questions_file),
+        "--out",
+        str(tmp_path / "run"),
+        "--max-new-tokens",
+        "12",
+        "--quiet",
+        "--threads",
+        "1",
+    ]
     assert call(edge.cli.app.main, arguments, tmp_path) == 0
     captured = capsys.readouterr()
-    assert "note: attention and hidden states are not traced: reading taps from llama.cpp failed: planned failure" in " ".join(
-        captured.err.split()
+    assert (
+        "note: attention and hidden states are not traced: reading taps from llama.cpp failed: planned "
+        "failure" in " ".join(captured.err.split())
     )
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "planned failure" in manifest["taps_lost"]
@@ -350,17 +376,34 @@ def test_a_run_that_loses_its_taps_says_so_in_run_json_and_on_stderr(artifacts, 
     assert steps.column("output_entropy").null_count == 0
 
 
-def test_a_run_with_taps_rows_stops_and_leaves_what_was_finished(artifacts, questions_file, tmp_path, monkeypatch, capsys):
+def test_a_run_with_taps_rows_stops_and_leaves_what_was_finished(
+    artifacts, questions_file, tmp_path, monkeypatch, capsys
+):
     failing(monkeypatch, "raises inside", 150)
-    arguments = ["run", str(artifacts("odd", "gguf-f32")), "--questions", str(questions_file), "--out", str(tmp_path / "run"),
-                 "--max-new-tokens", "12", "--quiet", "--threads", "1", "--taps", "rows"]  # fmt: skip
+    arguments = [
+        "run",
+        str(artifacts("odd", "gguf-f32")),
+        "--questions",
+        str(questions_file),
+        "--out",
+        str(tmp_path / "run"),
+        "--max-new-tokens",
+        "12",
+        "--quiet",
+        "--threads",
+        "1",
+        "--taps",
+        "rows",
+    ]
     assert call(edge.cli.app.main, arguments, tmp_path) == 2
     assert "planned failure" in capsys.readouterr().err
     monkeypatch.undo()
     assert call(edge.cli.app.main, arguments, tmp_path) == 0
     arguments[arguments.index(str(tmp_path / "run"))] = str(tmp_path / "whole")
     assert call(edge.cli.app.main, arguments, tmp_path) == 0
-    resumed, whole = (Run.open(tmp_path / name).steps().drop_columns(["step_ms"]) for name in ("run", "whole"))
+    resumed, whole = (
+        Run.open(tmp_path / name).steps().drop_columns(["step_ms"]) for name in ("run", "whole")
+    )
     assert resumed.equals(whole)
 
 
@@ -386,7 +429,11 @@ def test_taps_none_gives_logits_alone(artifact, asked, tmp_path):
 def test_the_cache_is_as_wide_as_asked_for(kv_cache, each, artifact, asked, tmp_path):
     runtime = Runtime(threads=1, kv_cache=kv_cache)
     run(artifact, asked[:1], tmp_path / "run", DecodeSettings(8), date=DAY, runtime=runtime)
-    (row,) = Run.open(tmp_path / "run").answers(["question_index", "kv_bytes", "prompt_ids", "tokens"]).to_pylist()
+    (row,) = (
+        Run.open(tmp_path / "run")
+        .answers(["question_index", "kv_bytes", "prompt_ids", "tokens"])
+        .to_pylist()
+    )
     assert row["kv_bytes"] == 2 * 3 * 1 * 40 * each * (len(row["prompt_ids"]) + row["tokens"] - 1)
     assert Run.open(tmp_path / "run").manifest.settings["kv_cache"] == kv_cache
 
@@ -404,7 +451,9 @@ def test_without_a_second_copy_of_the_weights_answers_are_the_same_up_to_roundin
 
 
 def test_gguf_reads_what_an_onnx_run_said_and_the_other_way_round(artifacts, asked, tmp_path):
-    onnx, gguf = (Artifact.open(artifacts("nano-llama", precision)) for precision in ("onnx-fp32", "gguf-q4_k_m"))
+    onnx, gguf = (
+        Artifact.open(artifacts("nano-llama", precision)) for precision in ("onnx-fp32", "gguf-q4_k_m")
+    )
     run(onnx, asked[:3], tmp_path / "onnx", DecodeSettings(20, reference_k=64), date=DAY, runtime=Runtime(1))
     run(gguf, asked[:3], tmp_path / "gguf", DecodeSettings(20, reference_k=64), date=DAY, runtime=Runtime(1))
     force(gguf, tmp_path / "onnx", tmp_path / "gguf-forced", runtime=Runtime(1))

@@ -1,4 +1,5 @@
-"""Several artifacts against one run: a line for each, what fits, what is refused; whether entropy still warns."""
+"""Several artifacts against one run: a line for each, what fits, what is refused; whether entropy still
+warns."""
 
 from __future__ import annotations
 
@@ -80,7 +81,12 @@ def test_runs_of_one_artifact_share_a_line_of_either_backend(runs):
     assert len(found.runs) == 6
     for line, name in zip(found.lines, QUANTISED, strict=True):
         exact, alone = (compare(full, Run.open(runs / f"{name}{kind}")) for kind in ("-exact", ""))
-        assert line.damage is not None and exact.forced is not None and exact.forced.kl is not None and alone.free is not None
+        assert (
+            line.damage is not None
+            and exact.forced is not None
+            and exact.forced.kl is not None
+            and alone.free is not None
+        )
         assert line.damage.exact
         assert (line.damage.kl, line.damage.kl_error) == (exact.forced.kl.mean, exact.forced.kl.error)
         assert line.damage.kl > 0.0
@@ -101,7 +107,9 @@ def test_costs_are_what_the_artifacts_own_runs_measured(runs):
     assert line.cost.rss_bytes == max(rows)
     assert line.cost.tokens_per_second == pytest.approx(sum(row["tokens"] - 1 for row in answers) / seconds)
     (only,) = compare_many(full, others[2:]).lines
-    assert only.cost.rss_bytes == max(pq.read_table(others[2].folder / "device.parquet").column("rss_bytes").to_pylist())
+    assert only.cost.rss_bytes == max(
+        pq.read_table(others[2].folder / "device.parquet").column("rss_bytes").to_pylist()
+    )
     assert line.cost.bytes == alone.manifest.artifact["bytes"] > 0
 
 
@@ -128,7 +136,10 @@ def many_of(runs, costs: list[tuple[int | None, float]]):
     assert line.damage is not None
     lines = [
         dataclasses.replace(
-            line, precision=f"p{i}", cost=Cost(1, size, 1.0), damage=line.damage._replace(kl=kl, kl_error=0.001, exact=True)
+            line,
+            precision=f"p{i}",
+            cost=Cost(1, size, 1.0),
+            damage=line.damage._replace(kl=kl, kl_error=0.001, exact=True),
         )
         for i, (size, kl) in enumerate(costs)
     ]
@@ -141,7 +152,10 @@ def many_of(runs, costs: list[tuple[int | None, float]]):
     [
         (1.5, "Best that fits in 1.5 GB: p0, which took 1 GB, mean KL 0.3 ± 0.001 nats."),
         (2.0, "Best that fits in 2 GB: p2, which took 2 GB, mean KL 0.1 ± 0.001 nats."),  # just fits
-        (8.0, "Best that fits in 8 GB: p2, which took 2 GB, mean KL 0.1 ± 0.001 nats."),  # p1 is larger and worse, p3 unknown
+        (
+            8.0,
+            "Best that fits in 8 GB: p2, which took 2 GB, mean KL 0.1 ± 0.001 nats.",
+        ),  # p1 is larger and worse, p3 unknown
         (9.0, "Best that fits in 9 GB: full precision itself, onnx-fp32, which took 9 GB."),
         (0.5, "Nothing fits in 0.5 GB: the least is p0 with 1 GB."),
     ],
@@ -155,7 +169,9 @@ def test_a_lower_bound_is_called_one_and_no_measured_memory_is_an_error(runs):
     found = many_of(runs, [(10**9, 0.3)])
     bound = dataclasses.replace(found.lines[0], damage=Damage(*found.lines[0].damage)._replace(exact=False))
     assert "mean KL at least 0.3" in best_fit(dataclasses.replace(found, lines=(bound,)), 2.0).text
-    unknown = dataclasses.replace(found, full=dataclasses.replace(found.full, cost=Cost(1, None, None)), lines=())
+    unknown = dataclasses.replace(
+        found, full=dataclasses.replace(found.full, cost=Cost(1, None, None)), lines=()
+    )
     with pytest.raises(UserError, match="--fits needs runs whose memory and KL were measured"):
         best_fit(unknown, 2.0)
     for bad in (0.0, -1.0, float("nan"), float("inf")):
@@ -164,7 +180,10 @@ def test_a_lower_bound_is_called_one_and_no_measured_memory_is_an_error(runs):
 
 
 def test_the_command_prints_both_tables_and_writes_everything(runs, tmp_path, capsys):
-    words = ["compare", *(str(runs / name) for name in ("full", "onnx-int4", "onnx-int4-forced", "gguf-q4_k_m-forced"))]
+    words = [
+        "compare",
+        *(str(runs / name) for name in ("full", "onnx-int4", "onnx-int4-forced", "gguf-q4_k_m-forced")),
+    ]
     assert call(edge.cli.app.main, [*words, "--fits", "100", "--json", "{many.json}"], tmp_path) == 0
     shown = capsys.readouterr().out
     for text in (
@@ -181,7 +200,14 @@ def test_the_command_prints_both_tables_and_writes_everything(runs, tmp_path, ca
     assert [bool(one["forced"]) for one in said["runs"]] == [False, True, True]
     assert said["fits"]["best"]["precision"] == "onnx-fp32"
     assert said["full"]["damage"] is None
-    assert call(edge.cli.app.main, ["compare", str(runs / "full"), str(runs / "onnx-int4"), "--json", "-"], tmp_path) == 0
+    assert (
+        call(
+            edge.cli.app.main,
+            ["compare", str(runs / "full"), str(runs / "onnx-int4"), "--json", "-"],
+            tmp_path,
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["free"]["identical"]["value"] <= 1.0
 
 
@@ -194,7 +220,9 @@ def test_the_command_prints_both_tables_and_writes_everything(runs, tmp_path, ca
         (("settings", "prompt"), "qa", "different prompts"),
     ],
 )
-def test_one_run_of_many_that_does_not_belong_is_refused_in_a_sentence(runs, tmp_path, capsys, path, value, words):
+def test_one_run_of_many_that_does_not_belong_is_refused_in_a_sentence(
+    runs, tmp_path, capsys, path, value, words
+):
     shutil.copytree(runs / "gguf-q4_k_m", tmp_path / "other")
     raw = json.loads((tmp_path / "other" / "run.json").read_text())
     raw[path[0]][path[1]] = value
@@ -210,8 +238,14 @@ def test_one_run_of_many_that_does_not_belong_is_refused_in_a_sentence(runs, tmp
 def test_prompts_of_another_day_are_refused(artifacts, questions_file, tmp_path):
     """The template shows the day."""
     for name, day in (("full", DAY), ("same", DAY), ("other", "2026-01-02")):
-        run(Artifact.open(artifacts("untied")), read_questions(questions_file)[:2], tmp_path / name, DecodeSettings(3),
-            date=day, runtime=ONE_THREAD)  # fmt: skip
+        run(
+            Artifact.open(artifacts("untied")),
+            read_questions(questions_file)[:2],
+            tmp_path / name,
+            DecodeSettings(3),
+            date=day,
+            runtime=ONE_THREAD,
+        )
     full, same, other = opened(tmp_path, "full", "same", "other")
     assert compare_many(full, [same]).lines[0].identical.value == 1.0
     with pytest.raises(UserError, match="different prompts"):
@@ -229,13 +263,16 @@ def label(made: Run, untrue: np.ndarray, source: str = "hand") -> None:
 
 
 def test_a_forced_run_is_judged_by_the_full_models_outcomes(tmp_path):
-    """Full entropy ranks every untrue answer above every true one; the forced model's the other way round."""
+    """Full entropy ranks every untrue answer above every true one; the forced model's the other way
+    round."""
     untrue = np.arange(30) % 3 == 0
     lines = [np.full(8, 1.0 + wrong) + 0.01 * i for i, wrong in enumerate(untrue)]
     full = make_run(tmp_path / "full", lines, manifest())
     like = {"run_sha256": "r", "artifact": full.manifest.artifact}
     turned = [4.0 - line for line in lines]
-    forced = make_run(tmp_path / "forced", turned, manifest("onnx-int4", kind="force", like=like), reference=lines)
+    forced = make_run(
+        tmp_path / "forced", turned, manifest("onnx-int4", kind="force", like=like), reference=lines
+    )
     assert truth_change(full, forced) is None
     label(full, untrue)
     found = compare(full, forced).truth
@@ -266,7 +303,11 @@ def test_a_run_alone_is_judged_by_its_own_outcomes(tmp_path, capsys):
     assert found.auroc[0].difference.high < 0  # its entropy does not warn any more
     assert call(edge.cli.app.main, ["compare", str(full.folder), str(other.folder)], tmp_path) == 0
     shown = capsys.readouterr().out
-    for text in ("Truth of the answers (hand; automatic labels)", "share untrue", "AUROC of output_entropy mean"):
+    for text in (
+        "Truth of the answers (hand; automatic labels)",
+        "share untrue",
+        "AUROC of output_entropy mean",
+    ):
         assert text in shown, text
 
 
@@ -274,7 +315,9 @@ def test_the_changes_of_auroc_are_those_of_edge_paper(tmp_path):
     from edge.analysis.labels import read_labels
     from edge.analysis.tokens import read_tokens
 
-    made = [write_run(tmp_path / name, Planted(effect=0.3), seed, 60, 10) for name, seed in (("a", 1), ("b", 2))]
+    made = [
+        write_run(tmp_path / name, Planted(effect=0.3), seed, 60, 10) for name, seed in (("a", 1), ("b", 2))
+    ]
     for one, untrue in made:
         label(one, untrue)
     pair = [(scores_of(one, read_tokens(one)), read_labels(one)) for one, _ in made]

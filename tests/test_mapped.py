@@ -61,7 +61,9 @@ def test_what_was_written_to_a_private_mapping_stays(tmp_path):
     path = tmp_path / "weights"
     path.write_bytes(bytes(SIZE))
     with path.open("rb") as stream:
-        mapped = mmap.mmap(stream.fileno(), SIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        mapped = mmap.mmap(
+            stream.fileno(), SIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
     mapped[5] = 7
     assert let_go(path) == 0
     assert mapped[5] == 7

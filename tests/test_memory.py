@@ -45,7 +45,9 @@ def test_the_formats_are_those_that_are_built():
 def test_too_little_memory_is_one_sentence_with_what_fits(large):
     check_memory(large, 4, 100, free=6 * GB)
     with pytest.raises(
-        UserError, match=r"needs about 5\.2 GB of memory with 100 positions and 4\.0 GB are free: build it as onnx-int8"
+        UserError,
+        match=r"needs about 5\.2 GB of memory with 100 positions and 4\.0 GB are free: build it as "
+        r"onnx-int8",
     ):
         check_memory(large, 4, 100, free=4 * GB)
     with pytest.raises(UserError, match="build it as onnx-int4 "):
@@ -67,16 +69,33 @@ def test_a_shorter_context_is_proposed_where_it_fits(large):
 
 def test_more_positions_and_more_bits_take_more(odd):
     spec = odd.manifest.model
-    assert memory_needed(spec, "onnx-fp32", GB, 0, 4, 200).total > memory_needed(spec, "onnx-fp32", GB, 0, 4, 100).total
-    assert memory_needed(spec, "onnx-fp32", GB, 0, 4, 100).cache == 2 * memory_needed(spec, "onnx-fp32", GB, 0, 4, 50).cache
+    assert (
+        memory_needed(spec, "onnx-fp32", GB, 0, 4, 200).total
+        > memory_needed(spec, "onnx-fp32", GB, 0, 4, 100).total
+    )
+    assert (
+        memory_needed(spec, "onnx-fp32", GB, 0, 4, 100).cache
+        == 2 * memory_needed(spec, "onnx-fp32", GB, 0, 4, 50).cache
+    )
     assert memory_needed(spec, "onnx-int4", GB, 0, 4, 100).weights == round(1.2 * GB)
     assert memory_needed(spec, "gguf-of-somebody", GB, 0, 2, 100).weights == GB
 
 
-def test_a_run_that_does_not_fit_leaves_nothing_and_may_be_forced(artifacts, questions_file, tmp_path, monkeypatch, capsys):
+def test_a_run_that_does_not_fit_leaves_nothing_and_may_be_forced(
+    artifacts, questions_file, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("edge.machine.device.read_text", few_bytes_free)
     out = tmp_path / "run"
-    arguments = ["run", str(artifacts("odd")), "--questions", str(questions_file), "--out", str(out), "--max-new-tokens", "3"]
+    arguments = [
+        "run",
+        str(artifacts("odd")),
+        "--questions",
+        str(questions_file),
+        "--out",
+        str(out),
+        "--max-new-tokens",
+        "3",
+    ]
     assert call(edge.cli.app.main, arguments, tmp_path) == 2
     said = capsys.readouterr().err
     assert "of memory" in said and "--anyway" in said and said.count("\n") == 1
@@ -91,10 +110,15 @@ def few_bytes_free(path):
 
 def test_a_disk_that_will_not_do_is_told_with_what_does(tmp_path):
     check_disk(tmp_path / "new" / "run", 1, 1000)
-    with pytest.raises(UserError, match=r"the run takes up to 3\.0 GB and 1\.5 GB are free .*follow a run of fewer questions"):
+    with pytest.raises(
+        UserError,
+        match=r"the run takes up to 3\.0 GB and 1\.5 GB are free .*follow a run of fewer questions",
+    ):
         check_disk(tmp_path, 3 * GB, None, free=3 * GB // 2)
     with pytest.raises(
-        UserError, match=r"answers of 1000 tokens at most take up to 3\.0 GB and 1\.5 GB are free .*: shorten them to 500 "
+        UserError,
+        match=r"answers of 1000 tokens at most take up to 3\.0 GB and 1\.5 GB are free .*: shorten them to "
+        r"500 ",
     ):
         check_disk(tmp_path, 3 * GB, 1000, free=3 * GB // 2)
 
@@ -102,8 +126,20 @@ def test_a_disk_that_will_not_do_is_told_with_what_does(tmp_path):
 @pytest.mark.parametrize("reference", [False, True])
 def test_predicted_disk_is_no_less_than_a_run_takes(artifacts, questions_file, tmp_path, reference):
     out = tmp_path / "run"
-    arguments = ["run", str(artifacts("odd")), "--questions", str(questions_file), "--out", str(out), "--max-new-tokens", "40"]
-    assert call(edge.cli.app.main, [*arguments, "--quiet", *(["--reference"] if reference else [])], tmp_path) == 0
+    arguments = [
+        "run",
+        str(artifacts("odd")),
+        "--questions",
+        str(questions_file),
+        "--out",
+        str(out),
+        "--max-new-tokens",
+        "40",
+    ]
+    assert (
+        call(edge.cli.app.main, [*arguments, "--quiet", *(["--reference"] if reference else [])], tmp_path)
+        == 0
+    )
     run = Run.open(out)
     rows = run.steps()
     steps = sum(path.stat().st_size for path in out.glob("steps/*"))
@@ -111,17 +147,35 @@ def test_predicted_disk_is_no_less_than_a_run_takes(artifacts, questions_file, t
     spec = Artifact.open(artifacts("odd")).manifest.model
     predicted = disk_needed(spec, rows.num_rows, run.answers().num_rows, reference_k=256 if reference else 0)
     assert predicted > taken
-    widest = sum(max(map(len, filter(None, rows[name].to_pylist()))) for name in vectors(rows) if "reference" not in name)
-    assert widest <= vector_values(spec) <= widest + 2  # two of the hidden metrics have no value for the embedding
+    widest = sum(
+        max(map(len, filter(None, rows[name].to_pylist())))
+        for name in vectors(rows)
+        if "reference" not in name
+    )
+    assert (
+        widest <= vector_values(spec) <= widest + 2
+    )  # two of the hidden metrics have no value for the embedding
 
 
 def test_a_forced_run_asks_for_room_and_says_how_to_go_on(artifacts, questions_file, tmp_path, monkeypatch):
     artifact, like = Artifact.open(artifacts("odd")), tmp_path / "like"
-    arguments = ["run", str(artifact.path), "--questions", str(questions_file), "--out", str(like), "--max-new-tokens", "9"]
+    arguments = [
+        "run",
+        str(artifact.path),
+        "--questions",
+        str(questions_file),
+        "--out",
+        str(like),
+        "--max-new-tokens",
+        "9",
+    ]
     assert call(edge.cli.app.main, [*arguments, "--quiet", "--reference-k", "16"], tmp_path) == 0
     assert {len(ids) for ids in Run.open(like).steps()["reference_token_ids"].to_pylist() if ids} == {16}
     monkeypatch.setattr("edge.runs.disk.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(UserError, match=r"the run takes up to .* and 0\.0 MB are free at .*or start all the same with --anyway"):
+    with pytest.raises(
+        UserError,
+        match=r"the run takes up to .* and 0\.0 MB are free at .*or start all the same with --anyway",
+    ):
         force(artifact, like, tmp_path / "forced", runtime=Runtime(1))
     assert not (tmp_path / "forced").exists()
     force(artifact, like, tmp_path / "forced", runtime=Runtime(1, anyway=True))

@@ -24,8 +24,24 @@ def runs(artifacts, questions_file, tmp_path_factory):
     base = tmp_path_factory.mktemp("merge")
     shards = {f"{i}of{COUNT}": ["--shard", f"{i}/{COUNT}"] for i in (1, 2, 3)}
     for name, more in {**shards, "whole": [], "of2": ["--shard", "1/2"]}.items():
-        command = ["run", str(artifacts("odd")), "--questions", str(questions_file), "--out", str(base / name), "--quiet",
-                   "--max-new-tokens", "20", "--temperature", "0.7", "--date", "2026-01-01", "--threads", "1", *more]  # fmt: skip
+        command = [
+            "run",
+            str(artifacts("odd")),
+            "--questions",
+            str(questions_file),
+            "--out",
+            str(base / name),
+            "--quiet",
+            "--max-new-tokens",
+            "20",
+            "--temperature",
+            "0.7",
+            "--date",
+            "2026-01-01",
+            "--threads",
+            "1",
+            *more,
+        ]
         assert call(edge.cli.app.main, command, base) == 0
     return base
 
@@ -58,8 +74,23 @@ def test_the_merged_run_is_the_run_without_shards(runs, tmp_path, artifacts, que
     assert telemetry == 7
     capsys.readouterr()
     # The same command without --shard finds it finished.
-    command = ["run", str(artifacts("odd")), "--questions", str(questions_file), "--out", str(tmp_path / "0"), "--quiet",
-               "--max-new-tokens", "20", "--temperature", "0.7", "--date", "2026-01-01", "--threads", "1"]  # fmt: skip
+    command = [
+        "run",
+        str(artifacts("odd")),
+        "--questions",
+        str(questions_file),
+        "--out",
+        str(tmp_path / "0"),
+        "--quiet",
+        "--max-new-tokens",
+        "20",
+        "--temperature",
+        "0.7",
+        "--date",
+        "2026-01-01",
+        "--threads",
+        "1",
+    ]
     assert call(edge.cli.app.main, command, tmp_path) == 0
     assert "7 questions traced" in capsys.readouterr().out
 
@@ -81,7 +112,11 @@ def test_boards_that_differ_are_told(runs, tmp_path, capsys):
         (["1of3", "3of3"], {}, "shard 2/3 is missing: give the runs of all shards"),
         (["1of3", "1of3", "2of3", "3of3"], {}, "are both shard 1/3: give each shard once"),
         (["1of3", "of2"], {}, "these are shards of 2 and of 3"),
-        (["1of3", "2of3", "3of3"], {"settings": {"seed": 5}}, "differ in settings.seed: only shards of one run"),
+        (
+            ["1of3", "2of3", "3of3"],
+            {"settings": {"seed": 5}},
+            "differ in settings.seed: only shards of one run",
+        ),
         (["1of3", "2of3", "3of3"], {"artifact": {"precision": "onnx-int4"}}, "differ in artifact.precision"),
         (["1of3", "2of3", "3of3"], {"questions": {"sha256": "0" * 64}}, "differ in questions.sha256"),
         (["1of3", "2of3", "3of3"], {"state": "running"}, "is unfinished"),

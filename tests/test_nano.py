@@ -1,4 +1,5 @@
-"""The embedded model: the text it learned, the questions made of it, and the checkpoint that is committed."""
+"""The embedded model: the text it learned, the questions made of it, and the checkpoint that is
+committed."""
 
 from __future__ import annotations
 
@@ -90,7 +91,11 @@ def test_a_valid_item_is_read(tmp_path: Path) -> None:
         ("embed = true", "embedded = true", "unknown field"),
         ('wrong = ["The sea tastes sweet."]', "", "needs wrong answers"),
         ('"Is the sea salty?", ', "", "3 to 5 questions"),
-        ("The sea is salty, because rivers carry salt into it all the time.", "It is salt.", "10 to 45 words"),
+        (
+            "The sea is salty, because rivers carry salt into it all the time.",
+            "It is salt.",
+            "10 to 45 words",
+        ),
         ('"Is the sea salty?"', '"does the sea taste of salt?"', "stands twice"),
         ("[[item]]", VALID + "[[item]]", "the id 'sea' stands twice"),
         ("[[item]]", "[item", "TOML"),
@@ -171,7 +176,9 @@ def test_the_committed_questions_are_those_of_the_text(tmp_path: Path) -> None:
 def test_the_questions_have_the_published_columns_and_kinds() -> None:
     rows = list(csv.DictReader(io.StringIO(QUESTIONS.read_text(encoding="utf-8"))))
     assert len(rows) >= 90 and tuple(rows[0]) == COLUMNS
-    by_question = {question: item for item in ITEMS for question in (*item.questions, item.held_out) if question}
+    by_question = {
+        question: item for item in ITEMS for question in (*item.questions, item.held_out) if question
+    }
     items = [by_question[row["Question"]] for row in rows]
     held_out = [item for item, row in zip(items, rows, strict=True) if row["Question"] == item.held_out]
     known = [item for item in items if item.trained]
@@ -219,7 +226,10 @@ def test_rows_fit_the_blocks_of_k_quants(checkpoint: Path) -> None:
     assert config["hidden_size"] % 256 == config["intermediate_size"] % 256 == 0
     assert config["num_attention_heads"] * config["head_dim"] % 256 == 0
     # transformers leaves out what is gemma's default: a tied embedding.
-    assert config["vocab_size"] == VOCABULARY and config.get("tie_word_embeddings", "gemma" in config["model_type"]) is True
+    assert (
+        config["vocab_size"] == VOCABULARY
+        and config.get("tie_word_embeddings", "gemma" in config["model_type"]) is True
+    )
 
 
 def test_the_stop_tokens_exist(checkpoint: Path) -> None:
@@ -232,10 +242,14 @@ def test_the_stop_tokens_exist(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Plain words.", "🦙🏽 and 👩‍👩‍👧", "def f(x):\n\treturn x ** 2  # two", "Ελληνικά, 日本語, العربية",
-        "  spaces   \n\n", "e\u0301 is not é",
+        "Plain words.",
+        "🦙🏽 and 👩‍👩‍👧",
+        "def f(x):\n\treturn x ** 2  # two",
+        "Ελληνικά, 日本語, العربية",
+        "  spaces   \n\n",
+        "e\u0301 is not é",
     ],
-)  # fmt: skip
+)
 def test_any_text_survives_the_tokenizer(text: str, checkpoint: Path) -> None:
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     encoded = tokenizer.encode(text)
@@ -318,13 +332,21 @@ def test_another_folder_is_never_replaced(tmp_path: Path) -> None:
     ("arguments", "code", "expected"),
     [
         (["evaluate", "no/such/folder"], 2, "error: no/such/folder holds no checkpoint: make one with"),
-        (["train", "--model", "nano-gpt", "--out", "no/such/folder"], 2, "error: unknown nano model 'nano-gpt'"),
+        (
+            ["train", "--model", "nano-gpt", "--out", "no/such/folder"],
+            2,
+            "error: unknown nano model 'nano-gpt'",
+        ),
         (["--help"], 0, ""),
     ],
 )
 def test_the_command_line_answers_without_torch(arguments: list[str], code: int, expected: str) -> None:
-    program = "import sys; sys.modules.update(torch=None, transformers=None); import runpy; sys.argv[0] = 'nano'; "
+    program = (
+        "import sys; sys.modules.update(torch=None, transformers=None); import runpy; sys.argv[0] = 'nano'; "
+    )
     program += "runpy.run_module('export.nano', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == code and done.stderr.startswith(expected), done.stderr
     assert "Traceback" not in done.stderr

@@ -63,7 +63,8 @@ def test_code_that_others_could_have_written_is_not_loaded(cache):
 
 @pytest.mark.parametrize("damage", ["no library", "half", "a page of zeros", "no symbols"])
 def test_damaged_code_is_compiled_anew(damage, cache, tmp_path):
-    """In processes of their own: loading half a library ends one, and one that has loaded it never reads the file again."""
+    """In processes of their own: loading half a library ends one, and one that has loaded it never reads the
+    file again."""
     ask = "from edge.signals.compiled import compiled_code; print(bool(compiled_code().code))"
     command = [sys.executable, "-c", ask]
     assert subprocess.check_output(command, text=True, cwd=ROOT) == "True\n"

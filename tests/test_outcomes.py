@@ -1,4 +1,5 @@
-"""How answers came out: scores equal lm-evaluation-harness's, the nearest reference, labels of people, agreement."""
+"""How answers came out: scores equal lm-evaluation-harness's, the nearest reference, labels of people,
+agreement."""
 
 from __future__ import annotations
 
@@ -28,7 +29,15 @@ from edge.jobs.run import run as trace
 from edge.questions import similarity
 from edge.questions.question import EMBEDDED, Question, read_questions
 from edge.questions.similarity import NO_COMMENT, SCORES, against
-from edge.runs.outcomes import AUTOMATIC, OUTCOMES, Judgement, import_csv, judge_automatically, read_outcomes, save
+from edge.runs.outcomes import (
+    AUTOMATIC,
+    OUTCOMES,
+    Judgement,
+    import_csv,
+    judge_automatically,
+    read_outcomes,
+    save,
+)
 from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD, ROOT
 
@@ -39,7 +48,14 @@ CAROL = "carol"
 @pytest.fixture(scope="module")
 def traced(artifacts, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("labelled") / "run"
-    trace(Artifact.open(artifacts("nano-llama")), read_questions(EMBEDDED), out, DecodeSettings(24), limit=12, runtime=ONE_THREAD)
+    trace(
+        Artifact.open(artifacts("nano-llama")),
+        read_questions(EMBEDDED),
+        out,
+        DecodeSettings(24),
+        limit=12,
+        runtime=ONE_THREAD,
+    )
     return out
 
 
@@ -50,7 +66,9 @@ def run(traced: Path) -> Run:
 
 
 def label(run: Run, *arguments: str, keys: str = ""):
-    return CliRunner().invoke(app, ["label", str(run.folder), *arguments], input=keys, env={"COLUMNS": "120"})
+    return CliRunner().invoke(
+        app, ["label", str(run.folder), *arguments], input=keys, env={"COLUMNS": "120"}
+    )
 
 
 def refused(run: Run, *arguments: str) -> str:
@@ -63,9 +81,13 @@ def refused(run: Run, *arguments: str) -> str:
 
 
 def theirs(question: Question, answer: str) -> dict[str, float]:
-    doc = harness.preprocess_function({
-        "question": question.question, "correct_answers": list(question.correct), "incorrect_answers": list(question.incorrect),
-    })  # fmt: skip
+    doc = harness.preprocess_function(
+        {
+            "question": question.question,
+            "correct_answers": list(question.correct),
+            "incorrect_answers": list(question.incorrect),
+        }
+    )
     return harness.process_results_gen(doc, [answer])
 
 
@@ -87,11 +109,22 @@ def test_scores_of_our_answers_equal_the_harness(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "No.", " . ", "Saffron . It is red . Very", "a\nb\n\nc", "I have no comment.", "日本語 “¿” — ü!", "the the the the"],
+    [
+        "",
+        "No.",
+        " . ",
+        "Saffron . It is red . Very",
+        "a\nb\n\nc",
+        "I have no comment.",
+        "日本語 “¿” — ü!",
+        "the the the the",
+    ],
 )
 def test_odd_answers_score_as_in_the_harness(answer: str) -> None:
     assert_same(ASKED[0], answer)
-    assert_same(Question(0, "Q", "A. b", "", (" A . b ", "", "I have no comment"), ("日本語", "No!")), answer)
+    assert_same(
+        Question(0, "Q", "A. b", "", (" A . b ", "", "I have no comment"), ("日本語", "No!")), answer
+    )
 
 
 def test_a_question_without_false_references_has_no_scores() -> None:
@@ -104,7 +137,9 @@ def test_a_question_without_false_references_has_no_scores() -> None:
 # Nearest reference
 
 
-QUESTION = Question(0, "Q", "red apple", "blue cloud", ("red apple", "green pear"), ("blue cloud", "grey stone"))
+QUESTION = Question(
+    0, "Q", "red apple", "blue cloud", ("red apple", "green pear"), ("blue cloud", "grey stone")
+)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +190,14 @@ def test_automatic_outcomes_reach_the_analysis(run: Run) -> None:
 def test_judging_by_hand_is_kept_at_once_and_goes_on(run: Run) -> None:
     assert label(run, "--rater", "ann", keys="1\nx\ns\n4\nq\n").exit_code == 0
     assert {row.question_index: row.outcome for row in read_outcomes(run)} == {0: "best", 2: "incorrect"}
-    assert label(run, "--rater", "ann", keys="2\nb\n3\n").exit_code == 0  # from the skipped one, put right; input ends
-    assert {row.question_index: row.outcome for row in read_outcomes(run)} == {0: "best", 1: "best_incorrect", 2: "incorrect"}
+    assert (
+        label(run, "--rater", "ann", keys="2\nb\n3\n").exit_code == 0
+    )  # from the skipped one, put right; input ends
+    assert {row.question_index: row.outcome for row in read_outcomes(run)} == {
+        0: "best",
+        1: "best_incorrect",
+        2: "incorrect",
+    }
     found = label(run, "--rater", "bob", keys="1\n" * 12)
     assert "ann, bob" in found.output
     assert "Krippendorff" in found.output
@@ -165,7 +206,9 @@ def test_judging_by_hand_is_kept_at_once_and_goes_on(run: Run) -> None:
 
 def test_a_killed_rater_loses_nothing(run: Run) -> None:
     command = [sys.executable, "-m", "edge", "label", str(run.folder), "--rater", "ann"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
+    ) as process:
         assert process.stdin
         assert process.stdout
         process.stdin.write("1\n2\n")
@@ -218,7 +261,10 @@ def test_a_spreadsheet_goes_out_and_comes_back(run: Run, tmp_path: Path) -> None
     [
         ("question_index\n0\n", "lacks the column outcome"),
         ("question_index,outcome\n99,best\n", "labels question 99 .* does not hold"),
-        ("question_index,question_id,outcome\n0,abc,best\n", r"labels question 0 \(abc\), which .* does not hold"),
+        (
+            "question_index,question_id,outcome\n0,abc,best\n",
+            r"labels question 0 \(abc\), which .* does not hold",
+        ),
         ("question_index,outcome\n0,good\n", "calls question 0 'good'"),
         ("question_index,outcome\none,best\n", "'one' as question_index in data row 1"),
         ("question_index,outcome\n0,best\n0,correct\n", "labels question 0 twice"),
@@ -245,7 +291,15 @@ def test_other_questions_and_contradictions_are_refused(run: Run, questions_file
 
 def test_a_bad_label_is_one_sentence_and_exit_2(run: Run, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("question_index,outcome\n0,good\n")
-    command = [sys.executable, "-m", "edge", "label", str(run.folder), "--import", str(tmp_path / "labels.csv")]
+    command = [
+        sys.executable,
+        "-m",
+        "edge",
+        "label",
+        str(run.folder),
+        "--import",
+        str(tmp_path / "labels.csv"),
+    ]
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1
@@ -254,7 +308,11 @@ def test_a_bad_label_is_one_sentence_and_exit_2(run: Run, tmp_path: Path) -> Non
 
 def test_a_judgement_is_replaced_by_the_same_rater_alone(run: Run) -> None:
     identity = ASKED[0].question_id
-    for outcome, rater, source in (("best", "a", "hand"), ("correct", "b", "hand"), ("incorrect", "a", "imported")):
+    for outcome, rater, source in (
+        ("best", "a", "hand"),
+        ("correct", "b", "hand"),
+        ("incorrect", "a", "imported"),
+    ):
         save(run, [Judgement(0, identity, outcome, source, rater)])
     assert [(row.rater, row.outcome) for row in read_outcomes(run)] == [("a", "incorrect"), ("b", "correct")]
 

@@ -11,7 +11,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_the_llama_extra_installs_a_version_whose_taps_are_tested():
-    (pin,) = [need for need in PROJECT["optional-dependencies"]["llama"] if need.startswith("llama-cpp-python")]
+    (pin,) = [
+        need for need in PROJECT["optional-dependencies"]["llama"] if need.startswith("llama-cpp-python")
+    ]
     assert pin == f"llama-cpp-python=={'.'.join(map(str, NEWEST))}"
     assert OLDEST <= NEWEST
 

@@ -1,4 +1,5 @@
-"""The paper's tables: its numbers in their places, planted truths recovered with intervals that cover, files for others."""
+"""The paper's tables: its numbers in their places, planted truths recovered with intervals that cover, files
+for others."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def test_every_number_of_the_papers_tables_has_a_place_in_ours(planted: tuple[Ru
     known = published()
     assert set(known.values) <= ours
     raw = json.loads(PAPER.read_text(encoding="utf-8"))
-    numbers = sum(len(row) for name in TABLES.values() for row in raw[name].values() if isinstance(row, list))
+    numbers = sum(
+        len(row) for name in TABLES.values() for row in raw[name].values() if isinstance(row, list)
+    )
     layers = sum(len(triple) for side in ("lowest", "highest") for triple in raw[LAYER_TABLE][side])
     assert numbers + layers == sum(not math.isnan(value) for row in known.values.values() for value in row)
     assert known.value(1, "output_entropy_mean", "gemma-3-1b-it") == 0.678
@@ -63,14 +66,23 @@ def test_every_number_of_the_papers_tables_has_a_place_in_ours(planted: tuple[Ru
 def test_tables_show_the_papers_numbers_beside_ours(planted: tuple[Run, np.ndarray]) -> None:
     tables = paper_tables(analyse_paper(planted[0], question=3))
     assert [table.caption.split(".")[0] for table in tables[:7]] == [f"Table {i}" for i in range(1, 8)]
-    assert tables[0].columns == ["Measure", "Over questions [95%]", "Over tokens [95%]", "Question 3", "Paper"]
+    assert tables[0].columns == [
+        "Measure",
+        "Over questions [95%]",
+        "Over tokens [95%]",
+        "Question 3",
+        "Paper",
+    ]
     cells = {row[0]: row[-1] for table in tables for row in table.rows}
     assert cells["Output entropy"] == "0.374"
     assert cells["KV cache as the paper counts it, MiB"] == "99.312"
     assert cells["Output entropy, late − early"] == "+0.255"
     assert cells["Layer of lowest entropy"] == "25"
     assert cells["Norm of the hidden state, SD over tokens"] == "41.272"
-    assert (cells["Paper, abstract"], cells["Paper, sign of its own shift (Table 5)"]) == ("balanced", "rising")
+    assert (cells["Paper, abstract"], cells["Paper, sign of its own shift (Table 5)"]) == (
+        "balanced",
+        "rising",
+    )
 
 
 def test_the_cache_has_the_papers_size_by_the_registrys_shapes() -> None:
@@ -79,9 +91,21 @@ def test_the_cache_has_the_papers_size_by_the_registrys_shapes() -> None:
         shape = read_registry()[model_id].shape
         assert shape is not None
         windows = (shape.window,) * shape.layers
-        spec = ModelSpec("x", shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.vocabulary,
-                         shape.context, windows, ())  # fmt: skip
-        prompt, generated = (int(published().value(1, name, model_id)) for name in ("prompt_tokens", "generated_tokens"))
+        spec = ModelSpec(
+            "x",
+            shape.layers,
+            shape.hidden,
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            shape.vocabulary,
+            shape.context,
+            windows,
+            (),
+        )
+        prompt, generated = (
+            int(published().value(1, name, model_id)) for name in ("prompt_tokens", "generated_tokens")
+        )
         sizes.append(f"{paper_kv_mebibytes(spec, prompt, generated):.3f}")
         assert sizes[-1] == f"{published().value(1, 'kv_total_mb_max', model_id):.3f}"
     assert sizes == ["25.375", "7.719", "2.297", "99.312"]
@@ -113,10 +137,14 @@ def test_planted_truths_are_recovered_with_intervals_that_cover(tmp_path: Path) 
     trials, tokens, slope = 60, 15, 0.4
     truth = Planted(slope=slope, dispersion=0.7, spread=0.3)
     expected = {
-        (1, "output_entropy_mean"): truth.entropy, (1, "head_dispersion_mean"): 0.7, (4, "mean_layer_entropy"): 1.5,
-        (5, "output_slope"): slope, (5, "output_shift"): truth.shift(tokens), (5, "attention_slope"): 0.3,
+        (1, "output_entropy_mean"): truth.entropy,
+        (1, "head_dispersion_mean"): 0.7,
+        (4, "mean_layer_entropy"): 1.5,
+        (5, "output_slope"): slope,
+        (5, "output_shift"): truth.shift(tokens),
+        (5, "attention_slope"): 0.3,
         (8, "token_delta_mean"): 3.0,
-    }  # fmt: skip
+    }
     hits, classes = dict.fromkeys(expected, 0), []
     for seed in range(trials):
         run, _ = write_run(tmp_path / str(seed), truth, seed, 40, tokens)
@@ -130,7 +158,9 @@ def test_planted_truths_are_recovered_with_intervals_that_cover(tmp_path: Path) 
         assert within(count, trials, 0.935), (key, count)
 
 
-@pytest.mark.parametrize(("slope", "label"), [(-0.5, "deterministic"), (0.0, "balanced"), (0.5, "exploratory")])
+@pytest.mark.parametrize(
+    ("slope", "label"), [(-0.5, "deterministic"), (0.0, "balanced"), (0.5, "exploratory")]
+)
 def test_the_planted_class_comes_out(tmp_path: Path, slope: float, label: str) -> None:
     run, _ = write_run(tmp_path / "run", Planted(slope=slope), 12, 80, 20)
     assert analyse_paper(run).model_class.label == label
@@ -141,17 +171,23 @@ def test_rows_weigh_questions_and_tokens_as_they_say(planted: tuple[Run, np.ndar
     paper, answers, steps = analyse_paper(run, question=7), run.answers(), run.steps()
     entropy = steps.column("output_entropy").to_numpy().astype(np.float64)
     row = paper.row(2, "p90")
-    assert row.questions.value == pytest.approx(answers.column("output_entropy_p90").to_numpy().mean(), rel=1e-6)
+    assert row.questions.value == pytest.approx(
+        answers.column("output_entropy_p90").to_numpy().mean(), rel=1e-6
+    )
     assert row.tokens.value == pytest.approx(np.percentile(entropy, 90), rel=1e-6)
     assert row.question == pytest.approx(answers.column("output_entropy_p90").to_numpy()[7], rel=1e-6)
     assert paper.row(1, "output_entropy_sd").tokens.value == pytest.approx(entropy.std(), rel=1e-5)
     assert paper.row(1, "output_entropy_mean").tokens.value == pytest.approx(entropy.mean(), rel=1e-6)
     cached = 2 * 12 * 8 * 4 * (PROMPT + 20 - 1) / 2**20
     assert paper.row(1, "kv_cached_mb").questions.value == pytest.approx(cached)
-    assert paper.row(1, "kv_total_mb_max").questions.value == pytest.approx(cached * (PROMPT + 20) / (PROMPT + 19))
+    assert paper.row(1, "kv_total_mb_max").questions.value == pytest.approx(
+        cached * (PROMPT + 20) / (PROMPT + 19)
+    )
     assert paper.row(4, "lowest_layer_1based").questions.value == 1 + TWELVE.index(min(TWELVE))
     assert paper.row(6, "highest_1_layer").questions.value == 1 + TWELVE.index(max(TWELVE))
-    assert paper.row(6, "highest_1_attention_entropy").questions.value == pytest.approx(max(TWELVE), abs=0.05)
+    assert paper.row(6, "highest_1_attention_entropy").questions.value == pytest.approx(
+        max(TWELVE), abs=0.05
+    )
     assert paper.row(4, "sd_across_layers").questions.value == pytest.approx(np.std(TWELVE), abs=0.02)
     with pytest.raises(UserError, match="has no question 60: give one of 0 to 59"):
         analyse_paper(run, question=60)
@@ -193,7 +229,9 @@ def test_a_scatter_takes_tokens_from_the_whole_run(planted: tuple[Run, np.ndarra
     tokens = read_tokens(planted[0])
     drawn = points(tokens, *RELATIONS[0])
     assert len(drawn) == min(POINTS, 60 * 20)
-    assert drawn[-1].tolist() == tokens.pooled[-1, [tokens.names.index(name) for name in RELATIONS[0]]].tolist()
+    assert (
+        drawn[-1].tolist() == tokens.pooled[-1, [tokens.names.index(name) for name in RELATIONS[0]]].tolist()
+    )
 
 
 # The command
@@ -203,11 +241,21 @@ def call(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, ["paper", *map(str, arguments)])
 
 
-def test_the_command_prints_tables_and_writes_what_it_printed(planted: tuple[Run, np.ndarray], tmp_path: Path) -> None:
+def test_the_command_prints_tables_and_writes_what_it_printed(
+    planted: tuple[Run, np.ndarray], tmp_path: Path
+) -> None:
     run, untrue = planted
     label(run, [(i, "incorrect" if bad else "best", "hand") for i, bad in enumerate(untrue)])
     result = call(
-        run.folder, "--question", "2", "--csv", tmp_path / "csv", "--parquet", tmp_path / "pq", "--json", tmp_path / "p.json"
+        run.folder,
+        "--question",
+        "2",
+        "--csv",
+        tmp_path / "csv",
+        "--parquet",
+        tmp_path / "pq",
+        "--json",
+        tmp_path / "p.json",
     )
     (run.folder / "outcomes.parquet").unlink()
     assert result.exit_code == 0, result.output
@@ -217,10 +265,23 @@ def test_the_command_prints_tables_and_writes_what_it_printed(planted: tuple[Run
     found = json.loads((tmp_path / "p.json").read_text())["runs"][0]
     names = {path.stem for path in (tmp_path / "csv").iterdir()}
     assert names == {path.stem for path in (tmp_path / "pq").iterdir()}
-    assert names == {"measures", "classes", "correlations", "courses", "layers", "outcomes", "predictions", "risk_coverage",
-                     "reliability", "entropy_by_outcome"}  # fmt: skip
+    assert names == {
+        "measures",
+        "classes",
+        "correlations",
+        "courses",
+        "layers",
+        "outcomes",
+        "predictions",
+        "risk_coverage",
+        "reliability",
+        "entropy_by_outcome",
+    }
     for name in names:
-        one, other = pyarrow.csv.read_csv(tmp_path / "csv" / f"{name}.csv"), pq.read_table(tmp_path / "pq" / f"{name}.parquet")
+        one, other = (
+            pyarrow.csv.read_csv(tmp_path / "csv" / f"{name}.csv"),
+            pq.read_table(tmp_path / "pq" / f"{name}.parquet"),
+        )
         assert one.column_names == other.column_names and one.num_rows == other.num_rows > 0
     rows = pq.read_table(tmp_path / "pq" / "measures.parquet").to_pylist()
     row = next(row for row in rows if (row["table"], row["measure"]) == (5, "output_shift"))
@@ -233,7 +294,9 @@ def test_the_command_prints_tables_and_writes_what_it_printed(planted: tuple[Run
 
 
 def test_no_digit_of_a_wide_table_is_cut_off(tmp_path: Path) -> None:
-    run, _ = write_run(tmp_path / "run", Planted(), 19, 20, 10)  # none of the paper's models: all four stand beside it
+    run, _ = write_run(
+        tmp_path / "run", Planted(), 19, 20, 10
+    )  # none of the paper's models: all four stand beside it
     printed = " ".join(call(run.folder, "--question", "2").output.split())
     assert "25.375 7.719 2.297 99.312" in printed
     assert "13.132 6419.709 137.372 567.026" in printed
@@ -253,13 +316,18 @@ def test_no_digit_of_the_papers_own_models_is_cut_off(tmp_path: Path, more: tupl
                 assert not cell or cell.split()[0] in found.output, (made.caption, row)
 
 
-def test_several_runs_in_processes_say_what_one_says(planted: tuple[Run, np.ndarray], tmp_path: Path) -> None:
+def test_several_runs_in_processes_say_what_one_says(
+    planted: tuple[Run, np.ndarray], tmp_path: Path
+) -> None:
     other, _ = write_run(tmp_path / "other", Planted(profile=TWELVE), 14, 60, 20)
     side_by_side = call(planted[0].folder, other.folder, "--jobs", "2", "--json", "-")
     alone = call(planted[0].folder, other.folder, "--jobs", "1", "--json", "-")
     assert side_by_side.exit_code == alone.exit_code == 0
     assert json.loads(side_by_side.stdout) == json.loads(alone.stdout)
-    assert [run["name"] for run in json.loads(alone.stdout)["runs"]] == ["qwen3-1.7b onnx-fp32", "planted onnx-fp32"]
+    assert [run["name"] for run in json.loads(alone.stdout)["runs"]] == [
+        "qwen3-1.7b onnx-fp32",
+        "planted onnx-fp32",
+    ]
 
 
 Change = Callable[[Path, dict], None]
@@ -278,7 +346,9 @@ def drop(kind: str, column: str) -> Change:
         for part in list((folder / kind).iterdir()):
             table = pq.read_table(part).drop_columns([column])
             part.unlink()
-            write_part(folder / kind, part.name.split(".")[0], table)  # a part of another version, not a damaged one
+            write_part(
+                folder / kind, part.name.split(".")[0], table
+            )  # a part of another version, not a damaged one
 
     return change
 
@@ -289,11 +359,16 @@ def drop(kind: str, column: str) -> Change:
         (lambda folder, raw: raw["questions"].update(sha256="other"), "hold different questions"),
         (lambda folder, raw: raw.update(state="running"), "is unfinished"),
         (drop("answers", "output_entropy_p10"), "lacks the column output_entropy_p10"),
-        (drop("answers", "attention_entropy_layer_mean_vector"), "lacks the column attention_entropy_layer_mean_vector"),
+        (
+            drop("answers", "attention_entropy_layer_mean_vector"),
+            "lacks the column attention_entropy_layer_mean_vector",
+        ),
         (drop("steps", "surprisal"), "lacks the column surprisal"),
     ],
 )
-def test_bad_input_is_one_sentence(planted: tuple[Run, np.ndarray], tmp_path: Path, change: Change, words: str) -> None:
+def test_bad_input_is_one_sentence(
+    planted: tuple[Run, np.ndarray], tmp_path: Path, change: Change, words: str
+) -> None:
     result = call(planted[0].folder, damaged(tmp_path, change), "--jobs", "1")
     assert isinstance(result.exception, UserError)
     assert words in str(result.exception)
@@ -302,7 +377,9 @@ def test_bad_input_is_one_sentence(planted: tuple[Run, np.ndarray], tmp_path: Pa
 # The report
 
 
-def test_the_report_has_the_tables_and_valid_figures(planted: tuple[Run, np.ndarray], tmp_path: Path) -> None:
+def test_the_report_has_the_tables_and_valid_figures(
+    planted: tuple[Run, np.ndarray], tmp_path: Path
+) -> None:
     run, untrue = planted
     label(run, [(i, "incorrect" if bad else "best", "hand") for i, bad in enumerate(untrue)])
     write_report([run], tmp_path / "r.html")
@@ -314,9 +391,23 @@ def test_the_report_has_the_tables_and_valid_figures(planted: tuple[Run, np.ndar
     for name in new:
         for panel in drawn[name][0]["panels"]:
             go.Figure(panel["data"], panel["layout"])  # raises for a property that plotly does not know
-    assert [len(drawn[name][0]["panels"]) for name in ("relations", "drift", "by-outcome", "risk")] == [4, 2, 2, 2]
-    assert drawn["outcomes"][0]["panels"][0]["data"][0]["y"] == [int((~untrue).sum()), 0, 0, int(untrue.sum())]
-    for words in ("Table 7. Hidden states", "Does a metric predict untrue answers?", "Along the answer attention entropy"):
+    assert [len(drawn[name][0]["panels"]) for name in ("relations", "drift", "by-outcome", "risk")] == [
+        4,
+        2,
+        2,
+        2,
+    ]
+    assert drawn["outcomes"][0]["panels"][0]["data"][0]["y"] == [
+        int((~untrue).sum()),
+        0,
+        0,
+        int(untrue.sum()),
+    ]
+    for words in (
+        "Table 7. Hidden states",
+        "Does a metric predict untrue answers?",
+        "Along the answer attention entropy",
+    ):
         assert words in page.words
 
 

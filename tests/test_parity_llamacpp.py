@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-GGUF_SHAPES = [shape for shape in SHAPES if shape != "qwen2-window"]  # llama.cpp gives qwen2 no windows: refused
+GGUF_SHAPES = [
+    shape for shape in SHAPES if shape != "qwen2-window"
+]  # llama.cpp gives qwen2 no windows: refused
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +39,17 @@ def trace(artifacts, tmp_path_factory):
         key = (shape, precision, kv_cache)
         if key not in made:
             runtime = Runtime(threads=1, taps="rows", kv_cache=kv_cache)
-            made[key] = trace_of(Artifact.open(artifacts(shape, precision)), tmp_path_factory.mktemp("parity"), runtime)
+            made[key] = trace_of(
+                Artifact.open(artifacts(shape, precision)), tmp_path_factory.mktemp("parity"), runtime
+            )
         return made[key]
 
     return get
 
 
-# llama.cpp looks gemma's GELU up in a table of half precision; the next test but one shows that nothing else is behind the
-# difference. The shape gemma3 has queries so long that it shows most, in the attention entropy of single heads.
+# llama.cpp looks gemma's GELU up in a table of half precision; the next test but one shows that nothing else
+# is behind the difference. The shape gemma3 has queries so long that it shows most, in the attention entropy
+# of single heads.
 TOLERANCE = {"gemma3": 2e-2, "gemma3-odd": 5e-3, "nano-gemma3": 5e-3}
 
 
@@ -66,7 +71,8 @@ def test_gemma_differs_from_transformers_by_its_gelu_in_half_precision_alone(sha
     import torch
 
     class Tabled(torch.nn.Module):
-        """GELU as ggml has it: of the nearest half-precision number, rounded to half precision; exact beyond 10."""
+        """GELU as ggml has it: of the nearest half-precision number, rounded to half precision; exact beyond
+        10."""
 
         def forward(self, x):
             near = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
@@ -92,7 +98,13 @@ def test_both_backends_give_the_same_trace_of_a_nano_model(model, artifacts, tmp
     tables = {}
     for precision in ("onnx-fp32", "gguf-f32"):
         artifact = Artifact.open(artifacts(model, precision))
-        run(artifact, read_questions(EMBEDDED)[:12], tmp_path / precision, DecodeSettings(60), runtime=ONE_THREAD)
+        run(
+            artifact,
+            read_questions(EMBEDDED)[:12],
+            tmp_path / precision,
+            DecodeSettings(60),
+            runtime=ONE_THREAD,
+        )
         tables[precision] = Run.open(tmp_path / precision).steps()
     ours, theirs = tables["gguf-f32"], tables["onnx-fp32"]
     assert ours.num_rows > 150
@@ -111,7 +123,8 @@ def test_both_backends_give_the_same_trace_of_a_nano_model(model, artifacts, tmp
 
 
 def dequantised(path, model) -> dict[str, np.ndarray]:
-    """Weights of a GGUF file by checkpoint name, by the gguf package's own dequantiser; llama's pairs back to halves."""
+    """Weights of a GGUF file by checkpoint name, by the gguf package's own dequantiser; llama's pairs back
+    to halves."""
     config = model.config
     arch = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3", "gemma3_text": "GEMMA3"}[config.model_type]
     names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch), config.num_hidden_layers)

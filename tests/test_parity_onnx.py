@@ -1,4 +1,5 @@
-"""Every traced column against transformers eager in float32 on the same tokens, for every architecture and shape."""
+"""Every traced column against transformers eager in float32 on the same tokens, for every architecture and
+shape."""
 
 from __future__ import annotations
 
@@ -80,7 +81,9 @@ def test_without_taps_attention_and_hidden_columns_are_null_and_the_others_stay(
         assert none.column(name).null_count == none.num_rows, name
         assert rows.column(name).null_count == (1 if name.startswith("token_") else 0), name
     for name in OUTPUT:
-        np.testing.assert_allclose(none.column(name).to_numpy(), rows.column(name).to_numpy(), atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            none.column(name).to_numpy(), rows.column(name).to_numpy(), atol=1e-4, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("head_dim", [8, 64, 128])
@@ -91,7 +94,11 @@ def test_rope_tables_equal_transformers(head_dim, theta, original):
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    scaling = None if original is None else models.LLAMA3 | {"original_max_position_embeddings": original, "factor": 32.0}
+    scaling = (
+        None
+        if original is None
+        else models.LLAMA3 | {"original_max_position_embeddings": original, "factor": 32.0}
+    )
     config = {"head_dim": head_dim, "rope_theta": theta, "rope_scaling": scaling}
     cos, sin = ConfigReader(config).rope(1.0).tables(head_dim, 4096)
     theirs = LlamaRotaryEmbedding(LlamaConfig(**config, max_position_embeddings=4096))
@@ -116,13 +123,17 @@ def with_float_activations(folder, copy):
     onnx.save(graph, str(copy / "model.onnx"))
     opened = Artifact.open(folder)
     files = {**opened.manifest.files, "model.onnx": record_file(copy / "model.onnx")}
-    (copy / "manifest.json").write_text(type(opened.manifest)(**{**vars(opened.manifest), "files": files}).to_json())
+    (copy / "manifest.json").write_text(
+        type(opened.manifest)(**{**vars(opened.manifest), "files": files}).to_json()
+    )
     return Artifact.open(copy)
 
 
 @pytest.mark.parametrize("precision", ["onnx-int8", "onnx-int4"])
 @pytest.mark.parametrize("shape", ["odd", "untied", "narrow"])
-def test_quantised_weights_are_the_blocks_that_were_written(shape, precision, checkpoints, artifacts, tmp_path):
+def test_quantised_weights_are_the_blocks_that_were_written(
+    shape, precision, checkpoints, artifacts, tmp_path
+):
     folder = artifacts(shape, precision)
     steps, prompt = trace_of(with_float_activations(folder, tmp_path / "exact"), tmp_path)
     model = oracle.load(checkpoints(shape))
@@ -164,7 +175,8 @@ def assert_identical(a, b):
 @pytest.mark.parametrize("precision", ["onnx-fp32", "onnx-int8", "onnx-int4"])
 @pytest.mark.parametrize("length", [CHUNK, CHUNK + 1, 2 * CHUNK + 20])
 def test_a_prompt_gives_the_same_bits_however_it_is_cut(length, precision, artifacts):
-    """Causality: no position's numbers depend on what comes after it, whatever the quantisation of activations."""
+    """Causality: no position's numbers depend on what comes after it, whatever the quantisation of
+    activations."""
     ids = np.random.default_rng(3).integers(4, 290, length).tolist()
     backend = OnnxBackend(Artifact.open(artifacts("untied", precision)), threads=1)
     whole = copies(backend.prefill(ids))
@@ -189,16 +201,22 @@ def test_a_long_prompt_gives_the_same_bits_with_a_short_last_chunk(last, count, 
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.1", "", "what"])
-def test_a_tapped_graph_of_an_earlier_version_is_refused_before_anything_is_made_of_it(version, odd, tmp_path):
+def test_a_tapped_graph_of_an_earlier_version_is_refused_before_anything_is_made_of_it(
+    version, odd, tmp_path
+):
     folder = shutil.copytree(odd.path, tmp_path / "old")
     old = Artifact(folder, replace(odd.manifest, versions={**odd.manifest.versions, "edgetrace": version}))
     before = sorted(folder.iterdir())
-    with pytest.raises(UserError, match=r"whose graphs gave other outputs: build it again \(edge-export build --force\)"):
+    with pytest.raises(
+        UserError, match=r"whose graphs gave other outputs: build it again \(edge-export build --force\)"
+    ):
         open_backend(old, Runtime(1), 10, print)
     with pytest.raises(UserError, match="build it again"):
         OnnxBackend(old, threads=1)
     assert sorted(folder.iterdir()) == before
-    OnnxBackend(Artifact(folder, replace(old.manifest, taps="none")), threads=1).close()  # a plain graph is what it was
+    OnnxBackend(
+        Artifact(folder, replace(old.manifest, taps="none")), threads=1
+    ).close()  # a plain graph is what it was
 
 
 @pytest.mark.parametrize("precision", ["onnx-fp32", "onnx-int8", "onnx-int4"])
@@ -217,8 +235,8 @@ def test_what_follows_changes_nothing_that_came_before(precision, artifacts):
 @pytest.mark.parametrize("precision", ["onnx-fp32", "onnx-int8", "onnx-int4"])
 @pytest.mark.parametrize("shape", ["odd", "untied"])
 def test_prefill_agrees_with_token_by_token(shape, precision, artifacts):
-    """Decoding runs other kernels than prefill: float32 sums in another order, and an activation that lies near the edge
-    between two of its 256 steps may fall to the other side."""
+    """Decoding runs other kernels than prefill: float32 sums in another order, and an activation that lies
+    near the edge between two of its 256 steps may fall to the other side."""
     ids = np.random.default_rng(3).integers(4, 290, 2 * CHUNK + 20).tolist()
     backend = OnnxBackend(Artifact.open(artifacts(shape, precision)), threads=1)
     whole = copies(backend.prefill(ids))

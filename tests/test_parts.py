@@ -28,9 +28,13 @@ def test_a_part_is_named_by_its_content(tmp_path):
     assert pq.read_table(path).equals(TABLE)
     assert not is_damaged(path)
     assert write_part(tmp_path, "part-2of3-000001-000009", TABLE) == path
-    assert [part_stem(name) for name in ("part-1of1-000000-000003.parquet", "part-1of1.parquet", "notes.parquet")] == [
-        "part-1of1-000000-000003", None, None,
-    ]  # fmt: skip
+    assert [
+        part_stem(name) for name in ("part-1of1-000000-000003.parquet", "part-1of1.parquet", "notes.parquet")
+    ] == [
+        "part-1of1-000000-000003",
+        None,
+        None,
+    ]
 
 
 def test_other_readers_read_a_run_as_it_was_written(whole, tmp_path):
@@ -80,7 +84,14 @@ def whole(artifacts, questions_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(edge.jobs.run, "FLUSH_SECONDS", 0.0)
-        assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"), out.parent) == 0
+        assert (
+            call(
+                edge.cli.app.main,
+                arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"),
+                out.parent,
+            )
+            == 0
+        )
     assert len(Run.open(out).parts()) == 7
     return out
 
@@ -100,7 +111,10 @@ def test_a_part_damaged_afterwards_is_named_to_readers_and_traced_again(
     stamps = {path: path.stat().st_mtime_ns for path in parts if path != parts[3]}
     command = arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8")
     assert call(edge.cli.app.main, command, tmp_path) == 0
-    assert f"{parts[3].name} was damaged: removed, its questions are traced again" in capsys.readouterr().err.replace("\n", "")
+    assert (
+        f"{parts[3].name} was damaged: removed, its questions are traced again"
+        in capsys.readouterr().err.replace("\n", "")
+    )
     assert_same_rows(out, whole)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert call(edge.cli.app.main, command, tmp_path) == 0
@@ -112,7 +126,14 @@ def test_damaged_telemetry_is_begun_anew(whole, artifacts, questions_file, tmp_p
     shutil.copytree(whole, out)
     (out / "device.parquet").write_bytes(b"rubbish")
     next((out / "answers").glob("part-*")).unlink()
-    assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"), tmp_path) == 0
+    assert (
+        call(
+            edge.cli.app.main,
+            arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"),
+            tmp_path,
+        )
+        == 0
+    )
     assert pq.read_table(out / "device.parquet").num_rows == 1
     assert_same_rows(out, whole)
 
@@ -124,13 +145,27 @@ def test_parts_of_older_versions_have_no_checksum_and_are_read(whole, artifacts,
         path.rename(path.with_name(f"{part_stem(path.name)}.parquet"))
     assert_same_rows(out, whole)
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/part-*")}
-    assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"), tmp_path) == 0
+    assert (
+        call(
+            edge.cli.app.main,
+            arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"),
+            tmp_path,
+        )
+        == 0
+    )
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/part-*")} == stamps
     path = sorted(stamps)[0]
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match=r"cannot be read .* delete it"):
         Run.open(out).answers()
-    assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"), tmp_path) == 0
+    assert (
+        call(
+            edge.cli.app.main,
+            arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"),
+            tmp_path,
+        )
+        == 0
+    )
     assert_same_rows(out, whole)
 
 
@@ -141,5 +176,12 @@ def test_a_part_that_is_there_twice_is_refused(whole, artifacts, questions_file,
     shutil.copy(part, part.with_name(f"{part_stem(part.name)}.parquet"))
     with pytest.raises(UserError, match="there more than once"):
         Run.open(out).steps()
-    assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"), tmp_path) == 2
+    assert (
+        call(
+            edge.cli.app.main,
+            arguments(artifacts("odd"), questions_file, out, "--temperature", "0.8"),
+            tmp_path,
+        )
+        == 2
+    )
     assert "more than once" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""llama-perplexity's list: the same numbers as its own definitions, written out as it has them, from sums."""
+"""llama-perplexity's list: the same numbers as its own definitions, written out as it has them, from
+sums."""
 
 from __future__ import annotations
 
@@ -35,16 +36,24 @@ def percentile(values, fraction: float) -> float:
     ordered = sorted(values)
     place = fraction * (len(ordered) - 1)
     below = int(place)
-    return (1 - (place - below)) * ordered[below] + (place - below) * ordered[min(below + 1, len(ordered) - 1)]
+    return (1 - (place - below)) * ordered[below] + (place - below) * ordered[
+        min(below + 1, len(ordered) - 1)
+    ]
 
 
 def expected() -> list[tuple[str, str, float, float]]:
     """Section, name, value and the tool's own error (NaN where it prints none)."""
     own, base, kl = OWN.tolist(), BASE.tolist(), KL.tolist()
-    (q, q_error), (b, b_error), both = mean_and_uncertainty(own), mean_and_uncertainty(base), covariance(own, base)
+    (q, q_error), (b, b_error), both = (
+        mean_and_uncertainty(own),
+        mean_and_uncertainty(base),
+        covariance(own, base),
+    )
     ratio, ratio_error = q - b, math.sqrt(q_error**2 + b_error**2 - 2 * both)
     ppl, ppl_base = math.exp(q), math.exp(b)
-    difference_error = math.sqrt((ppl * q_error) ** 2 + (ppl_base * b_error) ** 2 - 2 * ppl * ppl_base * both)
+    difference_error = math.sqrt(
+        (ppl * q_error) ** 2 + (ppl_base * b_error) ** 2 - 2 * ppl * ppl_base * both
+    )
     rows = [
         (PERPLEXITY, "Mean PPL(Q)", ppl, ppl * q_error),
         (PERPLEXITY, "Mean PPL(base)", ppl_base, ppl_base * b_error),
@@ -54,13 +63,26 @@ def expected() -> list[tuple[str, str, float, float]]:
         (PERPLEXITY, "Mean PPL(Q)-PPL(base)", ppl - ppl_base, difference_error),
         (KLD, "Mean KLD", *mean_and_uncertainty(kl)),
     ]
-    points = [("Maximum", 1.0), ("99.9%", 0.999), ("99.0%", 0.99), ("95.0%", 0.95), ("90.0%", 0.9), ("Median", 0.5),
-              ("10.0%", 0.1), ("5.0%", 0.05), ("1.0%", 0.01), ("0.1%", 0.001), ("Minimum", 0.0)]  # fmt: skip
+    points = [
+        ("Maximum", 1.0),
+        ("99.9%", 0.999),
+        ("99.0%", 0.99),
+        ("95.0%", 0.95),
+        ("90.0%", 0.9),
+        ("Median", 0.5),
+        ("10.0%", 0.1),
+        ("5.0%", 0.05),
+        ("1.0%", 0.01),
+        ("0.1%", 0.001),
+        ("Minimum", 0.0),
+    ]
     rows += [(KLD, f"{name} KLD", percentile(kl, fraction), math.nan) for name, fraction in points]
     change = [math.exp(-x) - math.exp(-y) for x, y in zip(own, base, strict=True)]
     rows.append((PROBABILITY, "Mean Δp", *mean_and_uncertainty(change)))
     points[5:6] = [("75.0%", 0.75), ("Median", 0.5), ("25.0%", 0.25)]
-    rows += [(PROBABILITY, f"{name} Δp", percentile(change, fraction), math.nan) for name, fraction in points]
+    rows += [
+        (PROBABILITY, f"{name} Δp", percentile(change, fraction), math.nan) for name, fraction in points
+    ]
     square, square_error = mean_and_uncertainty([d * d for d in change])
     rows.append((PROBABILITY, "RMS Δp", math.sqrt(square), 0.5 / math.sqrt(square) * square_error))
     same = sum(SAME.tolist()) / TOKENS
@@ -97,13 +119,17 @@ def test_tokens_of_one_answer_do_not_count_as_independent():
     by_question = np.random.default_rng(2).exponential(1.0, 20)
     questions = np.repeat(np.arange(20), 50)
     values = by_question[questions]
-    line = next(s for s in statistics(values, values, values, np.ones(1000), questions) if s.name == "Mean KLD")
+    line = next(
+        s for s in statistics(values, values, values, np.ones(1000), questions) if s.name == "Mean KLD"
+    )
     assert line.error == pytest.approx(by_question.std(ddof=1) / math.sqrt(20), rel=1e-9)
     assert line.error > 6 * line.token_error
 
 
 def test_equal_models_differ_in_nothing():
-    found = {line.name: line for line in statistics(BASE, BASE, np.zeros(TOKENS), np.ones(TOKENS), QUESTIONS)}
+    found = {
+        line.name: line for line in statistics(BASE, BASE, np.zeros(TOKENS), np.ones(TOKENS), QUESTIONS)
+    }
     assert found["Mean PPL(Q)-PPL(base)"][2:] == (0.0, 0.0, 0.0)
     assert found["Mean PPL(Q)/PPL(base)"][2:] == (1.0, 0.0, 0.0)
     assert found["RMS Δp"].value == 0.0

@@ -100,7 +100,10 @@ def test_the_processor_is_told_by_what_it_is_and_can(copy, tmp_path):
         (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
         return identity(artifact, tmp_path)
 
-    pi5 = "processor : 0\nBogoMIPS : 108.00\nFeatures : fp asimd asimddp\nCPU implementer : 0x41\nCPU part : 0xd0b\n"
+    pi5 = (
+        "processor : 0\nBogoMIPS : 108.00\nFeatures : fp asimd asimddp\n"
+        "CPU implementer : 0x41\nCPU part : 0xd0b\n"
+    )
     assert of(pi5) == of(pi5.replace("108", "48") + pi5)  # neither how many nor how fast
     assert len({of(pi5), of(pi5.replace("0xd0b", "0xd08")), of(pi5.replace(" asimddp", ""))}) == 3
 
@@ -126,7 +129,9 @@ def test_small_artifacts_full_disks_and_locks_do_without(copy, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_told_and_run_all_the_same(copy, monkeypatch):
     artifact, notes = copy("onnx-int4"), []
     expected = values(artifact, Runtime(1, prepack=False), notes)
-    (artifact.path / f".{FOLDER}.tmp").write_text("in the way")  # also where tests run as root, whom no mode stops
+    (artifact.path / f".{FOLDER}.tmp").write_text(
+        "in the way"
+    )  # also where tests run as root, whom no mode stops
     for of_plain, of_this in zip(expected, values(artifact, Runtime(1), notes), strict=True):
         np.testing.assert_array_equal(of_plain, of_this)
     assert len(notes) == 1

@@ -1,4 +1,5 @@
-"""edge.questions.prompt: the same ids as transformers, a template that is not trusted, and what is refused."""
+"""edge.questions.prompt: the same ids as transformers, a template that is not trusted, and what is
+refused."""
 
 from __future__ import annotations
 
@@ -96,9 +97,13 @@ def test_length_limits_that_a_tokenizer_carries_are_not_applied(odd, tmp_path):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     content["padding"] = {
-        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1, "pad_type_id": 0,
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 1,
+        "pad_type_id": 0,
         "pad_token": "</s>",
-    }  # fmt: skip
+    }
     (folder / "tokenizer.json").write_text(json.dumps(content))
     limited = Artifact(folder, odd.manifest)
     assert Prompter(limited).prompt(QUESTIONS[0]).ids == Prompter(odd).prompt(QUESTIONS[0]).ids
@@ -145,7 +150,9 @@ def test_a_template_that_fails_or_reaches_out_is_refused(artifacts, tmp_path, te
 
 
 def test_what_a_template_says_when_it_refuses_reaches_the_user(artifacts, tmp_path):
-    made = with_template(Artifact.open(artifacts("untied")), tmp_path / "a", "{{ raise_exception('only tools,\nplease') }}")
+    made = with_template(
+        Artifact.open(artifacts("untied")), tmp_path / "a", "{{ raise_exception('only tools,\nplease') }}"
+    )
     with pytest.raises(UserError, match=re.escape("fails (only tools, please): use --prompt raw")):
         Prompter(made).prompt("Why?")
 
@@ -183,7 +190,9 @@ def test_pieces_keep_special_tokens_and_text_leaves_them_out(odd):
     assert "".join(prompter.piece(i) for i in ids[:1]) == "A"
     assert prompter.piece(3) == models.END
     assert prompter.text(ids) == "Aé"
-    assert prompter.piece(models.VOCABULARY - 1) == ""  # the model's vocabulary is padded beyond the tokenizer's
+    assert (
+        prompter.piece(models.VOCABULARY - 1) == ""
+    )  # the model's vocabulary is padded beyond the tokenizer's
     assert "\ufffd" in prompter.piece(prompter.tokenizer.encode("☃", special=False)[0])
 
 

@@ -27,7 +27,12 @@ def test_every_column_of_the_2025_form_is_read(questions_file):
     assert [q.question for q in questions] == list(QUESTIONS)
     assert [q.index for q in questions] == list(range(len(QUESTIONS)))
     first = questions[0]
-    assert (first.type, first.category, first.best, first.best_incorrect) == ("Adversarial", "Category 0", "Yes", "No")
+    assert (first.type, first.category, first.best, first.best_incorrect) == (
+        "Adversarial",
+        "Category 0",
+        "Yes",
+        "No",
+    )
     assert (first.correct, first.incorrect) == (("Yes", "Yes indeed"), ("No", "Never"))
     assert first.question_id == hashlib.sha256(QUESTIONS[0].encode()).hexdigest()[:12]
 
@@ -87,7 +92,9 @@ def test_shards_are_disjoint_and_complete(count, limit):
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "1/", "/2", "a/b", "-1/3", "1/3/3", "1 / 3", "", "²/3"])
+@pytest.mark.parametrize(
+    "shard", ["0/3", "4/3", "1", "1/", "/2", "a/b", "-1/3", "1/3/3", "1 / 3", "", "²/3"]
+)
 def test_a_bad_shard_is_refused(shard):
     with pytest.raises(UserError, match=r"give I/N"):
         parse_shard(shard)

@@ -26,7 +26,9 @@ PREFILL, STEPS = 150, 4  # beyond gemma3-odd's window of 140
 @pytest.fixture(scope="module")
 def references(checkpoints, tmp_path_factory):
     """Reference folder of a shape, made once."""
-    pytest.importorskip("optimum.exporters.onnx", reason="optimum is not installed: make setup EXTRAS=export,reference")
+    pytest.importorskip(
+        "optimum.exporters.onnx", reason="optimum is not installed: make setup EXTRAS=export,reference"
+    )
     base, made = tmp_path_factory.mktemp("references"), {}
 
     def get(shape: str):
@@ -50,7 +52,9 @@ def one_thread():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ARCHITECTURES)
-def test_the_reference_computes_what_transformers_does_and_says_where_its_last_hidden_state_is(shape, checkpoints, references):
+def test_the_reference_computes_what_transformers_does_and_says_where_its_last_hidden_state_is(
+    shape, checkpoints, references
+):
     folder = references(shape)
     said = open_reference(folder)
     assert said.last_hidden == ARCHITECTURES[shape]
@@ -62,13 +66,17 @@ def test_the_reference_computes_what_transformers_does_and_says_where_its_last_h
     np.testing.assert_allclose(found.attention, wanted.attention, atol=1e-4)
     errors = np.linalg.norm(found.hidden - wanted.hidden, axis=2) / np.linalg.norm(wanted.hidden, axis=2)
     assert errors[:-1].max() < 1e-4
-    # The fact itself, from the model's own norm: which of the two the last output is, and that it is not the other.
+    # The fact itself, from the model's own norm: which of the two the last output is, and that it is not the
+    # other.
     import torch
 
     with torch.no_grad():
         after = model.model.norm(torch.from_numpy(wanted.hidden[-1])).numpy()
     sides = {BEFORE: wanted.hidden[-1], AFTER: after}
-    distances = {side: np.linalg.norm(found.hidden[-1] - value) / np.linalg.norm(value) for side, value in sides.items()}
+    distances = {
+        side: np.linalg.norm(found.hidden[-1] - value) / np.linalg.norm(value)
+        for side, value in sides.items()
+    }
     assert distances.pop(said.last_hidden) < 1e-4
     assert min(distances.values()) > 0.1
 
@@ -84,7 +92,10 @@ def test_the_reference_decodes_with_its_cache(shape, references):
     for part in (ids[:PREFILL], *([token] for token in ids[PREFILL:])):
         values = graph._session.run(["logits", *names], graph.feed(part, past))
         logits.append(values[0][0, -1])
-        past = {name.replace("present.", "past_key_values."): value for name, value in zip(names, values[1:], strict=True)}
+        past = {
+            name.replace("present.", "past_key_values."): value
+            for name, value in zip(names, values[1:], strict=True)
+        }
     np.testing.assert_allclose(logits[1:], whole.logits, atol=1e-4)
 
 
@@ -114,7 +125,9 @@ def test_the_folder_holds_what_it_says(checkpoints, references):
 
 
 @pytest.mark.slow
-def test_a_reference_of_another_checkpoint_or_a_cut_one_is_refused(artifacts, checkpoints, references, tmp_path):
+def test_a_reference_of_another_checkpoint_or_a_cut_one_is_refused(
+    artifacts, checkpoints, references, tmp_path
+):
     with pytest.raises(UserError, match="reference was made from another checkpoint"):
         verify(artifacts("odd"), source=str(checkpoints("odd")), reference=references("qwen3"))
     folder = shutil.copytree(references("qwen3"), tmp_path / "cut")
@@ -139,7 +152,9 @@ def test_without_optimum_the_extra_is_named(checkpoints, tmp_path, monkeypatch):
 
 
 def test_an_export_that_breaks_leaves_nothing(checkpoints, tmp_path, monkeypatch):
-    pytest.importorskip("optimum.exporters.onnx", reason="optimum is not installed: make setup EXTRAS=export,reference")
+    pytest.importorskip(
+        "optimum.exporters.onnx", reason="optimum is not installed: make setup EXTRAS=export,reference"
+    )
 
     def breaks(exporters, folder, out, model_type):
         out.mkdir()
@@ -153,8 +168,12 @@ def test_an_export_that_breaks_leaves_nothing(checkpoints, tmp_path, monkeypatch
 
 
 def test_an_architecture_that_is_not_built_is_refused_before_torch(tmp_path):
-    pytest.importorskip("optimum.exporters.onnx", reason="optimum is not installed: make setup EXTRAS=export,reference")
-    source = models.write_checkpoint(tmp_path / "gpt2", models.config_of(num_hidden_layers=1, model_type="gpt2"))
+    pytest.importorskip(
+        "optimum.exporters.onnx", reason="optimum is not installed: make setup EXTRAS=export,reference"
+    )
+    source = models.write_checkpoint(
+        tmp_path / "gpt2", models.config_of(num_hidden_layers=1, model_type="gpt2")
+    )
     with pytest.raises(UserError, match="architecture that is not built"):
         reference(str(source), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -162,7 +181,8 @@ def test_an_architecture_that_is_not_built_is_refused_before_torch(tmp_path):
 
 def test_reference_and_verify_import_without_heavy_libraries():
     code = (
-        "import sys, export.cli, export.verify, export.reference; print({'torch', 'transformers', 'optimum'} & set(sys.modules))"
+        "import sys, export.cli, export.verify, export.reference; "
+        "print({'torch', 'transformers', 'optimum'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,4 +1,5 @@
-"""The report: one file that needs nothing else, shows what the analysis found, and lets no text become markup."""
+"""The report: one file that needs nothing else, shows what the analysis found, and lets no text become
+markup."""
 
 from __future__ import annotations
 
@@ -32,7 +33,11 @@ from edge.runs.parts import part_stem, write_part
 from edge.runs.run_directory import Run
 from tests.conftest import Artifacts, write_questions
 
-HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><!-- \u2028 {{ 7 * 7 }} &amp;")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</script><!-- \u2028 {{ 7 * 7 }} &amp;",
+)
 NOTICE = "This model is <b>tiny</b> & says nothing."
 LIMIT = 10_000_000
 LOADERS = {"src", "href", "srcset", "data", "action", "poster", "xlink:href", "background", "formaction"}
@@ -86,15 +91,25 @@ class Page(HTMLParser):
 
 def trace(artifact: Path, questions: Path, out: Path, *, tokens: int = 12, reference: int = 0) -> Run:
     asked = read_questions(questions)
-    run(Artifact.open(artifact), asked, out, DecodeSettings(tokens, reference_k=reference), prompt="raw", date="2026-01-02")
+    run(
+        Artifact.open(artifact),
+        asked,
+        out,
+        DecodeSettings(tokens, reference_k=reference),
+        prompt="raw",
+        date="2026-01-02",
+    )
     return Run.open(out)
 
 
 @pytest.fixture(scope="module")
 def runs(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Full, quantised and forced runs of one model over questions that try to break out, one too long for the context."""
+    """Full, quantised and forced runs of one model over questions that try to break out, one too long for
+    the context."""
     base = tmp_path_factory.mktemp("report")
-    questions = write_questions(base / "questions.csv", [*HOSTILE, "Is the sea salty?", "Why?", "why " * 2000])
+    questions = write_questions(
+        base / "questions.csv", [*HOSTILE, "Is the sea salty?", "Why?", "why " * 2000]
+    )
     hostile = questions.read_text(encoding="utf-8").replace("Category 0", "<script>alert(2)</script>")
     questions.write_text(hostile, encoding="utf-8")
     full = trace(artifacts("odd"), questions, base / "fp32", reference=32)
@@ -107,7 +122,8 @@ def runs(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def disguise(folder: Path) -> None:
-    """Gives the model a notice and an id of markup, and one token (the same in all runs) a text of markup."""
+    """Gives the model a notice and an id of markup, and one token (the same in all runs) a text of
+    markup."""
     path = folder / "run.json"
     raw = json.loads(path.read_text(encoding="utf-8"))
     for artifact in (raw["artifact"], *([raw["like"]["artifact"]] if raw["like"] else [])):
@@ -123,7 +139,9 @@ def disguise(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def report(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportSummary, Page, str]:
+def report(
+    runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ReportSummary, Page, str]:
     out = tmp_path_factory.mktemp("out") / "report.html"
     summary = write_report([runs["forced"], runs["full"], runs["quantised"]], out)
     text = out.read_text(encoding="utf-8")
@@ -136,7 +154,9 @@ def shown(page: Page, figure: str, variant: int = 0) -> list[dict[str, Any]]:
 
 def same(values: Any, expected: Any) -> None:
     """Equal to the four digits that the page keeps."""
-    np.testing.assert_allclose(np.array(values, np.float64), np.asarray(expected, np.float64), rtol=6e-4, atol=1e-12)
+    np.testing.assert_allclose(
+        np.array(values, np.float64), np.asarray(expected, np.float64), rtol=6e-4, atol=1e-12
+    )
 
 
 def test_one_file_that_asks_nobody(report: tuple[ReportSummary, Page, str]) -> None:
@@ -145,14 +165,21 @@ def test_one_file_that_asks_nobody(report: tuple[ReportSummary, Page, str]) -> N
     assert (summary.models, summary.runs, summary.questions) == (1, 3, 6)
     assert [p.name for p in summary.path.parent.iterdir()] == ["report.html"]
     for tag, attributes in page.tags:
-        assert tag not in ("link", "iframe", "object", "embed", "base", "form", "img") or attributes.get("href") == "data:,"
+        assert (
+            tag not in ("link", "iframe", "object", "embed", "base", "form", "img")
+            or attributes.get("href") == "data:,"
+        )
         for name in LOADERS & attributes.keys():
             assert str(attributes[name]).startswith(("#", "data:,")), (tag, attributes)
         assert not [name for name in attributes if name.startswith("on")]
     assert len(page.styles) == 1
     assert "@import" not in page.styles[0]
     assert "url(" not in page.styles[0]
-    policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"]
+        for t, a in page.tags
+        if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert policy.startswith("default-src 'none'")
     assert "http" not in policy
@@ -184,9 +211,15 @@ def test_notice_stands_before_the_results(report: tuple[ReportSummary, Page, str
     assert text.index("&lt;b&gt;tiny") < text.index("<main")
 
 
-def test_figures_hold_what_the_analysis_found(report: tuple[ReportSummary, Page, str], runs: dict[str, Run]) -> None:
+def test_figures_hold_what_the_analysis_found(
+    report: tuple[ReportSummary, Page, str], runs: dict[str, Run]
+) -> None:
     _, page, _ = report
-    assert [look["name"] for look in page.blocks["figure-data"][0]["runs"]] == ["onnx-fp32", "onnx-int4 forced", "onnx-int4"]
+    assert [look["name"] for look in page.blocks["figure-data"][0]["runs"]] == [
+        "onnx-fp32",
+        "onnx-int4 forced",
+        "onnx-int4",
+    ]
     for i, name in enumerate(("full", "forced", "quantised")):
         expected = curves(runs[name])["output_entropy"]
         line = next(trace for trace in shown(page, "entropy")[0]["data"] if trace["meta"] == [i, False])
@@ -211,7 +244,8 @@ def test_figures_hold_what_the_analysis_found(report: tuple[ReportSummary, Page,
 def test_attention_along_the_answer_is_the_mean_of_the_layers(
     report: tuple[ReportSummary, Page, str], runs: dict[str, Run]
 ) -> None:
-    """Head dispersion and attention entropy have no column of their own for a step; answers hold their means."""
+    """Head dispersion and attention entropy have no column of their own for a step; answers hold their
+    means."""
     _, page, _ = report
     for figure, column in (("attention", "attention_entropy_mean"), ("dispersion", "head_dispersion_mean")):
         line = next(trace for trace in shown(page, figure)[0]["data"] if trace["meta"] == [0, False])
@@ -222,7 +256,9 @@ def test_attention_along_the_answer_is_the_mean_of_the_layers(
     same(np.mean(normalised["y"]), answers.column(1).drop_null().to_numpy().mean())
 
 
-def test_first_screen_names_class_and_change(report: tuple[ReportSummary, Page, str], runs: dict[str, Run]) -> None:
+def test_first_screen_names_class_and_change(
+    report: tuple[ReportSummary, Page, str], runs: dict[str, Run]
+) -> None:
     _, page, _ = report
     found = describe(runs["full"]).model_class
     head = page.words[: page.words.index("Output entropy along the answer")]
@@ -244,7 +280,9 @@ def test_delta_decides_the_class_and_is_named(runs: dict[str, Run], tmp_path: Pa
         write_report([runs["full"]], tmp_path / "none.html", delta=-1)
 
 
-def test_answers_in_the_browser_are_those_of_the_run(report: tuple[ReportSummary, Page, str], runs: dict[str, Run]) -> None:
+def test_answers_in_the_browser_are_those_of_the_run(
+    report: tuple[ReportSummary, Page, str], runs: dict[str, Run]
+) -> None:
     _, page, _ = report
     browser = page.blocks["browser-data"][0]
     for packed, name in zip(browser["runs"], ("full", "forced", "quantised"), strict=True):
@@ -256,9 +294,15 @@ def test_answers_in_the_browser_are_those_of_the_run(report: tuple[ReportSummary
                 chances = np.where(chances == 0, np.exp(-np.array(surprisals) / 100), (chances - 1) / 100)
             np.testing.assert_allclose(chances, table.column("top1_probability").to_numpy(), atol=0.0101)
             tokens = tokens or browser["runs"][0]["answers"][at][0]
-            assert [browser["vocabulary"][token] for token in tokens or []] == table.column("token").to_pylist()
-            np.testing.assert_allclose(np.array(entropies) / 100, table.column("output_entropy").to_numpy(), atol=0.0051)
-            np.testing.assert_allclose(np.array(surprisals) / 100, table.column("surprisal").to_numpy(), atol=0.0051)
+            assert [browser["vocabulary"][token] for token in tokens or []] == table.column(
+                "token"
+            ).to_pylist()
+            np.testing.assert_allclose(
+                np.array(entropies) / 100, table.column("output_entropy").to_numpy(), atol=0.0051
+            )
+            np.testing.assert_allclose(
+                np.array(surprisals) / 100, table.column("surprisal").to_numpy(), atol=0.0051
+            )
     assert packed["answers"][5][1] == []
     assert "1 of 6 questions did not fit the context" in page.words
 
@@ -274,11 +318,18 @@ def test_tables_can_be_read_aloud(report: tuple[ReportSummary, Page, str]) -> No
     assert labelled <= set(ids)
 
 
-def test_untapped_run_gets_a_report_that_says_what_is_missing(artifacts: Artifacts, questions_file: Path, tmp_path: Path) -> None:
+def test_untapped_run_gets_a_report_that_says_what_is_missing(
+    artifacts: Artifacts, questions_file: Path, tmp_path: Path
+) -> None:
     made = trace(artifacts("odd", "onnx-fp32", "none"), questions_file, tmp_path / "run", tokens=6)
     write_report([made], tmp_path / "r.html")
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert set(page.blocks["figure-data"][0]["figures"]) == {"entropy", "shifts", "relations", "correlations"}
+    assert set(page.blocks["figure-data"][0]["figures"]) == {
+        "entropy",
+        "shifts",
+        "relations",
+        "correlations",
+    }
     assert "without taps" in page.words
 
 
@@ -287,7 +338,9 @@ def test_runs_of_other_questions_are_no_comparison(
 ) -> None:
     made = trace(artifacts("untied"), questions_file, tmp_path / "untied", tokens=4)
     other = trace(artifacts("odd", "onnx-int4"), questions_file, tmp_path / "odd", tokens=4)
-    full = trace(artifacts("odd"), write_questions(tmp_path / "q.csv", ["Why?"]), tmp_path / "full", tokens=4)
+    full = trace(
+        artifacts("odd"), write_questions(tmp_path / "q.csv", ["Why?"]), tmp_path / "full", tokens=4
+    )
     assert write_report([made, other], tmp_path / "two.html").models == 2
     with pytest.raises(UserError, match="different questions"):
         write_report([full, other], tmp_path / "none.html")
@@ -328,7 +381,8 @@ def test_a_report_replaces_an_older_one_whole(runs: dict[str, Run], tmp_path: Pa
 def test_without_plotly_one_sentence_says_what_to_install(runs: dict[str, Run], tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['plotly'] = None\n"
-        "from pathlib import Path\nfrom edge.errors import UserError\nfrom edge.report.write import write_report\n"
+        "from pathlib import Path\nfrom edge.errors import UserError\nfrom edge.report.write import "
+        "write_report\n"
         "from edge.runs.run_directory import Run\n"
         "try:\n    write_report([Run.open(sys.argv[1])], Path(sys.argv[2]))\n"
         "except UserError as error:\n    print(error)\n"
@@ -340,7 +394,9 @@ def test_without_plotly_one_sentence_says_what_to_install(runs: dict[str, Run], 
 
 
 def test_runs_without_a_single_token_or_with_one_question(artifacts: Artifacts, tmp_path: Path) -> None:
-    nothing = trace(artifacts("odd"), write_questions(tmp_path / "long.csv", ["why " * 2000]), tmp_path / "nothing")
+    nothing = trace(
+        artifacts("odd"), write_questions(tmp_path / "long.csv", ["why " * 2000]), tmp_path / "nothing"
+    )
     write_report([nothing], tmp_path / "nothing.html")
     page = Page((tmp_path / "nothing.html").read_text(encoding="utf-8"))
     assert page.count("figure") == 0

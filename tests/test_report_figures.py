@@ -1,4 +1,5 @@
-"""The report's figures of several artifacts: what is beaten by none, and an answer twice with its first divergence."""
+"""The report's figures of several artifacts: what is beaten by none, and an answer twice with its first
+divergence."""
 
 from __future__ import annotations
 
@@ -32,8 +33,14 @@ HOSTILE = '<script>alert("1")</script>&amp;'
 @pytest.fixture(scope="module")
 def runs(artifacts, questions_file, tmp_path_factory) -> list[Run]:
     base, questions = tmp_path_factory.mktemp("figures"), read_questions(questions_file)
-    run(Artifact.open(artifacts("nano-llama")), questions, base / "full", DecodeSettings(20, reference_k=64), date="2026-01-01",
-        runtime=ONE_THREAD)  # fmt: skip
+    run(
+        Artifact.open(artifacts("nano-llama")),
+        questions,
+        base / "full",
+        DecodeSettings(20, reference_k=64),
+        date="2026-01-01",
+        runtime=ONE_THREAD,
+    )
     for name in QUANTISED:
         force(Artifact.open(artifacts("nano-llama", name)), base / "full", base / name, runtime=ONE_THREAD)
     int4 = Artifact.open(artifacts("nano-llama", "onnx-int4"))
@@ -76,11 +83,15 @@ def test_each_artifact_stands_where_its_numbers_say(runs, group):
         for line in found.lines:
             mark = next(m for m in marks if m["name"] == line.precision)
             value = getattr(line.cost, cost)
-            assert mark["x"][0] == pytest.approx(value if cost == "tokens_per_second" else value / 1e6, rel=1e-3)
+            assert mark["x"][0] == pytest.approx(
+                value if cost == "tokens_per_second" else value / 1e6, rel=1e-3
+            )
             assert mark["y"][0] == pytest.approx(line.damage.kl, rel=1e-3)
             assert mark["error_y"]["array"][0] == pytest.approx(line.damage.kl_error, rel=1e-3)
         assert set(edge["x"]) <= {mark["x"][0] for mark in marks}
-        assert not any("meta" in trace for trace in panel.data)  # keys switch runs, and an artifact is several
+        assert not any(
+            "meta" in trace for trace in panel.data
+        )  # keys switch runs, and an artifact is several
     assert pareto_figures(dataclasses.replace(group, comparisons=group.comparisons[:1])) == []
 
 
@@ -99,7 +110,9 @@ def test_the_first_divergence_of_two_answers_is_framed(runs, group):
 
 
 def test_on_the_same_text_the_token_that_the_other_would_not_have_said_is_framed(group):
-    forced = dataclasses.replace(group, comparisons=tuple(c for c in group.comparisons if c.quantised.forced))
+    forced = dataclasses.replace(
+        group, comparisons=tuple(c for c in group.comparisons if c.quantised.forced)
+    )
     made = twice(forced)
     one, other = re.findall(r"<mark [^>]*>([^<]*)</mark>", made)
     assert one == other
@@ -114,7 +127,11 @@ def test_colours_follow_entropy_and_texts_stay_texts():
     assert "<script" not in made and "<b>" not in made
     assert made.count("&lt;script&gt;") == 2
     page = Page(str(made))
-    titles = [attributes["title"] for tag, attributes in page.tags if tag in ("span", "mark") and "title" in attributes]
+    titles = [
+        attributes["title"]
+        for tag, attributes in page.tags
+        if tag in ("span", "mark") and "title" in attributes
+    ]
     assert titles == ["0.00 nat", "2.00 nat", "0.00 nat"]
     strength = [int(found) for found in re.findall(r"var\(--hot\) (\d+)%", made)]
     assert strength == [0, 80, 0, 0]

@@ -1,4 +1,5 @@
-"""Models by precision: each cell says what the comparison of that run found, and has a stronger colour where more changes."""
+"""Models by precision: each cell says what the comparison of that run found, and has a stronger colour where
+more changes."""
 
 from __future__ import annotations
 
@@ -31,11 +32,21 @@ def test_a_row_for_each_model_and_a_column_for_each_precision(runs: dict[str, Ru
     model = "other<img src=x>"
     other = [renamed(runs[name], tmp_path / name, model) for name in ("full", "quantised")]
     every = [*runs.values(), *other]
-    found = {matrix.caption.split(",")[0].split(" ±")[0]: matrix for matrix in matrices(build_groups(every, 0.1))}
-    assert list(found)[1:] == ["Answers that stay the same", "Change of output entropy", "Change of attention entropy", "Class"]
+    found = {
+        matrix.caption.split(",")[0].split(" ±")[0]: matrix for matrix in matrices(build_groups(every, 0.1))
+    }
+    assert list(found)[1:] == [
+        "Answers that stay the same",
+        "Change of output entropy",
+        "Change of attention entropy",
+        "Class",
+    ]
     assert all(matrix.columns == ["onnx-int4"] for matrix in found.values())
     assert [name for name, _ in found["Class"].rows] == ["odd<img src=x>", model]
-    forced, free = compare(runs["full"], runs["forced"]).forced, compare(runs["full"], runs["quantised"]).free
+    forced, free = (
+        compare(runs["full"], runs["forced"]).forced,
+        compare(runs["full"], runs["quantised"]).free,
+    )
     assert forced is not None
     assert forced.kl is not None
     assert free is not None
@@ -50,12 +61,21 @@ def test_a_row_for_each_model_and_a_column_for_each_precision(runs: dict[str, Ru
     write_report(every, tmp_path / "r.html")
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert page.count("img") == 0
-    assert sum(name == "table" and attributes.get("class") == "matrix" for name, attributes in page.tags) == len(found)
+    assert sum(
+        name == "table" and attributes.get("class") == "matrix" for name, attributes in page.tags
+    ) == len(found)
 
 
-def test_a_model_without_a_single_token_has_dashes(runs: dict[str, Run], artifacts: Artifacts, tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_without_a_single_token_has_dashes(
+    runs: dict[str, Run],  # noqa: F811
+    artifacts: Artifacts,
+    tmp_path: Path,
+) -> None:
     long = write_questions(tmp_path / "q.csv", ["why " * 2000])
-    empty = [trace(artifacts("untied", precision), long, tmp_path / precision) for precision in ("onnx-fp32", "onnx-int4")]
+    empty = [
+        trace(artifacts("untied", precision), long, tmp_path / precision)
+        for precision in ("onnx-fp32", "onnx-int4")
+    ]
     every = [runs["full"], runs["quantised"], *empty]
     for matrix in matrices(build_groups(every, 0.1)):
         cell = matrix.rows[1][1][0]
@@ -68,7 +88,8 @@ def test_one_model_has_no_matrix(runs: dict[str, Run]) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(0.0, 0), (1e-5, 0), (1.1e-5, 1), (1e-3, 4), (0.1, 8), (1.0, 10), (50.0, 10), (float("nan"), 0)]
+    ("value", "expected"),
+    [(0.0, 0), (1e-5, 0), (1.1e-5, 1), (1e-3, 4), (0.1, 8), (1.0, 10), (50.0, 10), (float("nan"), 0)],
 )
 def test_shades_are_logarithmic(value: float, expected: int) -> None:
     assert shade(value, 1e-5, 1.0) == expected

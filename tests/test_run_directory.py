@@ -1,4 +1,5 @@
-"""edge.runs.run_directory and edge.runs.record: what a run directory holds, and what is refused when it is damaged or another's."""
+"""edge.runs.run_directory and edge.runs.record: what a run directory holds, and what is refused when it is
+damaged or another's."""
 
 from __future__ import annotations
 
@@ -35,7 +36,14 @@ DAY = "2026-01-01"
 def module_run(artifacts, questions_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     settings = DecodeSettings(25, 0.9, 2, reference_k=8)
-    run(Artifact.open(artifacts("odd")), read_questions(questions_file), out, settings, date=DAY, runtime=ONE_THREAD)
+    run(
+        Artifact.open(artifacts("odd")),
+        read_questions(questions_file),
+        out,
+        settings,
+        date=DAY,
+        runtime=ONE_THREAD,
+    )
     return Run.open(out)
 
 
@@ -69,9 +77,15 @@ def test_a_run_directory_holds_what_is_promised(module_run):
     assert manifest["state"] == "finished"
     assert manifest["artifact"]["precision"] == "onnx-fp32"
     assert manifest["settings"] == {
-        "max_new_tokens": 25, "temperature": 0.9, "seed": 2, "reference_k": 8, "prompt": "raw", "date": DAY, "limit": None,
+        "max_new_tokens": 25,
+        "temperature": 0.9,
+        "seed": 2,
+        "reference_k": 8,
+        "prompt": "raw",
+        "date": DAY,
+        "limit": None,
         "shard": "1/1",
-    }  # fmt: skip
+    }
     assert manifest["questions"]["count"] == 7
     assert module_run.steps().schema.equals(steps_schema(reference=True, forced=False))
     assert module_run.answers().schema.equals(answers_schema(forced=False))
@@ -114,20 +128,28 @@ def test_rows_of_an_answer_follow_one_another(module_run):
         assert {row["question_id"] for row in rows} == {answer["question_id"]}
         assert answer["kv_bytes"] == 2 * 3 * 1 * 40 * 4 * (prompt + n - 1)
         assert answer["prefill_ms"] == rows[0]["step_ms"]
-        assert answer["decode_ms"] == pytest.approx(sum(row["step_ms"] for row in rows[1:]), rel=1e-5, abs=1e-9)
+        assert answer["decode_ms"] == pytest.approx(
+            sum(row["step_ms"] for row in rows[1:]), rel=1e-5, abs=1e-9
+        )
 
 
 def test_summaries_of_an_answer_equal_the_slow_twin_of_its_rows(module_run):
     spec = module_run.manifest.model
     for answer in module_run.answers().to_pylist():
-        rows = [row for row in module_run.steps().to_pylist() if row["question_index"] == answer["question_index"]]
+        rows = [
+            row
+            for row in module_run.steps().to_pylist()
+            if row["question_index"] == answer["question_index"]
+        ]
         n = len(rows)
         ln_k = [math.log(row["position"] + 1) for row in rows]
         for name in SCALARS:
             if name == "output_entropy_normalised":
                 series = [row["output_entropy"] / math.log(spec.vocabulary) for row in rows]
             elif name == "attention_entropy_normalised":
-                series = [reference.mean(row["attention_entropy"]) / k for row, k in zip(rows, ln_k, strict=True)]
+                series = [
+                    reference.mean(row["attention_entropy"]) / k for row, k in zip(rows, ln_k, strict=True)
+                ]
             elif name in VECTORS:
                 series = [reference.mean(row[name]) for row in rows if row[name] is not None]
             else:
@@ -145,7 +167,9 @@ def test_summaries_of_an_answer_equal_the_slow_twin_of_its_rows(module_run):
             if not cells:
                 assert found is None
             else:
-                np.testing.assert_allclose(found, np.asarray(cells, np.float64).mean(axis=0), rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(
+                    found, np.asarray(cells, np.float64).mean(axis=0), rtol=1e-5, atol=1e-6
+                )
 
 
 def test_a_question_at_a_time_is_all_of_them(module_run):
@@ -170,7 +194,9 @@ def test_a_question_longer_than_the_context_gets_a_row_and_the_run_goes_on(odd, 
     forced = force(odd, tmp_path / "run", tmp_path / "forced", runtime=ONE_THREAD)
     assert forced.state == "finished"
     again = Run.open(tmp_path / "forced").answers().to_pylist()
-    assert [(a["tokens"], a["stop_reason"]) for a in again] == [(a["tokens"], a["stop_reason"]) for a in answers]
+    assert [(a["tokens"], a["stop_reason"]) for a in again] == [
+        (a["tokens"], a["stop_reason"]) for a in answers
+    ]
 
 
 def test_the_same_question_twice_is_sampled_twice(odd, tmp_path):
@@ -187,7 +213,15 @@ def test_forcing_an_artifact_on_its_own_run_repeats_it(module_run, odd, tmp_path
     force(odd, module_run.folder, tmp_path / "forced", runtime=ONE_THREAD)
     free, forced = module_run.steps().to_pylist(), Run.open(tmp_path / "forced").steps().to_pylist()
     for a, b in zip(free, forced, strict=True):
-        for name in ("question_index", "step", "position", "token_id", "output_entropy", "attention_entropy", "hidden_norm"):
+        for name in (
+            "question_index",
+            "step",
+            "position",
+            "token_id",
+            "output_entropy",
+            "attention_entropy",
+            "hidden_norm",
+        ):
             assert a[name] == b[name], name
         assert b["reference_surprisal"] == a["surprisal"] == b["surprisal"]
         assert b["kl"] == pytest.approx(0.0, abs=1e-6)
@@ -195,28 +229,47 @@ def test_forcing_an_artifact_on_its_own_run_repeats_it(module_run, odd, tmp_path
 
 
 def test_forcing_gives_the_divergence_that_the_slow_twin_finds(artifacts, questions_file, tmp_path):
-    full, quantised = (Artifact.open(artifacts("odd", precision)) for precision in ("onnx-fp32", "onnx-int4"))
+    full, quantised = (
+        Artifact.open(artifacts("odd", precision)) for precision in ("onnx-fp32", "onnx-int4")
+    )
     questions = read_questions(questions_file)[:2]
     vocabulary = full.manifest.model.vocabulary
-    run(full, questions, tmp_path / "full", DecodeSettings(10, reference_k=vocabulary), date=DAY, runtime=ONE_THREAD)
+    run(
+        full,
+        questions,
+        tmp_path / "full",
+        DecodeSettings(10, reference_k=vocabulary),
+        date=DAY,
+        runtime=ONE_THREAD,
+    )
     force(quantised, tmp_path / "full", tmp_path / "forced", runtime=ONE_THREAD)
     from edge.backends.onnx import OnnxBackend
 
     logits = [OnnxBackend(artifact, threads=1) for artifact in (full, quantised)]
     answers = Run.open(tmp_path / "full").answers().to_pylist()
     for answer in answers:
-        rows = [r for r in Run.open(tmp_path / "forced").steps().to_pylist() if r["question_index"] == answer["question_index"]]
+        rows = [
+            r
+            for r in Run.open(tmp_path / "forced").steps().to_pylist()
+            if r["question_index"] == answer["question_index"]
+        ]
         for t, row in enumerate(rows):
             if t == 0:
                 for backend in logits:
                     backend.rewind(0)
             p, q = (
-                np.copy((b.step(rows[t - 1]["token_id"]) if t else b.prefill(answer["prompt_ids"])).logits).astype(float).tolist()
+                np.copy((b.step(rows[t - 1]["token_id"]) if t else b.prefill(answer["prompt_ids"])).logits)
+                .astype(float)
+                .tolist()
                 for b in logits
             )
             assert row["kl"] == pytest.approx(reference.kl(p, q), rel=1e-3, abs=1e-6)
-            assert row["surprisal"] == pytest.approx(reference.surprisal(q, row["token_id"]), rel=1e-4, abs=1e-5)
-            assert row["reference_surprisal"] == pytest.approx(reference.surprisal(p, row["token_id"]), rel=1e-4, abs=1e-5)
+            assert row["surprisal"] == pytest.approx(
+                reference.surprisal(q, row["token_id"]), rel=1e-4, abs=1e-5
+            )
+            assert row["reference_surprisal"] == pytest.approx(
+                reference.surprisal(p, row["token_id"]), rel=1e-4, abs=1e-5
+            )
             assert row["same_top1"] == (p.index(max(p)) == q.index(max(q)))
     assert max(row["kl"] for row in Run.open(tmp_path / "forced").steps().to_pylist()) > 0.01
 
@@ -229,7 +282,9 @@ def test_forcing_without_kept_distributions_has_no_divergence(trace, odd, tmp_pa
     assert forced.answers().column("same_top1_share").to_pylist() == [1.0] * 3
 
 
-def test_what_cannot_be_forced_is_refused_before_anything_is_written(trace, artifacts, odd, tmp_path, checkpoints):
+def test_what_cannot_be_forced_is_refused_before_anything_is_written(
+    trace, artifacts, odd, tmp_path, checkpoints
+):
     from export.build import build
 
     out = tmp_path / "forced"
@@ -252,7 +307,9 @@ def test_a_finished_run_is_left_as_it_is(trace):
     assert tree(trace()) == before
 
 
-@pytest.mark.parametrize(("limit", "shard", "indices"), [(4, "1/1", [0, 1, 2, 3]), (None, "2/3", [1, 4]), (5, "2/2", [1, 3])])
+@pytest.mark.parametrize(
+    ("limit", "shard", "indices"), [(4, "1/1", [0, 1, 2, 3]), (None, "2/3", [1, 4]), (5, "2/2", [1, 3])]
+)
 def test_a_part_of_the_questions_is_a_run_of_its_own(limit, shard, indices, odd, questions_file, tmp_path):
     for _ in range(2):
         run(
@@ -302,7 +359,10 @@ def test_orphans_and_temporary_files_are_swept_on_resume(trace):
     (folder / "run.json").write_text(json.dumps(manifest))
     orphan = folder / "steps" / "part-1of1-000007-000009.parquet"
     orphan.write_bytes(part.read_bytes())
-    half = [folder / name for name in (".run.json.tmp", ".device.parquet.tmp", "answers/.part-1of1-000000-000002.tmp")]
+    half = [
+        folder / name
+        for name in (".run.json.tmp", ".device.parquet.tmp", "answers/.part-1of1-000000-000002.tmp")
+    ]
     for path in half:
         path.write_bytes(b"half")
     trace()
@@ -322,11 +382,14 @@ def test_an_unfinished_run_is_not_read_by_mistake(trace):
 # Refusals
 
 
-@pytest.mark.parametrize("change", [{"max_new_tokens": 6}, {"temperature": 0.5}, {"seed": 9}, {"reference_k": 3}])
+@pytest.mark.parametrize(
+    "change", [{"max_new_tokens": 6}, {"temperature": 0.5}, {"seed": 9}, {"reference_k": 3}]
+)
 def test_another_run_in_the_folder_is_refused_by_what_differs(change, trace):
     before = tree(trace())
     with pytest.raises(
-        UserError, match=f"holds another run \\(it differs in settings.{next(iter(change))}\\): give another --out"
+        UserError,
+        match=f"holds another run \\(it differs in settings.{next(iter(change))}\\): give another --out",
     ):
         trace(**change)
     assert tree(trace()) == before
@@ -364,13 +427,17 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(odd, questions_fil
 def test_a_template_that_fails_leaves_no_run_behind(artifacts, questions_file, tmp_path):
     from tests.test_prompt import with_template
 
-    broken = with_template(Artifact.open(artifacts("untied")), tmp_path / "artifact", "{{ raise_exception('no') }}")
+    broken = with_template(
+        Artifact.open(artifacts("untied")), tmp_path / "artifact", "{{ raise_exception('no') }}"
+    )
     with pytest.raises(UserError, match="the chat template fails"):
         run(broken, read_questions(questions_file), tmp_path / "run", DecodeSettings(5))
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "\xff", '{"schema_version": 2}', '{"schema_version": 1, "model": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "\xff", '{"schema_version": 2}', '{"schema_version": 1, "model": {}}']
+)
 def test_a_damaged_manifest_is_refused(text, trace):
     folder = trace()
     (folder / "run.json").write_text(text, encoding="latin-1")

@@ -1,4 +1,5 @@
-"""edge score: log-likelihoods against whole passes and lm-evaluation-harness's functions, resuming, refusals."""
+"""edge score: log-likelihoods against whole passes and lm-evaluation-harness's functions, resuming,
+refusals."""
 
 from __future__ import annotations
 
@@ -70,10 +71,16 @@ def test_tasks_equal_the_harness_on_our_log_likelihoods(scored) -> None:
         true, false = list(question.correct), list(question.incorrect)
         results = [(by_text[text], False) for text in true + false]
         doc = {"mc2_targets": {"labels": [1] * len(true) + [0] * len(false)}}
-        assert made.values["mc2"][index] == pytest.approx(harness.process_results_mc2(doc, results)["acc"], abs=1e-6)
+        assert made.values["mc2"][index] == pytest.approx(
+            harness.process_results_mc2(doc, results)["acc"], abs=1e-6
+        )
         # The harness's `acc` of a multiple choice with target 0.
-        assert made.values["mc1"][index] == float(np.argmax([by_text[text] for text in [question.best, *false]]) == 0)
-        assert made.values["binary"][index] == float(by_text[question.best] > by_text[question.best_incorrect])
+        assert made.values["mc1"][index] == float(
+            np.argmax([by_text[text] for text in [question.best, *false]]) == 0
+        )
+        assert made.values["binary"][index] == float(
+            by_text[question.best] > by_text[question.best_incorrect]
+        )
 
 
 def test_what_is_shared_is_computed_once(artifacts, monkeypatch, tmp_path) -> None:
@@ -138,17 +145,25 @@ def test_an_interrupted_job_goes_on_and_ends_the_same(scored, tmp_path) -> None:
     for task, values in made.values.items():
         assert again.values[task] == values
     key = ("question_index", "task", "choice")
-    both = [sorted(rows(o, m), key=lambda r: [r[k] for k in key]) for o, m in ((out, again.manifest), (whole, made.manifest))]
+    both = [
+        sorted(rows(o, m), key=lambda r: [r[k] for k in key])
+        for o, m in ((out, again.manifest), (whole, made.manifest))
+    ]
     for one, other in zip(*both, strict=True):
         assert one["logprob"] == other["logprob"]  # to the bit, whatever was scored before
     before = tree(out)
     score(artifact, ASKED, out, limit=LIMIT, runtime=ONE_THREAD)
-    assert {n: d for n, d in tree(out).items() if n != "score.json"} == {n: d for n, d in before.items() if n != "score.json"}
+    assert {n: d for n, d in tree(out).items() if n != "score.json"} == {
+        n: d for n, d in before.items() if n != "score.json"
+    }
 
 
 @pytest.mark.slow
 def test_scores_killed_at_any_moment_end_as_those_that_were_not(artifacts, tmp_path) -> None:
-    artifact, key = artifacts("nano-llama"), [(name, "ascending") for name in ("question_index", "task", "choice")]
+    artifact, key = (
+        artifacts("nano-llama"),
+        [(name, "ascending") for name in ("question_index", "task", "choice")],
+    )
     folders = tmp_path / "random", tmp_path / "steps", tmp_path / "whole"
     command = ["score", str(artifact), "--limit", "14", "--threads", "1"]
     assert drive("random", "7", "5", str(folders[0]), "--", *command, "--out", str(folders[0])) >= 3
@@ -218,7 +233,9 @@ def test_a_damaged_part_is_scored_again(scored, tmp_path) -> None:
 
 def test_bad_input_is_refused(scored, artifacts, tmp_path, questions_file) -> None:
     artifact, out, _ = scored
-    with pytest.raises(UserError, match=r"holds other scores \(they differ in questions.selected, settings.limit\)"):
+    with pytest.raises(
+        UserError, match=r"holds other scores \(they differ in questions.selected, settings.limit\)"
+    ):
         score(artifact, ASKED, out, limit=LIMIT + 1, runtime=ONE_THREAD)
     with pytest.raises(UserError, match=r"differ in questions\.count, questions\.sha256"):
         score(artifact, read_questions(questions_file), out, limit=LIMIT, runtime=ONE_THREAD)
@@ -228,7 +245,12 @@ def test_bad_input_is_refused(scored, artifacts, tmp_path, questions_file) -> No
     with pytest.raises(UserError, match="no question has a true and a false answer"):
         score(artifact, [Question(0, "Q", "a", "", ("a",), ())], tmp_path / "none", runtime=ONE_THREAD)
     with pytest.raises(UserError, match="build it with a larger --context"):
-        score(artifact, [Question(0, "Q " * 9999, "a", "b", ("a",), ("b",))], tmp_path / "long", runtime=ONE_THREAD)
+        score(
+            artifact,
+            [Question(0, "Q " * 9999, "a", "b", ("a",), ("b",))],
+            tmp_path / "long",
+            runtime=ONE_THREAD,
+        )
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "long").exists()
 

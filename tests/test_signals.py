@@ -107,7 +107,10 @@ def test_minus_infinity_takes_no_part():
     with_hole, without = output([1.0, -math.inf, 2.0, -math.inf]), output([1.0, 2.0])
     assert with_hole[:5] == pytest.approx(without[:5], rel=1e-6)
     assert with_hole.top1 == 2
-    assert surprisal(np.asarray([1.0, -math.inf], np.float32), output([1.0, -math.inf]).log_normaliser, 1) == math.inf
+    assert (
+        surprisal(np.asarray([1.0, -math.inf], np.float32), output([1.0, -math.inf]).log_normaliser, 1)
+        == math.inf
+    )
 
 
 @pytest.mark.parametrize("logits", [[1e38, -1e38, 1e38], [1e30, 1e30 - 1e24, 0.0], [-3e38, -3e38, -3e38]])
@@ -134,17 +137,28 @@ def test_output_entropy_is_bounded_and_ignores_order(logits, random):
     assert again[:5] == pytest.approx(fast[:5], rel=1e-4, abs=1e-5)
 
 
-@given(hnp.arrays(np.float32, st.integers(1, 20), elements=st.integers(-20, 20).map(float)), st.integers(-500, 500))
+@given(
+    hnp.arrays(np.float32, st.integers(1, 20), elements=st.integers(-20, 20).map(float)),
+    st.integers(-500, 500),
+)
 def test_a_shift_of_all_logits_changes_the_normaliser_alone(logits, shift):
-    fast, moved = output(logits), output(logits + np.float32(shift))  # whole numbers: the shift itself is exact
+    fast, moved = (
+        output(logits),
+        output(logits + np.float32(shift)),
+    )  # whole numbers: the shift itself is exact
     assert moved[:4] == fast[:4]
     assert moved.log_normaliser == pytest.approx(fast.log_normaliser + shift, abs=1e-9)
 
 
-@given(hnp.arrays(np.float64, 5, elements=st.floats(-8, 8)), hnp.arrays(np.float64, 4, elements=st.floats(-8, 8)))
+@given(
+    hnp.arrays(np.float64, 5, elements=st.floats(-8, 8)),
+    hnp.arrays(np.float64, 4, elements=st.floats(-8, 8)),
+)
 def test_entropy_and_varentropy_of_independent_choices_add(a, b):
     both = output((a[:, None] + b[None, :]).ravel())
-    assert both.output_entropy == pytest.approx(output(a).output_entropy + output(b).output_entropy, rel=1e-4, abs=1e-5)
+    assert both.output_entropy == pytest.approx(
+        output(a).output_entropy + output(b).output_entropy, rel=1e-4, abs=1e-5
+    )
     assert both.varentropy == pytest.approx(output(a).varentropy + output(b).varentropy, rel=1e-3, abs=1e-4)
 
 
@@ -153,7 +167,9 @@ def test_surprisal_of_every_token_averages_to_the_entropy(logits):
     fast = output(logits)
     surprisals = [surprisal(logits, fast.log_normaliser, i) for i in range(logits.size)]
     assert math.fsum(math.exp(-s) for s in surprisals) == pytest.approx(1.0, rel=1e-4)
-    assert math.fsum(math.exp(-s) * s for s in surprisals) == pytest.approx(fast.output_entropy, rel=1e-3, abs=1e-4)
+    assert math.fsum(math.exp(-s) * s for s in surprisals) == pytest.approx(
+        fast.output_entropy, rel=1e-3, abs=1e-4
+    )
 
 
 # Attention
@@ -164,10 +180,14 @@ def test_attention_signals_equal_the_slow_twin(rows):
     fast = attention(rows)
     for layer in range(rows.shape[0]):
         slow = rows[layer].astype(float).tolist()
-        assert fast.attention_entropy[layer] == pytest.approx(reference.attention_entropy(slow), rel=1e-4, abs=1e-5)
+        assert fast.attention_entropy[layer] == pytest.approx(
+            reference.attention_entropy(slow), rel=1e-4, abs=1e-5
+        )
         assert fast.sink_mass[layer].tolist() == reference.sink_mass(slow)
         for name in ("attention_entropy_layer", "head_dispersion", "head_divergence"):
-            assert getattr(fast, name)[layer] == pytest.approx(getattr(reference, name)(slow), rel=1e-4, abs=1e-5), name
+            assert getattr(fast, name)[layer] == pytest.approx(
+                getattr(reference, name)(slow), rel=1e-4, abs=1e-5
+            ), name
 
 
 def test_attention_entropy_keeps_four_digits_over_a_long_context():
@@ -227,7 +247,13 @@ def test_keys_outside_a_window_are_zeros_that_change_nothing_but_the_sink():
 # Hidden states
 
 
-@given(hnp.arrays(np.float32, (2, 4, 6), elements=st.floats(-100, 100, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)))
+@given(
+    hnp.arrays(
+        np.float32,
+        (2, 4, 6),
+        elements=st.floats(-100, 100, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3),
+    )
+)
 def test_hidden_signals_equal_the_slow_twin(pair):
     before, now = pair[0], pair[1]
     before[:, 0], now[:, 0] = 50.0, -40.0  # a zero vector has no cosine
@@ -236,11 +262,15 @@ def test_hidden_signals_equal_the_slow_twin(pair):
     for name in ("hidden_norm", "layer_delta", "layer_cosine"):
         assert getattr(fast, name) == pytest.approx(getattr(reference, name)(slow), rel=1e-4, abs=1e-5), name
     for name in ("token_delta", "token_cosine"):
-        assert getattr(fast, name) == pytest.approx(getattr(reference, name)(slow, slow_before), rel=1e-4, abs=1e-5), name
+        assert getattr(fast, name) == pytest.approx(
+            getattr(reference, name)(slow, slow_before), rel=1e-4, abs=1e-5
+        ), name
 
 
 def test_hidden_signals_by_hand():
-    fast = hidden_signals(np.asarray([[3, 4], [0, 4]], np.float32), np.asarray([[3, 4], [0, -4]], np.float32), Scratch())
+    fast = hidden_signals(
+        np.asarray([[3, 4], [0, 4]], np.float32), np.asarray([[3, 4], [0, -4]], np.float32), Scratch()
+    )
     assert fast.hidden_norm.tolist() == [5, 4]
     assert fast.layer_delta.tolist() == [3]
     assert fast.layer_cosine.tolist() == pytest.approx([0.8])
@@ -260,7 +290,12 @@ def test_the_first_position_of_each_answer_has_no_drift():
 
 def test_signals_survive_the_next_pass_over_the_same_buffers():
     spec = ModelSpec("llama", 1, 2, 1, 1, 8, 3, 16, (0,), (1,))
-    taps = Taps(1, np.asarray([1, 2, 3], np.float32), np.asarray([[[0.5, 0.5]]], np.float32), np.ones((2, 2), np.float32))
+    taps = Taps(
+        1,
+        np.asarray([1, 2, 3], np.float32),
+        np.asarray([[[0.5, 0.5]]], np.float32),
+        np.ones((2, 2), np.float32),
+    )
     reader = SignalReader(spec)
     kept = reader.read(taps)
     expected = [np.copy(array) for array in (*kept.attention, *kept.hidden[:3])]
@@ -315,7 +350,9 @@ def test_the_most_likely_token_is_the_first_of_top_k_even_among_equals():
     assert output(logits).top1 == 1
 
 
-pairs = st.integers(2, 30).flatmap(lambda n: st.tuples(*[hnp.arrays(np.float32, n, elements=st.floats(-20, 20, width=32))] * 2))
+pairs = st.integers(2, 30).flatmap(
+    lambda n: st.tuples(*[hnp.arrays(np.float32, n, elements=st.floats(-20, 20, width=32))] * 2)
+)
 
 
 @given(pairs)
@@ -344,9 +381,14 @@ def test_kl_to_itself_is_nothing(logits, k):
 
 
 def test_kl_by_hand():
-    p, q = np.log(np.asarray([0.5, 0.25, 0.25], np.float32)), np.log(np.asarray([0.25, 0.25, 0.5], np.float32))
+    p, q = (
+        np.log(np.asarray([0.5, 0.25, 0.25], np.float32)),
+        np.log(np.asarray([0.25, 0.25, 0.5], np.float32)),
+    )
     assert kl_to_reference(top_k(p, 0.0, 3), q, 0.0) == pytest.approx(0.25 * math.log(2), rel=1e-6)
-    assert kl_to_reference(top_k(p, 0.0, 1), q, 0.0) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75), rel=1e-6)
+    assert kl_to_reference(top_k(p, 0.0, 1), q, 0.0) == pytest.approx(
+        0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75), rel=1e-6
+    )
 
 
 def test_kl_leaves_out_tokens_that_the_reference_rules_out():

@@ -1,4 +1,5 @@
-"""The signals of a step in numpy and by compiled code, for every kind of vector that this processor has, against float64."""
+"""The signals of a step in numpy and by compiled code, for every kind of vector that this processor has,
+against float64."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ OUTPUTS = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", 
 
 
 class Way(NamedTuple):
-    """One implementation: functions of logits, of rows, and of streams now and before (None where there are none)."""
+    """One implementation: functions of logits, of rows, and of streams now and before (None where there are
+    none)."""
 
     output: object
     attention: object
@@ -63,7 +65,9 @@ def compiled_way(options):
     return Way(code.output, lambda rows: code.attention(rows, scratch), hidden)
 
 
-WAYS = {"numpy": numpy_way()} | {" ".join(options) or "baseline": compiled_way(options) for options in OPTIONS}
+WAYS = {"numpy": numpy_way()} | {
+    " ".join(options) or "baseline": compiled_way(options) for options in OPTIONS
+}
 each_way = pytest.mark.parametrize("way", WAYS)
 
 
@@ -94,7 +98,13 @@ def true_output(logits):
     logs = np.where(p > 0, logits - normaliser, 0.0)
     first, second = np.sort(np.concatenate([p, [0.0]]))[-1:-3:-1]
     entropy = -(p * logs).sum()
-    return dict(zip(OUTPUTS, (entropy, (p * (logs + entropy) ** 2).sum(), first, first - second, normaliser), strict=True))
+    return dict(
+        zip(
+            OUTPUTS,
+            (entropy, (p * (logs + entropy) ** 2).sum(), first, first - second, normaliser),
+            strict=True,
+        )
+    )
 
 
 @st.composite
@@ -129,14 +139,25 @@ def test_attention_signals_keep_five_digits_at_real_sizes(way, shape):
     for name, true in true_attention(rows).items():
         # Entropies are nearly equal here, so that their dispersion has the digits of one of them.
         size = {"head_dispersion": 1e-6 * true_attention(rows)["attention_entropy"].max()}
-        np.testing.assert_allclose(getattr(made, name), true, rtol=1e-5, atol=size.get(name, 0.0), err_msg=name)
+        np.testing.assert_allclose(
+            getattr(made, name), true, rtol=1e-5, atol=size.get(name, 0.0), err_msg=name
+        )
 
 
 @each_way
 def test_every_size_of_weight_has_its_logarithm(way):
-    """One key a row: the entropy is -p ln p. From 1e-30 to 1 and on both sides of every power of two; below, it is next to 0."""
+    """One key a row: the entropy is -p ln p. From 1e-30 to 1 and on both sides of every power of two; below,
+    it is next to 0."""
     powers = 2.0 ** np.arange(-99, 1)
-    p = np.concatenate([powers, powers * 0.70710677, powers * 0.7071068, powers * (1 - 2**-24), np.geomspace(1e-30, 1, 20_000)])
+    p = np.concatenate(
+        [
+            powers,
+            powers * 0.70710677,
+            powers * 0.7071068,
+            powers * (1 - 2**-24),
+            np.geomspace(1e-30, 1, 20_000),
+        ]
+    )
     rows = p.astype(np.float32).reshape(-1, 1, 1)
     exact = rows[:, 0, 0].astype(np.float64)
     made = WAYS[way].attention(rows).attention_entropy[:, 0]
@@ -145,7 +166,12 @@ def test_every_size_of_weight_has_its_logarithm(way):
     tiny = np.asarray([0.0, 1e-45, 1e-40, 1e-37, 1e-30], np.float32).reshape(-1, 1, 1)
     assert (np.abs(WAYS[way].attention(tiny).attention_entropy) < 1e-28).all()
     certain = WAYS[way].attention(np.ones((1, 2, 1), np.float32))
-    for part in (certain.attention_entropy, certain.attention_entropy_layer, certain.head_dispersion, certain.head_divergence):
+    for part in (
+        certain.attention_entropy,
+        certain.attention_entropy_layer,
+        certain.head_dispersion,
+        certain.head_divergence,
+    ):
         assert not part.any() and not np.signbit(part).any()
 
 
@@ -155,13 +181,17 @@ def test_a_weight_that_is_not_a_number_is_not_hidden(way):
     rows[0, 1, 33] = np.nan
     made = WAYS[way].attention(rows)
     assert np.isfinite(made.attention_entropy).tolist() == [[True, False]]
-    assert np.isnan([made.attention_entropy_layer[0], made.head_dispersion[0], made.head_divergence[0]]).all()
+    assert np.isnan(
+        [made.attention_entropy_layer[0], made.head_dispersion[0], made.head_divergence[0]]
+    ).all()
 
 
 # Hidden states
 
 pairs = hnp.arrays(
-    np.float32, st.tuples(st.just(2), st.integers(2, 4), st.integers(1, 40)), elements=st.floats(-1e3, 1e3, width=32)
+    np.float32,
+    st.tuples(st.just(2), st.integers(2, 4), st.integers(1, 40)),
+    elements=st.floats(-1e3, 1e3, width=32),
 )
 
 
@@ -247,7 +277,9 @@ def test_the_lowest_of_equal_logits_is_the_most_likely(way):
     logits[[700, 1900]] = 4.0
     made = WAYS[way].output(logits)
     assert (made.top1, made.top1_top2_gap) == (700, 0.0)
-    assert WAYS[way].output(np.full(1000, 3.5, np.float32)).output_entropy == pytest.approx(math.log(1000), rel=1e-6)
+    assert WAYS[way].output(np.full(1000, 3.5, np.float32)).output_entropy == pytest.approx(
+        math.log(1000), rel=1e-6
+    )
 
 
 @each_way
@@ -259,7 +291,9 @@ def test_impossible_and_huge_logits_take_no_part(way):
         logits = np.asarray(logits, np.float32)
         made, slow = WAYS[way].output(logits), logits.astype(float).tolist()
         for name in OUTPUTS[:4]:
-            assert getattr(made, name) == pytest.approx(getattr(reference, name)(slow), rel=1e-5, abs=1e-6), name
+            assert getattr(made, name) == pytest.approx(
+                getattr(reference, name)(slow), rel=1e-5, abs=1e-6
+            ), name
 
 
 @each_way
@@ -292,16 +326,22 @@ SPEC = ModelSpec("llama", 3, 48, 4, 2, 8, 50, 64, (0, 0, 0), (1,))
 def assert_alike(ours, theirs):
     for group, other in zip(ours, theirs, strict=True):
         for name in group._fields:
-            np.testing.assert_allclose(getattr(group, name), getattr(other, name), rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                getattr(group, name), getattr(other, name), rtol=1e-5, atol=1e-6, err_msg=name
+            )
 
 
 def test_a_step_has_the_same_signals_with_and_without_a_compiler(monkeypatch):
     assert compiled_code().code
     fast = read_two(SPEC, *parts_of(SPEC))
-    monkeypatch.setattr(edge.signals.reader, "compiled_code", lambda: Found(None, "switched off by the test"))
+    monkeypatch.setattr(
+        edge.signals.reader, "compiled_code", lambda: Found(None, "switched off by the test")
+    )
     slow = read_two(SPEC, *parts_of(SPEC))
     assert_alike(fast, slow)
-    assert not np.array_equal(fast.attention.attention_entropy, slow.attention.attention_entropy)  # two ways, indeed
+    assert not np.array_equal(
+        fast.attention.attention_entropy, slow.attention.attention_entropy
+    )  # two ways, indeed
 
 
 def test_arrays_that_compiled_code_cannot_read_where_they_lie_go_through_numpy():
@@ -310,7 +350,9 @@ def test_arrays_that_compiled_code_cannot_read_where_they_lie_go_through_numpy()
     spread = np.asfortranarray(rows), np.asfortranarray(streams)
     assert spread[0].strides[2] != 4 and not spread[1][0].flags.c_contiguous
     assert_alike(read_two(SPEC, np.repeat(logits, 2)[::2], *spread), usual)
-    assert_alike(read_two(SPEC, logits.astype(np.float64), rows.astype(np.float64), streams.astype(np.float64)), usual)
+    assert_alike(
+        read_two(SPEC, logits.astype(np.float64), rows.astype(np.float64), streams.astype(np.float64)), usual
+    )
 
 
 def test_the_signals_of_a_step_are_not_those_of_the_next_one():
@@ -320,12 +362,16 @@ def test_the_signals_of_a_step_are_not_those_of_the_next_one():
     first = reader.read(Taps(35, logits, rows, streams[0]))
     kept = [np.copy(part) for part in (*first.attention, *first.hidden[:3])]
     reader.read(Taps(36, logits[::-1].copy(), rows[:, ::-1].copy(), streams[1]))
-    assert all(np.array_equal(a, b) for a, b in zip(kept, (*first.attention, *first.hidden[:3]), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(kept, (*first.attention, *first.hidden[:3]), strict=True)
+    )
 
 
 def test_two_threads_have_numbers_of_their_own():
     spec = replace(SPEC, vocabulary=150_000)
-    inputs = [np.random.default_rng(seed).normal(0.0, 1.0 + seed, 150_000).astype(np.float32) for seed in (0, 1)]
+    inputs = [
+        np.random.default_rng(seed).normal(0.0, 1.0 + seed, 150_000).astype(np.float32) for seed in (0, 1)
+    ]
     alone = [SignalReader(spec).output(logits) for logits in inputs]
 
     def again(index):

@@ -30,7 +30,8 @@ def test_a_hot_pi_4_says_that_it_is_slowed_down(tmp_path):
         1000.0,
         1800.0,
     )
-    # 0xe0008: at the soft temperature limit now; capped, throttled and at that limit before, never short of voltage.
+    # 0xe0008: at the soft temperature limit now; capped, throttled and at that limit before, never short of
+    # voltage.
     assert (found.throttle_flags, found.throttled, found.throttled_before) == (0xE0008, True, True)
     assert (found.power_w, found.energy_j, found.over_current_events) == (None, None, None)
     assert found.memory_available_bytes == 3300000 * 1024
@@ -41,7 +42,11 @@ def test_a_hot_pi_4_says_that_it_is_slowed_down(tmp_path):
 def test_a_cool_pi_5_has_no_flags_and_says_what_it_draws(tmp_path):
     found = sensors(tmp_path, "pi5")[1].sample(0)
     assert (found.temperature_c, found.frequency_mhz) == (51.25, 2400.0)
-    assert (found.throttle_flags, found.throttled, found.throttled_before) == (0, False, False)  # its fan slows nothing down
+    assert (found.throttle_flags, found.throttled, found.throttled_before) == (
+        0,
+        False,
+        False,
+    )  # its fan slows nothing down
     assert found.power_w == pytest.approx(0.08 * 3.7 + 0.06 * 3.3 + 1.5 * 0.8)
 
 
@@ -77,7 +82,8 @@ def test_vcgencmd_is_asked_seldom(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "N/A\n", "throttled=", "throttled=0xzz", "error=1", "throttled=-0x5", "throttled=0xfffffffff"]
+    "text",
+    ["", "N/A\n", "throttled=", "throttled=0xzz", "error=1", "throttled=-0x5", "throttled=0xfffffffff"],
 )
 def test_an_answer_that_is_none_is_null(text, tmp_path):
     root, found = sensors(tmp_path, "pi4")
@@ -86,7 +92,8 @@ def test_an_answer_that_is_none_is_null(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "program", ["#!/bin/sh\nexit 1\n", "#!/no/such/interpreter\n", "rubbish", "#!/bin/sh\nprintf '\\377\\376'\n"]
+    "program",
+    ["#!/bin/sh\nexit 1\n", "#!/no/such/interpreter\n", "rubbish", "#!/bin/sh\nprintf '\\377\\376'\n"],
 )
 def test_a_vcgencmd_that_does_not_work_is_no_error(program, tmp_path):
     root, found = sensors(tmp_path, "pi5")
@@ -107,7 +114,11 @@ def test_a_vcgencmd_that_hangs_is_given_up(tmp_path, monkeypatch):
 
 def test_a_machine_without_sensors_has_nulls(tmp_path):
     sample = Sensors(tmp_path, path=str(tmp_path)).sample(3)
-    assert [name for name, value in sample._asdict().items() if value is not None] == ["unix_time", "question_index", "paused_s"]
+    assert [name for name, value in sample._asdict().items() if value is not None] == [
+        "unix_time",
+        "question_index",
+        "paused_s",
+    ]
     table = telemetry_table([sample])
     assert table.column("temperature_c").null_count == table.column("throttled").null_count == 1
 
@@ -136,7 +147,9 @@ def test_energy_is_counted_between_samples_over_a_wrap(tmp_path):
     package = "sys/class/powercap/intel-rapl:0"
     put(tmp_path, f"{package}/energy_uj", "1000000")
     put(tmp_path, f"{package}/max_energy_range_uj", "5000000")
-    put(tmp_path, "sys/class/powercap/intel-rapl:0:0/energy_uj", "1")  # inside the package: not counted twice
+    put(
+        tmp_path, "sys/class/powercap/intel-rapl:0:0/energy_uj", "1"
+    )  # inside the package: not counted twice
     found = Sensors(tmp_path, path=str(tmp_path))
     put(tmp_path, f"{package}/energy_uj", "3500000")
     assert found.sample(0).energy_j == pytest.approx(2.5)
@@ -151,7 +164,12 @@ def test_energy_is_counted_between_samples_over_a_wrap(tmp_path):
 
 
 def test_rails_without_both_numbers_are_left_out():
-    assert pmic_watts("A_A current(0)=1.0A\nA_V volt(1)=2.0V\nB_A current(2)=5A\nC_V volt(3)=5V\nD_A current(4)=..A") == 2.0
+    assert (
+        pmic_watts(
+            "A_A current(0)=1.0A\nA_V volt(1)=2.0V\nB_A current(2)=5A\nC_V volt(3)=5V\nD_A current(4)=..A"
+        )
+        == 2.0
+    )
     assert pmic_watts("EXT5V_V volt(24)=5.1V") is None
 
 
@@ -218,12 +236,18 @@ def test_a_signal_ends_the_waiting(tmp_path):
 def test_a_sensor_that_falls_silent_ends_the_waiting(tmp_path):
     root, found = sensors(tmp_path, "pi4")
     Cooling(
-        found, 80.0, lambda: None, lambda text: None, lambda s: (root / "sys/class/thermal/thermal_zone0/temp").unlink()
+        found,
+        80.0,
+        lambda: None,
+        lambda text: None,
+        lambda s: (root / "sys/class/thermal/thermal_zone0/temp").unlink(),
     ).wait()
     assert found.temperature() is None
 
 
-def test_a_run_pauses_says_so_and_has_the_same_rows(artifacts, questions_file, tmp_path, monkeypatch, capsys):
+def test_a_run_pauses_says_so_and_has_the_same_rows(
+    artifacts, questions_file, tmp_path, monkeypatch, capsys
+):
     root = make_board(tmp_path, "pi4")
     monkeypatch.setattr(telemetry, "SYSTEM", root)
     monkeypatch.setattr(telemetry.Sensors.__init__, "__defaults__", (root, str(root / "bin")))
@@ -235,16 +259,25 @@ def test_a_run_pauses_says_so_and_has_the_same_rows(artifacts, questions_file, t
     assert rows[0]["throttle_flags"] == 0xE0008
     assert rows[0]["temperature_c"] == 70.0
     assert [row["paused_s"] > 0 for row in rows] == [True] + [False] * 6
-    assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, tmp_path / "cool"), tmp_path) == 0
+    assert (
+        call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, tmp_path / "cool"), tmp_path)
+        == 0
+    )
     assert_same_rows(tmp_path / "hot", tmp_path / "cool")
     # It decides nothing: the run may be taken up with another limit.
     assert (
-        call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, tmp_path / "hot", "--pause-above", "60"), tmp_path)
+        call(
+            edge.cli.app.main,
+            arguments(artifacts("odd"), questions_file, tmp_path / "hot", "--pause-above", "60"),
+            tmp_path,
+        )
         == 0
     )
 
 
-def test_a_machine_without_a_thermometer_cannot_be_cooled(artifacts, questions_file, tmp_path, monkeypatch, capsys):
+def test_a_machine_without_a_thermometer_cannot_be_cooled(
+    artifacts, questions_file, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(telemetry.Sensors.__init__, "__defaults__", (tmp_path / "nothing", ""))
     command = arguments(artifacts("odd"), questions_file, tmp_path / "run", "--pause-above", "80")
     assert call(edge.cli.app.main, command, tmp_path) == 2
@@ -255,7 +288,9 @@ def test_a_machine_without_a_thermometer_cannot_be_cooled(artifacts, questions_f
 def test_telemetry_of_an_older_version_is_gone_on_with(artifacts, questions_file, tmp_path):
     out = tmp_path / "run"
     assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out), tmp_path) == 0
-    old = pq.read_table(out / "device.parquet").select(["unix_time", "question_index", "rss_bytes", "temperature_c"])
+    old = pq.read_table(out / "device.parquet").select(
+        ["unix_time", "question_index", "rss_bytes", "temperature_c"]
+    )
     pq.write_table(old, out / "device.parquet")
     next((out / "answers").glob("part-*")).unlink()
     assert call(edge.cli.app.main, arguments(artifacts("odd"), questions_file, out), tmp_path) == 0

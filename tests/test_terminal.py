@@ -1,4 +1,5 @@
-"""`edge ask`, `edge run` and `edge watch` as people see them: in a terminal of 80 by 24, in a pipe, interrupted."""
+"""`edge ask`, `edge run` and `edge watch` as people see them: in a terminal of 80 by 24, in a pipe,
+interrupted."""
 
 from __future__ import annotations
 
@@ -17,7 +18,17 @@ from rich.cells import cell_len
 from edge.cli.terminal import BARS, escaped
 from edge.runs.run_directory import Run
 from tests.conftest import tree, write_questions
-from tests.terminals import BIN, COLOUR, PATIENCE, SAYINGS, Terminal, environment, objects, wait_for, write_talker
+from tests.terminals import (
+    BIN,
+    COLOUR,
+    PATIENCE,
+    SAYINGS,
+    Terminal,
+    environment,
+    objects,
+    wait_for,
+    write_talker,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +57,22 @@ def endless(talker: Path, *more: str) -> list[str]:
 
 
 def running(artifact: Path, questions: Path, out: Path, *more: str) -> list[str]:
-    return ["edge", "run", str(artifact), "--questions", str(questions), "--out", str(out), "--threads", "1", "--prompt", "raw",
-            "--date", "2026-01-01", *more]  # fmt: skip
+    return [
+        "edge",
+        "run",
+        str(artifact),
+        "--questions",
+        str(questions),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+        "--prompt",
+        "raw",
+        "--date",
+        "2026-01-01",
+        *more,
+    ]
 
 
 def fills(terminal: Terminal) -> list[str] | None:
@@ -125,7 +150,11 @@ def test_a_finished_answer_stands_whole_below_its_model_with_its_statistics(arti
     assert shown.count(LEGEND) == 1
     assert "stopped: stop_token" in shown
     piped = subprocess.run(
-        asking(artifacts("nano-llama"), "--prompt", "chat"), env=environment(), capture_output=True, text=True, check=True
+        asking(artifacts("nano-llama"), "--prompt", "chat"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     answer = piped.stdout.splitlines()[0].strip()
     assert answer
@@ -159,7 +188,10 @@ def test_into_a_pipe_goes_text_alone(variables, talker):
 def test_a_terminal_that_is_not_utf_8_stops_nothing(talker):
     latin = environment(LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     done = subprocess.run(
-        asking(talker, "--temperature", "1.2", "--max-new-tokens", "200"), env=latin, capture_output=True, check=False
+        asking(talker, "--temperature", "1.2", "--max-new-tokens", "200"),
+        env=latin,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert b"200 tokens \\xb7 " in done.stdout
@@ -167,7 +199,11 @@ def test_a_terminal_that_is_not_utf_8_stops_nothing(talker):
 
 def test_json_comes_an_object_a_token_while_the_answer_grows(talker):
     process = subprocess.Popen(
-        endless(talker, "--json"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        endless(talker, "--json"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     first = json.loads(process.stdout.readline())
     assert process.poll() is None
@@ -178,13 +214,25 @@ def test_json_comes_an_object_a_token_while_the_answer_grows(talker):
     steps = [first, *objects(rest)]
     assert [step["step"] for step in steps] == list(range(len(steps)))
     assert len(steps) < 8000
-    assert {"token", "text", "output_entropy", "head_dispersion", "step_ms", "temperature_c", "rss_bytes"} <= first.keys()
+    assert {
+        "token",
+        "text",
+        "output_entropy",
+        "head_dispersion",
+        "step_ms",
+        "temperature_c",
+        "rss_bytes",
+    } <= first.keys()
     assert first["rss_bytes"] > 10_000_000
 
 
 def test_a_reader_that_has_enough_is_no_error(talker):
     process = subprocess.Popen(
-        endless(talker, "--json"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        endless(talker, "--json"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline()
     process.stdout.close()
@@ -194,7 +242,9 @@ def test_a_reader_that_has_enough_is_no_error(talker):
 
 def test_a_run_shows_rate_time_left_and_the_last_answer_and_leaves_one_line(talker, many, tmp_path):
     with Terminal() as terminal:
-        terminal.type(*running(talker, many, tmp_path / "run", "--temperature", "1.2", "--max-new-tokens", "400"))
+        terminal.type(
+            *running(talker, many, tmp_path / "run", "--temperature", "1.2", "--max-new-tokens", "400")
+        )
         shown = terminal.until("last answer:", "left ")
         assert re.search(r"━*─+ \d+/60 questions · \d+\.\d tokens/s · left \d+:\d\d", shown)
         assert re.search(r"question \d+: \d+ tokens", shown)
@@ -212,7 +262,11 @@ def test_a_run_without_a_terminal_says_few_plain_lines_and_quiet_none(artifacts,
     artifact = artifacts("odd")
     more = ("--max-new-tokens", "20", "--date", "2026-01-01")
     done = subprocess.run(
-        running(artifact, questions_file, tmp_path / "a", *more), env=environment(), capture_output=True, text=True, check=True
+        running(artifact, questions_file, tmp_path / "a", *more),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     (line,) = done.stderr.splitlines()
     assert re.search(r"7/7 questions · \d+\.\d tokens/s · took 0:\d\d", line)
@@ -221,17 +275,27 @@ def test_a_run_without_a_terminal_says_few_plain_lines_and_quiet_none(artifacts,
     done = subprocess.run(forced, env=environment(), capture_output=True, text=True, check=True)
     assert re.search(r"forced: 7/7 questions · ", done.stderr)
     done = subprocess.run(
-        [*forced[:-1], str(tmp_path / "c"), "--quiet"], env=environment(), capture_output=True, text=True, check=True
+        [*forced[:-1], str(tmp_path / "c"), "--quiet"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr == ""
 
 
-DRIVER = "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.1; edge.cli.app.main()"  # parts come soon
+# parts come soon
+DRIVER = "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.1; edge.cli.app.main()"
 
 
 def start(words: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", DRIVER, *words[1:], "--quiet"], env=environment(), text=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *words[1:], "--quiet"],
+        env=environment(),
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 @pytest.mark.slow
@@ -256,7 +320,9 @@ def test_watch_follows_a_run_beside_it_until_it_is_stopped(talker, many, tmp_pat
         terminal.assert_sane()
         assert "stopped before it was finished: run the same 'edge run' command again to" in terminal.text()
     done = Run.open(out, unfinished=True).answers().num_rows
-    once = subprocess.run([EDGE, "watch", str(out), "--once"], env=environment(), capture_output=True, text=True, check=True)
+    once = subprocess.run(
+        [EDGE, "watch", str(out), "--once"], env=environment(), capture_output=True, text=True, check=True
+    )
     assert f"{done}/60 questions" in once.stdout
 
 
@@ -279,7 +345,9 @@ def test_watch_streams_json_until_the_run_is_finished(artifacts, many, tmp_path)
     last = seen[-1]
     assert (last["state"], last["done"], last["total"], last["left_s"]) == ("finished", 60, 60, None)
     answers = Run.open(out).answers(["question_index", "output_entropy_mean", "tokens"])
-    assert last["output_entropy_mean"] == pytest.approx(sum(answers.column("output_entropy_mean").to_pylist()) / 60)
+    assert last["output_entropy_mean"] == pytest.approx(
+        sum(answers.column("output_entropy_mean").to_pylist()) / 60
+    )
     assert last["tokens"] == sum(answers.column("tokens").to_pylist())
 
 
@@ -292,7 +360,9 @@ def test_watch_interrupted_leaves_the_terminal_sane(artifacts, questions_file, t
         check=True,
     )
     manifest = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps(manifest | {"state": "running"}))  # as a killed process leaves it
+    (out / "run.json").write_text(
+        json.dumps(manifest | {"state": "running"})
+    )  # as a killed process leaves it
     os.utime(out / "run.json", (0, 0))
     for part in out.glob("answers/*"):
         os.utime(part, (0, 0))

@@ -1,4 +1,5 @@
-"""Prediction of untrue answers: measures against the standard libraries, error rates as stated, labels, null results."""
+"""Prediction of untrue answers: measures against the standard libraries, error rates as stated, labels, null
+results."""
 
 from __future__ import annotations
 
@@ -71,7 +72,9 @@ def test_auroc_is_scikit_learns_with_ties(seed: int) -> None:
 def test_auroc_by_hand() -> None:
     assert auroc([1, 2, 3, 4], [False, False, True, True]) == 1.0
     assert auroc([1, 1, 1, 1], [False, False, True, True]) == 0.5
-    assert auroc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == 0.75  # the example of scikit-learn's documentation
+    assert (
+        auroc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == 0.75
+    )  # the example of scikit-learn's documentation
     assert math.isnan(auroc([1, 2], [True, True]))
 
 
@@ -80,7 +83,9 @@ def test_p_is_that_of_the_mann_whitney_test(seed: int) -> None:
     scores, untrue = sample(seed)
     expected = scipy.stats.mannwhitneyu(scores[untrue], scores[~untrue], method="asymptotic")
     assert mann_whitney_p(scores, untrue) == pytest.approx(expected.pvalue, rel=1e-9)
-    assert auroc(scores, untrue) == pytest.approx(expected.statistic / (untrue.sum() * (~untrue).sum()), abs=1e-12)
+    assert auroc(scores, untrue) == pytest.approx(
+        expected.statistic / (untrue.sum() * (~untrue).sum()), abs=1e-12
+    )
 
 
 def slow_aurc(scores: np.ndarray, untrue: np.ndarray) -> float:
@@ -99,14 +104,18 @@ def test_risk_coverage_and_prr_are_those_of_their_definitions() -> None:
     curve = risk_coverage(scores, untrue)
     assert float(found.aurc[0]) == pytest.approx(slow_aurc(scores, untrue), abs=2e-3)
     assert float(found.aurc[0]) == pytest.approx(curve.risk.mean(), abs=1e-6)
-    # The ratio as lm-polygraph has it: mean accuracy of what is kept, against random and against the best order.
+    # The ratio as lm-polygraph has it: mean accuracy of what is kept, against random and against the best
+    # order.
     kept, best, random = 1 - curve.risk.mean(), 1 - curve.best.mean(), 1 - untrue.mean()
     assert float(found.prr[0]) == pytest.approx((kept - random) / (best - random), abs=1e-5)
-    # With errors counted over all answers (Malinin et al. 2017) it would be 2 AUROC - 1: docs/metrics.md says so.
+    # With errors counted over all answers (Malinin et al. 2017) it would be 2 AUROC - 1: docs/metrics.md
+    # says so.
     untied = scores + np.random.default_rng(2).normal(0, 1e-6, 60)
     left = np.concatenate([[0], np.cumsum(untrue[np.argsort(untied)])])
     chance, oracle = untrue.sum() / 2, untrue.sum() ** 2 / 2 / 60
-    assert (chance - np.trapezoid(left) / 60) / (chance - oracle) == pytest.approx(2 * auroc(untied, untrue) - 1)
+    assert (chance - np.trapezoid(left) / 60) / (chance - oracle) == pytest.approx(
+        2 * auroc(untied, untrue) - 1
+    )
     perfect = rank_draws(untrue.astype(float), untrue, np.ones((60, 1), np.float32))
     assert float(perfect.prr[0]) == pytest.approx(1.0, abs=1e-5)
     constant = rank_draws(np.zeros(60), untrue, np.ones((60, 1), np.float32))
@@ -157,7 +166,8 @@ def test_platt_is_scikit_learns() -> None:
 
 
 def test_expected_calibration_error_by_hand_and_against_scikit_learn() -> None:
-    # Two of four in (0.2, 0.3] with one untrue, two in (0.8, 0.9] with both: (2 |0.5 - 0.25| + 2 |1 - 0.85|) / 4.
+    # Two of four in (0.2, 0.3] with one untrue, two in (0.8, 0.9] with both: (2 |0.5 - 0.25| + 2 |1 - 0.85|)
+    # / 4.
     p, untrue = np.array([0.25, 0.25, 0.85, 0.85]), np.array([True, False, True, True])
     assert float(expected_calibration_error(p, untrue)[0]) == pytest.approx(0.2, abs=1e-6)
     calibration = pytest.importorskip("sklearn.calibration")
@@ -188,7 +198,9 @@ def test_nothing_is_judged_on_questions_that_it_was_fitted_on() -> None:
     fold = folds(untrue)
     scores = rng.normal(size=100)
     a, b = platt(scores[fold != 2], untrue[fold != 2])
-    np.testing.assert_allclose(cross_fit(scores, untrue).probability[fold == 2], logistic(a * scores[fold == 2] + b))
+    np.testing.assert_allclose(
+        cross_fit(scores, untrue).probability[fold == 2], logistic(a * scores[fold == 2] + b)
+    )
     assert sorted(np.bincount(fold.astype(int))) == [20] * FOLDS
 
 
@@ -201,7 +213,8 @@ def within(hits: int, trials: int, rate: float) -> bool:
 
 
 def test_intervals_of_auroc_cover_the_truth_as_stated() -> None:
-    """Binormal scores, d apart: AUROC is Phi(d / sqrt 2). Percentile intervals of 120 questions cover 94 to 95%."""
+    """Binormal scores, d apart: AUROC is Phi(d / sqrt 2). Percentile intervals of 120 questions cover 94 to
+    95%."""
     rng, truth, hits, trials = np.random.default_rng(8), scipy.stats.norm.cdf(0.8 / math.sqrt(2)), 0, 300
     for _ in range(trials):
         untrue = rng.random(120) < 0.4
@@ -212,12 +225,14 @@ def test_intervals_of_auroc_cover_the_truth_as_stated() -> None:
 
 @pytest.mark.parametrize(("shared", "lowest"), [(0.0, 0.02), (0.8, 0.0)])
 def test_the_family_wise_error_rate_is_held(shared: float, lowest: float) -> None:
-    """Scores without effect, independent or correlated: at most ALPHA of the runs have a finding (and about so many where
-    they are independent, or the test would say nothing)."""
+    """Scores without effect, independent or correlated: at most ALPHA of the runs have a finding (and about
+    so many where they are independent, or the test would say nothing)."""
     rng, trials, false = np.random.default_rng(9), 400, 0
     for _ in range(trials):
         untrue = rng.random(60) < 0.4
-        values = math.sqrt(1 - shared) * rng.normal(size=(60, 20)) + math.sqrt(shared) * rng.normal(size=(60, 1))
+        values = math.sqrt(1 - shared) * rng.normal(size=(60, 20)) + math.sqrt(shared) * rng.normal(
+            size=(60, 1)
+        )
         false += bool((judge_scores(values, untrue)[1] < ALPHA).any())
     assert scipy.stats.binomtest(false, trials, ALPHA, "greater").pvalue > 0.001, false
     assert false / trials >= lowest
@@ -275,7 +290,10 @@ def test_too_few_answers_of_a_kind_are_not_judged(tmp_path: Path) -> None:
     run, _ = write_run(tmp_path / "run", Planted(), 3, 40, 5)
     found = judged(run, labels_of(np.arange(40) < 9))
     assert found.predictions == ()
-    assert verdict(found) == "9 untrue and 31 true answers are too few to judge a metric by: at least 10 of each are needed"
+    assert (
+        verdict(found)
+        == "9 untrue and 31 true answers are too few to judge a metric by: at least 10 of each are needed"
+    )
     with pytest.raises(UserError, match="no outcome of a question"):
         judged(run, Labels({99: "best"}, "hand", 0, 0))
 
@@ -298,25 +316,37 @@ def test_two_models_are_compared_on_the_same_draws(tmp_path: Path) -> None:
 
 def label(run: Run, rows: list[tuple[int, str | None, str]], **other: object) -> None:
     columns = {
-        "question_index": pa.array([row[0] for row in rows], pa.int32()), "question_id": ["q"] * len(rows),
-        "outcome": pa.array([row[1] for row in rows], pa.string()), "source": [row[2] for row in rows],
-        "rater": [f"r{i}" for i in range(len(rows))], "margin": pa.array([None] * len(rows), pa.float32()),
-    } | other  # fmt: skip
+        "question_index": pa.array([row[0] for row in rows], pa.int32()),
+        "question_id": ["q"] * len(rows),
+        "outcome": pa.array([row[1] for row in rows], pa.string()),
+        "source": [row[2] for row in rows],
+        "rater": [f"r{i}" for i in range(len(rows))],
+        "margin": pa.array([None] * len(rows), pa.float32()),
+    } | other
     pq.write_table(pa.table(columns), run.folder / "outcomes.parquet")
 
 
 def test_people_go_before_programs_and_the_majority_decides(tmp_path: Path) -> None:
     run, _ = write_run(tmp_path / "run", Planted(), 6, 6, 5)
     assert read_labels(run) is None
-    label(run, [
-        (0, "best", "automatic"), (0, "incorrect", "hand"),
-        (1, "best", "hand"), (1, "correct", "imported"), (1, "incorrect", "hand"),
-        (2, "best", "hand"), (2, "incorrect", "hand"),
-        (3, "best_incorrect", "automatic"),
-        (4, None, "hand"),
-    ])  # fmt: skip
+    label(
+        run,
+        [
+            (0, "best", "automatic"),
+            (0, "incorrect", "hand"),
+            (1, "best", "hand"),
+            (1, "correct", "imported"),
+            (1, "incorrect", "hand"),
+            (2, "best", "hand"),
+            (2, "incorrect", "hand"),
+            (3, "best_incorrect", "automatic"),
+            (4, None, "hand"),
+        ],
+    )
     found = read_labels(run)
-    assert found == Labels({0: "incorrect", 1: "best", 3: "best_incorrect"}, "hand (2) and automatic (1)", 1, 2)
+    assert found == Labels(
+        {0: "incorrect", 1: "best", 3: "best_incorrect"}, "hand (2) and automatic (1)", 1, 2
+    )
 
 
 @pytest.mark.parametrize(

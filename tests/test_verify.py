@@ -1,4 +1,5 @@
-"""edge-export verify: whole artifacts pass, damaged ones fail with the place named, and the verdict is kept."""
+"""edge-export verify: whole artifacts pass, damaged ones fail with the place named, and the verdict is
+kept."""
 
 from __future__ import annotations
 
@@ -66,7 +67,11 @@ def failing(result: Verification) -> dict[str, Check]:
 def run(*arguments: object) -> int:
     """Exit code of `edge-export`."""
     before = sys.argv
-    sys.argv = ["edge-export", *map(str, arguments), *(("--threads", "1") if arguments[0] == "verify" else ())]
+    sys.argv = [
+        "edge-export",
+        *map(str, arguments),
+        *(("--threads", "1") if arguments[0] == "verify" else ()),
+    ]
     try:
         export.cli.main()
     except SystemExit as stop:
@@ -85,8 +90,11 @@ def test_full_precision_passes_for_every_shape(shape, checkpoints, copied):
     assert failing(result) == {}
     layers = models.config_of(**models.SHAPES[shape])["num_hidden_layers"]
     assert [(c.number, len(c.layers)) for c in result.checks] == [
-        ("weights", 0), ("logits", 0), ("attention entropy", layers), ("hidden states", layers + 1),
-    ]  # fmt: skip
+        ("weights", 0),
+        ("logits", 0),
+        ("attention entropy", layers),
+        ("hidden states", layers + 1),
+    ]
     assert result.checks[0].value == 0.0
     assert 0.0 <= result.kl.largest < 1e-8
 
@@ -98,7 +106,9 @@ def test_quantised_artifacts_compute_what_their_weights_say(shape, precision, ch
     assert failing(result) == {}
     assert 0.4 < result.checks[0].value <= 1.01  # steps: rounding was there, and no more than rounding
     exact, rounded = (next(c for c in result.checks[i:] if c.number == "hidden states") for i in (1, 4))
-    assert exact.value < 1e-4 < rounded.value  # the noise of rounded activations is told apart from the weights
+    assert (
+        exact.value < 1e-4 < rounded.value
+    )  # the noise of rounded activations is told apart from the weights
     low, high = (1e-3, 0.1) if precision == "onnx-int8" else (0.05, 5.0)
     assert low < result.kl.mean < high
 
@@ -249,7 +259,9 @@ def test_the_verdict_is_kept_and_changes_neither_identity_nor_files(checkpoints,
     assert after.manifest.verification == result.record()
     assert after.manifest.verification["passed"] is True
     assert describe_artifact(after) == before
-    assert {name for name, content in tree(folder).items() if files.get(name) != content} == {"manifest.json"}
+    assert {name for name, content in tree(folder).items() if files.get(name) != content} == {
+        "manifest.json"
+    }
     assert [path.name for path in folder.parent.iterdir()] == ["onnx-fp32"]
 
 
@@ -264,7 +276,9 @@ def test_a_folder_of_precisions_gives_a_verdict_for_each(tmp_path, capsys):
     build("nano-llama", list(PRECISIONS), tmp_path / "out", wide=["embedding", "layers.1.mlp"])
     assert run("verify", tmp_path / "out", "--json", tmp_path / "verdict.json") == 0
     said = json.loads((tmp_path / "verdict.json").read_text())
-    assert [entry["label"] for entry in said] == [f"nano-llama {name}" for name in WEIGHTS]  # GGUF files are left alone
+    assert [entry["label"] for entry in said] == [
+        f"nano-llama {name}" for name in WEIGHTS
+    ]  # GGUF files are left alone
     assert all(entry["passed"] for entry in said)
     shown = capsys.readouterr().out
     assert shown.count("verified") == 4
@@ -299,7 +313,9 @@ def test_dequantised_rows_equal_the_slow_twin(shape, precision, artifacts):
     assert set(stored.matrices) == set(twin)
     for name, matrix in twin.items():
         rows, width = matrix.shape
-        whole = np.concatenate([stored.rows(name, start, min(start + 50, rows), width) for start in range(0, rows, 50)])
+        whole = np.concatenate(
+            [stored.rows(name, start, min(start + 50, rows), width) for start in range(0, rows, 50)]
+        )
         np.testing.assert_allclose(whole, matrix, rtol=1e-6, err_msg=name)
 
 
@@ -320,6 +336,9 @@ def test_the_yardstick_equals_the_oracle_of_the_tests(checkpoints, artifacts):
 
 
 def test_kl_is_that_of_the_definition():
-    a, b = np.log(np.array([[0.5, 0.25, 0.25]], np.float32)), np.log(np.array([[0.25, 0.25, 0.5]], np.float32))
+    a, b = (
+        np.log(np.array([[0.5, 0.25, 0.25]], np.float32)),
+        np.log(np.array([[0.25, 0.25, 0.5]], np.float32)),
+    )
     assert kl(a + 7, b - 3)[0] == pytest.approx(0.25 * math.log(2), rel=1e-5)
     assert kl(a, a)[0] == 0.0

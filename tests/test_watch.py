@@ -1,4 +1,5 @@
-"""Following a run: what stands on disk is what is told, damage is one sentence, and nothing is ever written."""
+"""Following a run: what stands on disk is what is told, damage is one sentence, and nothing is ever
+written."""
 
 from __future__ import annotations
 
@@ -28,8 +29,14 @@ FLAT = {"COLUMNS": "100"}
 @pytest.fixture(scope="module")
 def finished(artifacts, questions_file, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    run(Artifact.open(artifacts("odd")), read_questions(questions_file), out, DecodeSettings(12), date="2026-01-01",
-        runtime=ONE_THREAD)  # fmt: skip
+    run(
+        Artifact.open(artifacts("odd")),
+        read_questions(questions_file),
+        out,
+        DecodeSettings(12),
+        date="2026-01-01",
+        runtime=ONE_THREAD,
+    )
     return out
 
 
@@ -42,8 +49,15 @@ def half(artifact: Path, questions: Path, out: Path, monkeypatch: pytest.MonkeyP
             raise Interrupted(130)
 
     with pytest.raises(Interrupted):
-        run(Artifact.open(artifact), read_questions(questions), out, DecodeSettings(12), date="2026-01-01",
-            runtime=ONE_THREAD, on_progress=stop)  # fmt: skip
+        run(
+            Artifact.open(artifact),
+            read_questions(questions),
+            out,
+            DecodeSettings(12),
+            date="2026-01-01",
+            runtime=ONE_THREAD,
+            on_progress=stop,
+        )
 
 
 def told(out: Path, *more: str) -> str:
@@ -99,7 +113,9 @@ def test_a_run_that_nobody_writes_is_unfinished_and_its_time_left_is_the_mean_of
     assert "3/7 questions" in told(out, "--once")
 
 
-def test_a_lock_that_was_seen_to_go_means_stopped_and_a_watcher_never_takes_one(artifacts, questions_file, tmp_path, monkeypatch):
+def test_a_lock_that_was_seen_to_go_means_stopped_and_a_watcher_never_takes_one(
+    artifacts, questions_file, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
     half(artifacts("odd"), questions_file, out, monkeypatch)
     follower = Follower(out)
@@ -112,7 +128,9 @@ def test_a_lock_that_was_seen_to_go_means_stopped_and_a_watcher_never_takes_one(
     assert Follower(out, root=tmp_path).look().state == "running"  # where there is no list of locks
 
 
-def test_parts_are_read_once_and_those_that_went_are_forgotten(artifacts, questions_file, tmp_path, monkeypatch):
+def test_parts_are_read_once_and_those_that_went_are_forgotten(
+    artifacts, questions_file, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
     half(artifacts("odd"), questions_file, out, monkeypatch)
     follower, read = Follower(out), []
@@ -176,7 +194,13 @@ def test_a_run_that_has_not_answered_yet(finished, tmp_path):
     manifest = json.loads((finished / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps(manifest | {"state": "running"}))
     seen = Follower(tmp_path / "run").look()
-    assert (seen.done, seen.total, seen.left, seen.tokens_per_second, seen.machine) == (0, 7, None, None, None)
+    assert (seen.done, seen.total, seen.left, seen.tokens_per_second, seen.machine) == (
+        0,
+        7,
+        None,
+        None,
+        None,
+    )
     assert "0/7 questions" in told(tmp_path / "run", "--once")
 
 
@@ -184,8 +208,14 @@ def test_the_machine_is_told(artifacts, questions_file, tmp_path, monkeypatch):
     root = make_board(tmp_path, "pi5")
     monkeypatch.setattr(telemetry.Sensors.__init__, "__defaults__", (root, str(root / "bin")))
     out = tmp_path / "run"
-    run(Artifact.open(artifacts("odd")), read_questions(questions_file), out, DecodeSettings(4), date="2026-01-01",
-        runtime=ONE_THREAD)  # fmt: skip
+    run(
+        Artifact.open(artifacts("odd")),
+        read_questions(questions_file),
+        out,
+        DecodeSettings(4),
+        date="2026-01-01",
+        runtime=ONE_THREAD,
+    )
     expected = telemetry.Sensors(root, str(root / "bin")).temperature()
     assert f"{expected:.1f} °C" in told(out)
 

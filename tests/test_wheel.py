@@ -17,12 +17,18 @@ from tests.test_packaging import PROJECT
 
 LARGEST = 25_000_000  # bytes
 # What the installed commands may see of this process: not this tree.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+}
 
 
 def run(command: list[str | Path], folder: Path, code: int = 0) -> str:
     """Both outputs of a command that ends with this code."""
-    done = subprocess.run(list(map(str, command)), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        list(map(str, command)), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -48,14 +54,25 @@ def test_the_wheel_holds_models_questions_and_types_and_is_small(wheel):
     assert wheel.stat().st_size < LARGEST
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        assert {"edge/py.typed", "export/py.typed", "edge/data/questions.csv", "edge/models/registry.toml"} <= names
-        assert not {name for name in names if name.partition("/")[0] in ("tests", "tools", "benchmarks", "docs", "models")}
+        assert {
+            "edge/py.typed",
+            "export/py.typed",
+            "edge/data/questions.csv",
+            "edge/models/registry.toml",
+        } <= names
+        assert not {
+            name
+            for name in names
+            if name.partition("/")[0] in ("tests", "tools", "benchmarks", "docs", "models")
+        }
         for path in sorted((ROOT / "models" / "nano").rglob("*")):
             if path.is_file():
                 assert archive.read(f"edge/models/{path.relative_to(ROOT / 'models')}") == path.read_bytes()
         for package in ("edge", "export"):
             sources = {
-                str(p.relative_to(ROOT)) for p in (ROOT / package).rglob("*") if p.suffix not in (".pyc", "") and p.is_file()
+                str(p.relative_to(ROOT))
+                for p in (ROOT / package).rglob("*")
+                if p.suffix not in (".pyc", "") and p.is_file()
             }
             assert sources <= names
 
@@ -76,7 +93,10 @@ def test_the_demo_passes_where_nothing_but_the_wheel_is_installed(wheel, python,
     assert "runs/demo/nano-gemma3/fp32 holds another run (it differs in" in refused
     # Without the exporter's libraries both commands say so in a sentence.
     run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "ml_dtypes"], tmp_path)
-    for command in (["edge-export", "build", "nano-llama", "--to", "onnx-fp32", "--out", "x"], ["edge", "demo"]):
+    for command in (
+        ["edge-export", "build", "nano-llama", "--to", "onnx-fp32", "--out", "x"],
+        ["edge", "demo"],
+    ):
         refused = run([commands / command[0], *command[1:]], tmp_path, code=2)
         assert refused.startswith(
             f"error: {' '.join(command[: 1 if len(command) > 2 else 2])} needs ml_dtypes: install the extra"

@@ -19,12 +19,14 @@ APPS = {"edge": edge.cli.app.app, "edge-export": export.cli.app}
 KINDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 HEAD = """# Every command and option
 
-Made by `make docs-commands` from the commands themselves; a test holds this page to them. Every command has `--help`, too.
+Made by `make docs-commands` from the commands themselves; a test holds this page to them.
+Every command has `--help`, too.
 """
 
 
 class Parameter(NamedTuple):
-    """An argument, or an option with its names. `kind` is what a value is, "" for a switch; `default` "" where there is none."""
+    """An argument, or an option with its names. `kind` is what a value is, "" for a switch; `default` ""
+    where there is none."""
 
     names: tuple[str, ...]
     option: bool
@@ -43,7 +45,9 @@ class Command(NamedTuple):
 
     @property
     def options(self) -> dict[str, Parameter]:
-        return {name: parameter for parameter in self.parameters if parameter.option for name in parameter.names}
+        return {
+            name: parameter for parameter in self.parameters if parameter.option for name in parameter.names
+        }
 
 
 def walk(app: typer.Typer, name: str) -> Iterator[Command]:
@@ -53,7 +57,12 @@ def walk(app: typer.Typer, name: str) -> Iterator[Command]:
         assert callback is not None
         word = info.name or callback.__name__.replace("_", "-")
         text = inspect.cleandoc(info.help or callback.__doc__ or "").split("\n\n")[0]
-        yield Command(f"{name} {word}", text, (info.epilog or "").removeprefix("Example: "), tuple(parameters(callback)))
+        yield Command(
+            f"{name} {word}",
+            text,
+            (info.epilog or "").removeprefix("Example: "),
+            tuple(parameters(callback)),
+        )
     for group in app.registered_groups:
         assert group.typer_instance is not None
         yield from walk(group.typer_instance, f"{name} {group.name or group.typer_instance.info.name}")
@@ -65,17 +74,31 @@ def parameters(callback: Callable[..., Any]) -> Iterator[Parameter]:
         kind, *metadata = get_args(hints[name]) if hasattr(hints[name], "__metadata__") else (hints[name],)
         info = next((m for m in metadata if isinstance(m, (ArgumentInfo, OptionInfo))), None)
         if info is None:
-            raise TypeError(f"{callback.__name__}: {name} has no typer.Argument or typer.Option, and so no help")
+            raise TypeError(
+                f"{callback.__name__}: {name} has no typer.Argument or typer.Option, and so no help"
+            )
         if info.hidden:
             continue
         option = isinstance(info, OptionInfo)
         # In an annotation typer.Option's first name arrives as its default.
-        names = tuple(n for n in (info.default, *(info.param_decls or ())) if isinstance(n, str)) if option else ()
+        names = (
+            tuple(n for n in (info.default, *(info.param_decls or ())) if isinstance(n, str))
+            if option
+            else ()
+        )
         names = names or ((f"--{name.replace('_', '-')}",) if option else (info.metavar or name.upper(),))
         required = found.default is inspect.Parameter.empty
         base, many = value_type(kind)
         shown = "" if base is bool else KINDS.get(base, "text")
-        yield Parameter(names, option, shown, many, required, default_text(found.default), " ".join((info.help or "").split()))
+        yield Parameter(
+            names,
+            option,
+            shown,
+            many,
+            required,
+            default_text(found.default),
+            " ".join((info.help or "").split()),
+        )
 
 
 def value_type(kind: Any) -> tuple[Any, bool]:
@@ -106,7 +129,9 @@ def cell(text: str) -> str:
 
 def row(parameter: Parameter) -> str:
     again = " May be given again." if parameter.many and "again" not in parameter.help else ""
-    shown = f"`{', '.join(parameter.names)}`" + (f" {parameter.kind}" if parameter.option and parameter.kind else "")
+    shown = f"`{', '.join(parameter.names)}`" + (
+        f" {parameter.kind}" if parameter.option and parameter.kind else ""
+    )
     default = "required" if parameter.required else parameter.default
     return f"| {shown} | {cell(parameter.help)}{again} | {default} |"
 

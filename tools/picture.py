@@ -1,7 +1,7 @@
 """docs/picture.svg from what `edge demo` left: `python -m tools.picture runs/demo/nano-llama`.
 
-One answer's tokens with their output entropy in full precision and, on the same tokens, in 4 bits; KL by token; the change of
-attention entropy by layer and head over all answers.
+One answer's tokens with their output entropy in full precision and, on the same tokens, in 4 bits; KL by
+token; the change of attention entropy by layer and head over all answers.
 """
 
 from __future__ import annotations
@@ -18,9 +18,20 @@ from edge.analysis.places import HeadChange
 from edge.runs.run_directory import Run
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "picture.svg"
-WIDTH, MARGIN, CHARACTER, LINE = 880, 20, 8.6, 66  # pixels; CHARACTER is the advance of the 14 px monospaced font
+WIDTH, MARGIN, CHARACTER, LINE = (
+    880,
+    20,
+    8.6,
+    66,
+)  # pixels; CHARACTER is the advance of the 14 px monospaced font
 LONGEST = 40  # tokens
-LEVELS = ((0.1, "#9aa0a6"), (0.7, "#2a9d57"), (1.5, "#e3b505"), (2.5, "#f07c1b"), (float("inf"), "#d7263d"))  # nats
+LEVELS = (
+    (0.1, "#9aa0a6"),
+    (0.7, "#2a9d57"),
+    (1.5, "#e3b505"),
+    (2.5, "#f07c1b"),
+    (float("inf"), "#d7263d"),
+)  # nats
 STYLE = """text{font:13px sans-serif;fill:#1f2328}.t{font:14px monospace;white-space:pre}.s{font-size:11px;fill:#656d76}
 .b{fill:#fff}.k{fill:#6f42c1}
 @media (prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#9198a1}.b{fill:#0d1117}.k{fill:#b392f0}}"""
@@ -57,18 +68,22 @@ def most_changed(full: Run, forced: Run) -> tuple[str, list[Token]]:
 
 
 def text_at(x: float, y: float, text: str, kind: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}"{f" class={kind!r}" if kind else ""}>{escape(text)}</text>'.replace("'", '"')
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}"{f" class={kind!r}" if kind else ""}>{escape(text)}</text>'.replace(
+            "'", '"'
+        )
+    )
 
 
 def box(x: float, y: float, width: float, height: float, fill: str, title: str) -> str:
     paint = f'class="{fill}"' if fill.isalpha() else f'fill="{fill}"'
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" {paint}><title>{escape(title)}</title></rect>'
-    )
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f"<rect {place} {paint}><title>{escape(title)}</title></rect>"
 
 
 def answer(tokens: Sequence[Token], top: float, scale: float) -> tuple[list[str], float]:
-    """Tokens over two strips (full above, 4 bits below) and a bar of KL; the y below them. `scale`: pixels a nat of KL."""
+    """Tokens over two strips (full above, 4 bits below) and a bar of KL; the y below them. `scale`: pixels a
+    nat of KL."""
     parts, x, y = [], float(MARGIN), top
     for token in tokens:
         shown = token.text.strip("\n").replace("\n", " ") or "·"
@@ -91,7 +106,10 @@ def legend(y: float, largest: float) -> Iterator[str]:
         yield text_at(x + 18, y, f"{low} to {edge:g}" if edge < float("inf") else f"above {low}", "s")
         x += 84
     yield text_at(
-        MARGIN, y + 18, f"bars: KL(full || 4 bits) of the next token's distribution, the longest {largest:.2g} nats", "s"
+        MARGIN,
+        y + 18,
+        f"bars: KL(full || 4 bits) of the next token's distribution, the longest {largest:.2g} nats",
+        "s",
     )
 
 
@@ -100,7 +118,10 @@ def heads(change: HeadChange, top: float) -> tuple[list[str], float]:
     rows, columns = change.mean.shape
     largest = float(abs(change.mean).max()) or 1.0
     side, left = 22, MARGIN + 60
-    title = f"change of attention entropy by layer and head, all answers: blue lower, red higher, at most {largest:.2g} nats"
+    title = (
+        "change of attention entropy by layer and head, all answers: blue lower, red higher, "
+        f"at most {largest:.2g} nats"
+    )
     parts = [text_at(MARGIN, top, title, "s")]
     for layer in range(rows):
         parts.append(text_at(MARGIN, top + 25 + layer * side, f"layer {layer + 1}", "s"))
@@ -109,7 +130,9 @@ def heads(change: HeadChange, top: float) -> tuple[list[str], float]:
             shade = "#d7263d" if value > 0 else "#1f6feb"
             name = f"layer {layer + 1}, head {head + 1}: {value:+.4f} nats"
             cell = box(left + head * 3 * side, top + 10 + layer * side, 3 * side - 2, side - 2, shade, name)
-            parts.append(cell.replace("<rect", f'<rect fill-opacity="{max(0.04, abs(value) / largest):.2f}"'))
+            parts.append(
+                cell.replace("<rect", f'<rect fill-opacity="{max(0.04, abs(value) / largest):.2f}"')
+            )
     return parts, top + 10 + rows * side
 
 
@@ -122,20 +145,33 @@ def picture(folder: Path) -> str:
     drawn, y = answer(tokens, 68, 24 / largest)
     key = list(legend(y, largest))
     map_parts, bottom = heads(change, y + 46)
-    title = f"{full.manifest.label} and {forced.manifest.label.replace(' forced', '')} on the same tokens: {question}"
-    notes = [text_at(MARGIN, bottom + 24 + 16 * i, line, "s") for i, line in enumerate(wrap(full.manifest.notice, 130))]
+    both = f"{full.manifest.label} and {forced.manifest.label.replace(' forced', '')}"
+    title = f"{both} on the same tokens: {question}"
+    notes = [
+        text_at(MARGIN, bottom + 24 + 16 * i, line, "s")
+        for i, line in enumerate(wrap(full.manifest.notice, 130))
+    ]
     body = [text_at(MARGIN, 30, title), *drawn, *key, *map_parts, *notes]
     height = bottom + MARGIN + 16 * len(notes)
     size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     canvas = f'<rect class="b" width="{WIDTH}" height="{height:.0f}"/>'
-    return "\n".join([head, f"<title>{escape(title)}</title>", f"<style>{STYLE}</style>", canvas, *body, "</svg>"]) + "\n"
+    return (
+        "\n".join(
+            [head, f"<title>{escape(title)}</title>", f"<style>{STYLE}</style>", canvas, *body, "</svg>"]
+        )
+        + "\n"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "folder", type=Path, nargs="?", default=Path("runs/demo/nano-llama"), help="one model's runs of `edge demo`"
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("runs/demo/nano-llama"),
+        help="one model's runs of `edge demo`",
     )
     parser.add_argument("--out", type=Path, default=PAGE)
     given = parser.parse_args()

@@ -1,4 +1,5 @@
-"""mkdocs hook: files of the repository's root as pages of the site, and links that mean them on a forge mean them here too."""
+"""mkdocs hook: files of the repository's root as pages of the site, and links that mean them on a forge mean
+them here too."""
 
 from __future__ import annotations
 
@@ -28,13 +29,21 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links of a page are relative to where its file lies in the repository; here to where it lies in the site."""
-    here = next((source for source, target in PAGES.items() if target == page.file.src_uri), f"docs/{page.file.src_uri}")
+    """Links of a page are relative to where its file lies in the repository; here to where it lies in the
+    site."""
+    here = next(
+        (source for source, target in PAGES.items() if target == page.file.src_uri),
+        f"docs/{page.file.src_uri}",
+    )
     folder = PurePosixPath(here).parent
 
     def rewritten(match: re.Match[str]) -> str:
         meant = os.path.normpath(folder / match["path"])
         target = PAGES.get(meant) or (meant.removeprefix("docs/") if meant.startswith("docs/") else None)
-        return match["path"] if target is None else os.path.relpath(target, PurePosixPath(page.file.src_uri).parent)
+        return (
+            match["path"]
+            if target is None
+            else os.path.relpath(target, PurePosixPath(page.file.src_uri).parent)
+        )
 
     return LINK.sub(rewritten, markdown)

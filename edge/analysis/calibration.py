@@ -1,4 +1,5 @@
-"""From a score to the probability that an answer is untrue, always judged on questions the fit has not seen."""
+"""From a score to the probability that an answer is untrue, always judged on questions the fit has not
+seen."""
 
 from __future__ import annotations
 
@@ -17,15 +18,17 @@ ITERATIONS = 50
 
 
 class CrossFitted(NamedTuple):
-    """`probability` [n] of being untrue and `flagged` [n] (score beyond the threshold), each from a fit on the other folds."""
+    """`probability` [n] of being untrue and `flagged` [n] (score beyond the threshold), each from a fit on
+    the other folds."""
 
     probability: Float64
     flagged: Bool
 
 
 class Calibration(NamedTuple):
-    """Of cross-fitted values, with intervals over questions. `ece`: expected calibration error; `brier`: mean squared error of
-    the probability; `balanced_accuracy`: mean of the shares of untrue and of true answers told rightly (chance: 0.5)."""
+    """Of cross-fitted values, with intervals over questions. `ece`: expected calibration error; `brier`:
+    mean squared error of the probability; `balanced_accuracy`: mean of the shares of untrue and of true
+    answers told rightly (chance: 0.5)."""
 
     ece: Interval
     brier: Interval
@@ -33,7 +36,8 @@ class Calibration(NamedTuple):
 
 
 class ReliabilityBin(NamedTuple):
-    """Questions whose probability lies in one of `BINS` equal intervals: how many, mean probability, share untrue."""
+    """Questions whose probability lies in one of `BINS` equal intervals: how many, mean probability, share
+    untrue."""
 
     questions: int
     probability: float
@@ -50,8 +54,9 @@ def folds(untrue: Bool, count: int = FOLDS) -> Float64:
 
 
 def platt(scores: Float64, untrue: Bool) -> tuple[float, float]:
-    """a and b of probability = 1 / (1 + exp(-(a score + b))) by maximum likelihood with Platt's smoothed targets (Platt
-    1999), which keep the fit finite where a score separates perfectly. Newton's method on the standardised score."""
+    """a and b of probability = 1 / (1 + exp(-(a score + b))) by maximum likelihood with Platt's smoothed
+    targets (Platt 1999), which keep the fit finite where a score separates perfectly. Newton's method on the
+    standardised score."""
     bad = float(untrue.sum())
     target = np.where(untrue, (bad + 1) / (bad + 2), 1 / (untrue.size - bad + 2))
     centre, scale = float(scores.mean()), float(scores.std())
@@ -80,8 +85,8 @@ def logistic(x: Float64) -> Float64:
 
 
 def threshold(scores: Float64, untrue: Bool) -> float:
-    """Where "score above it" tells untrue from true with the largest balanced accuracy (Youden 1950); halfway between two
-    scores, the lowest of equals."""
+    """Where "score above it" tells untrue from true with the largest balanced accuracy (Youden 1950);
+    halfway between two scores, the lowest of equals."""
     values, inverse = np.unique(scores, return_inverse=True)
     bad, good = (np.bincount(inverse, weights=kind, minlength=values.size) for kind in (untrue, ~untrue))
     # Entry i: sensitivity + specificity - 1 with the cut below values[i].
@@ -103,14 +108,17 @@ def cross_fit(scores: Float64, untrue: Bool) -> CrossFitted:
 
 
 def bin_of(probability: Float64, bins: int) -> npt.NDArray[np.int64]:
-    """Index of the equal-width bin of each probability; a bin holds its upper edge (Guo et al. 2017), the first also 0."""
+    """Index of the equal-width bin of each probability; a bin holds its upper edge (Guo et al. 2017), the
+    first also 0."""
     index: npt.NDArray[np.int64] = np.clip(np.ceil(probability * bins) - 1, 0, bins - 1).astype(np.int64)
     return index
 
 
-def expected_calibration_error(probability: Float64, untrue: Bool, bins: int = BINS, draws: Float32 | None = None) -> Float64:
-    """[B] sum over equal-width bins of (share of questions) x |share untrue - mean probability| (Naeini et al. 2015, Guo et
-    al. 2017) on each of the draws [n, B]; on the questions as they are without draws."""
+def expected_calibration_error(
+    probability: Float64, untrue: Bool, bins: int = BINS, draws: Float32 | None = None
+) -> Float64:
+    """[B] sum over equal-width bins of (share of questions) x |share untrue - mean probability| (Naeini et
+    al. 2015, Guo et al. 2017) on each of the draws [n, B]; on the questions as they are without draws."""
     table = np.ones((probability.size, 1), np.float32) if draws is None else draws
     binned = bin_residuals(probability, untrue, bins).astype(np.float32) @ table
     error: Float64 = np.abs(binned).sum(axis=0) / table.sum(axis=0)
@@ -130,7 +138,9 @@ def judge(fitted: CrossFitted, untrue: Bool) -> Calibration:
     sums = [(fitted.probability - untrue) ** 2, right & untrue, untrue, right & ~untrue, ~untrue]
     residuals = bin_residuals(fitted.probability, untrue, BINS)
     # One product for all sums: a resample costs as much for fifteen rows as for one.
-    drawn = np.concatenate([np.array(sums, np.float32), residuals.astype(np.float32)]) @ draws_of(untrue.size)
+    drawn = np.concatenate([np.array(sums, np.float32), residuals.astype(np.float32)]) @ draws_of(
+        untrue.size
+    )
     squares, told_bad, bad, told_good, good = drawn[:5].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample may hold answers of one kind only
         balanced = (told_bad / bad + told_good / good) / 2
@@ -145,4 +155,8 @@ def reliability(probability: Float64, untrue: Bool, bins: int = BINS) -> list[Re
     """The bins that hold a question, in order."""
     index = bin_of(probability, bins)
     held = [index == i for i in range(bins)]
-    return [ReliabilityBin(int(h.sum()), float(probability[h].mean()), float(untrue[h].mean())) for h in held if h.any()]
+    return [
+        ReliabilityBin(int(h.sum()), float(probability[h].mean()), float(untrue[h].mean()))
+        for h in held
+        if h.any()
+    ]

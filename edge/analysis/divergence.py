@@ -1,7 +1,7 @@
 """Quantised against full precision, from two run directories.
 
-A forced run (`edge force --like FULL`) is compared position by position; a free-running one by its answers and the
-first position where they differ. Either way each metric's change is paired by question.
+A forced run (`edge force --like FULL`) is compared position by position; a free-running one by its answers
+and the first position where they differ. Either way each metric's change is paired by question.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ from edge.signals.definitions import SCALARS
 from edge.signals.streaming import SeriesSummary, pearson, spearman
 
 STEP_SCALARS = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")
-COURSE = (*(f"output_entropy_{part}" for part in ("slope", "early", "late", "shift")), "attention_entropy_shift")
+COURSE = (
+    *(f"output_entropy_{part}" for part in ("slope", "early", "late", "shift")),
+    "attention_entropy_shift",
+)
 
 
 class MetricChange(NamedTuple):
@@ -49,7 +52,8 @@ class MetricChange(NamedTuple):
 
 
 class TokenChange(NamedTuple):
-    """Change of a metric position by position: mean, RMS, and correlation of the two series over all tokens."""
+    """Change of a metric position by position: mean, RMS, and correlation of the two series over all
+    tokens."""
 
     metric: str
     mean: float
@@ -59,8 +63,8 @@ class TokenChange(NamedTuple):
 
 
 class Perplexity(NamedTuple):
-    """exp of the mean surprisal of the same tokens under each model, and the log of their ratio with its interval over
-    questions (each token weighs the same)."""
+    """exp of the mean surprisal of the same tokens under each model, and the log of their ratio with its
+    interval over questions (each token weighs the same)."""
 
     full: float
     quantised: float
@@ -70,11 +74,12 @@ class Perplexity(NamedTuple):
 
 @dataclass(frozen=True)
 class ForcedPart:
-    """Position by position on the same tokens. `kl` is KL(full || quantised): over the whole vocabulary where `exact`, else
-    with all but the reference's K tokens as one bucket (a lower bound), None where the reference kept no distributions.
+    """Position by position on the same tokens. `kl` is KL(full || quantised): over the whole vocabulary
+    where `exact`, else with all but the reference's K tokens as one bucket (a lower bound), None where the
+    reference kept no distributions.
 
-    `statistics` is llama-perplexity's list. `hidden_error` and `hidden_similarity`: relative L2 error and cosine of the residual
-    stream before layer 1 and after each, None unless exact and tapped.
+    `statistics` is llama-perplexity's list. `hidden_error` and `hidden_similarity`: relative L2 error and
+    cosine of the residual stream before layer 1 and after each, None unless exact and tapped.
     """
 
     tokens: int
@@ -92,8 +97,8 @@ class ForcedPart:
 
 
 class FirstDivergence(NamedTuple):
-    """Where one question's two answers part: `step` is the first differing row, with both tokens' text and the probability that
-    each model gave its own ("" and NaN past an end)."""
+    """Where one question's two answers part: `step` is the first differing row, with both tokens' text and
+    the probability that each model gave its own ("" and NaN past an end)."""
 
     question_index: int
     question: str
@@ -106,8 +111,9 @@ class FirstDivergence(NamedTuple):
 
 @dataclass(frozen=True)
 class FreePart:
-    """Each decodes alone. `identical` is the share of answers with the same tokens; `first` lists those that differ in
-    order of question; `common_prefix` is the share of the full answer's tokens before the first difference."""
+    """Each decodes alone. `identical` is the share of answers with the same tokens; `first` lists those that
+    differ in order of question; `common_prefix` is the share of the full answer's tokens before the first
+    difference."""
 
     identical: Interval
     common_prefix: Interval
@@ -119,8 +125,8 @@ class FreePart:
 class Divergence:
     """What quantisation (or any other change of an artifact) did, from two runs over the same questions.
 
-    `changes` are of each metric's mean over the answer, `summaries` of every other summary (METRIC_SUMMARY). `truth` is None
-    where the answers were not judged.
+    `changes` are of each metric's mean over the answer, `summaries` of every other summary (METRIC_SUMMARY).
+    `truth` is None where the answers were not judged.
     """
 
     full: str
@@ -169,15 +175,17 @@ def plain(value: Any) -> Any:
 
 
 def compare(full: Run, quantised: Run, delta: float = DELTA, *, outcomes: bool = True) -> Divergence:
-    """`outcomes`: also what the runs' outcomes say, where there are some, which takes seconds. Raises UserError when the two runs
-    are not over the same questions, prompts and tokens."""
+    """`outcomes`: also what the runs' outcomes say, where there are some, which takes seconds. Raises
+    UserError when the two runs are not over the same questions, prompts and tokens."""
     check_pair(full, quantised)
     a, b = paired_answers(full, quantised)
     forced = forced_part(full, quantised, b) if quantised.manifest.kind == "force" else None
     both = tapped(full, quantised)
     tokens = token_statistics(full, quantised) if forced and both else {}
     means = tuple(f"{metric}_mean" for metric in SCALARS)
-    others = tuple(f"{metric}_{part}" for metric in SCALARS for part in SeriesSummary._fields if part != "mean")
+    others = tuple(
+        f"{metric}_{part}" for metric in SCALARS for part in SeriesSummary._fields if part != "mean"
+    )
     return Divergence(
         full=full.manifest.label,
         quantised=quantised.manifest.label,
@@ -186,7 +194,9 @@ def compare(full: Run, quantised: Run, delta: float = DELTA, *, outcomes: bool =
         same_checkpoint=full.manifest.same_checkpoint(quantised.manifest),
         forced=forced,
         free=None if forced else free_part(full, quantised, a),
-        changes=tuple(c._replace(metric=m) for c, m in zip(summary_changes(means, a, b), SCALARS, strict=True)),
+        changes=tuple(
+            c._replace(metric=m) for c, m in zip(summary_changes(means, a, b), SCALARS, strict=True)
+        ),
         summaries=summary_changes(others, a, b),
         layers=tuple(layer_change(name, a, b, full, tokens) for name in BY_LAYER) if both else (),
         heads=tuple(head_change(name, a, b, full, tokens) for name in ATTENTION_BY_HEAD) if both else (),
@@ -220,21 +230,32 @@ def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
     for metric in STEP_SCALARS:
         x, y = numbers(a, metric), numbers(b, metric)
         changes.append(
-            TokenChange(metric, float((y - x).mean()), float(np.sqrt(np.mean((y - x) ** 2))), pearson(x, y), spearman(x, y))
+            TokenChange(
+                metric,
+                float((y - x).mean()),
+                float(np.sqrt(np.mean((y - x) ** 2))),
+                pearson(x, y),
+                spearman(x, y),
+            )
         )
     exact = bool(quantised.manifest.like and quantised.manifest.like.get("exact"))
     error, similarity = (hidden_change(name, answers, quantised) if exact else None for name in EXACT)
     return ForcedPart(
         tokens=a.num_rows,
         exact=exact,
-        reference_k=quantised.manifest.model.vocabulary if exact else int(full.manifest.settings["reference_k"]),
+        reference_k=quantised.manifest.model.vocabulary
+        if exact
+        else int(full.manifest.settings["reference_k"]),
         statistics=statistics(one, other, kl if known else None, same, questions),
         kl=distribution(kl, questions) if known else None,
         kl_by_question=bootstrap(by_question(kl, questions)[0]) if known else None,
         same_top1=weighted(same, questions),
         probability_change=distribution(np.exp(-other) - np.exp(-one), questions),
         perplexity=Perplexity(
-            float(np.exp(one.mean())), float(np.exp(other.mean())), weighted(other - one, questions), pearson(one, other)
+            float(np.exp(one.mean())),
+            float(np.exp(other.mean())),
+            weighted(other - one, questions),
+            pearson(one, other),
         ),
         changes=tuple(changes),
         hidden_error=error,
@@ -256,7 +277,9 @@ class Said(NamedTuple):
 def free_part(full: Run, quantised: Run, answers: pa.Table) -> FreePart:
     one, other = token_lists(full), token_lists(quantised)
     identical, shares, first = [], [], []
-    for index, question in zip(*(answers.column(c).to_pylist() for c in ("question_index", "question")), strict=True):
+    for index, question in zip(
+        *(answers.column(c).to_pylist() for c in ("question_index", "question")), strict=True
+    ):
         a, b = one.get(index, []), other.get(index, [])
         if not a and not b:
             continue  # the question fitted neither context: nothing was answered, so nothing is the same
@@ -265,7 +288,11 @@ def free_part(full: Run, quantised: Run, answers: pa.Table) -> FreePart:
         shares.append(1.0 if step is None else step / len(a) if a else math.nan)
         if step is not None:
             mine, theirs = (side[step] if step < len(side) else Said(-1, "", math.nan) for side in (a, b))
-            first.append(FirstDivergence(index, question, step, mine.text, theirs.text, mine.probability, theirs.probability))
+            first.append(
+                FirstDivergence(
+                    index, question, step, mine.text, theirs.text, mine.probability, theirs.probability
+                )
+            )
     return FreePart(
         identical=bootstrap(identical),
         common_prefix=bootstrap(shares),
@@ -285,7 +312,8 @@ def token_lists(run: Run) -> dict[int, list[Said]]:
 
 
 def first_difference(a: list[int], b: list[int]) -> int | None:
-    """Index of the first differing element, the shorter length where one is a prefix of the other, None if equal."""
+    """Index of the first differing element, the shorter length where one is a prefix of the other, None if
+    equal."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i

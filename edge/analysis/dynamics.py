@@ -26,7 +26,8 @@ CURVE_BINS = 20
 
 
 class DynamicsClass(NamedTuple):
-    """A model's class with what it was decided from: the early/late output-entropy shift over questions, and delta."""
+    """A model's class with what it was decided from: the early/late output-entropy shift over questions, and
+    delta."""
 
     label: str
     shift: Interval
@@ -34,8 +35,8 @@ class DynamicsClass(NamedTuple):
 
 
 class MetricLine(NamedTuple):
-    """One metric of a run: mean over questions (each answer weighs the same) and over tokens (the paper's way), both
-    with intervals over questions, and the SD over all tokens."""
+    """One metric of a run: mean over questions (each answer weighs the same) and over tokens (the paper's
+    way), both with intervals over questions, and the SD over all tokens."""
 
     metric: str
     over_questions: Interval
@@ -44,8 +45,8 @@ class MetricLine(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A metric along the answer: `x` is t/N at the middle of each bin; median and 10th to 90th percentile over
-    questions of the metric's mean in that bin, and the mean over questions."""
+    """A metric along the answer: `x` is t/N at the middle of each bin; median and 10th to 90th percentile
+    over questions of the metric's mean in that bin, and the mean over questions."""
 
     x: Float64
     mean: Float64
@@ -56,7 +57,8 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Dynamics:
-    """What one run says by itself. `shift` and `slope` are of output entropy (late - early; change over the answer)."""
+    """What one run says by itself. `shift` and `slope` are of output entropy (late - early; change over the
+    answer)."""
 
     label: str
     questions: int
@@ -69,8 +71,9 @@ class Dynamics:
 
 
 def classify(shifts: npt.ArrayLike, delta: float = DELTA) -> DynamicsClass:
-    """Deterministic where the 95% interval of the mean shift lies below -delta, exploratory above +delta, balanced
-    otherwise; undefined with fewer than two answers, which have no interval. Raises UserError for a negative delta."""
+    """Deterministic where the 95% interval of the mean shift lies below -delta, exploratory above +delta,
+    balanced otherwise; undefined with fewer than two answers, which have no interval. Raises UserError for a
+    negative delta."""
     if not 0.0 <= delta < float("inf"):
         raise UserError(f"--delta is {delta}: a number of nats from 0 is needed")
     shift = bootstrap(shifts)
@@ -88,7 +91,9 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
     for metric in SCALARS:
         means, sds = numbers(answers, f"{metric}_mean"), numbers(answers, f"{metric}_sd")
         rows = tokens - 1 if metric in ("token_delta", "token_cosine") else tokens  # undefined in row 0
-        lines.append(MetricLine(metric, bootstrap(means), bootstrap(means, rows), pooled_sd(means, sds, rows)))
+        lines.append(
+            MetricLine(metric, bootstrap(means), bootstrap(means, rows), pooled_sd(means, sds, rows))
+        )
     return Dynamics(
         label=run.manifest.label,
         questions=answers.num_rows,
@@ -108,14 +113,18 @@ def numbers(table: pa.Table, column: str) -> Float64:
 
 
 def column_of(table: pa.Table, column: str) -> pa.ChunkedArray:
-    """Raises UserError where the table has no such column: a run of another version, or one that was edited."""
+    """Raises UserError where the table has no such column: a run of another version, or one that was
+    edited."""
     if column not in table.column_names:
-        raise UserError(f"the run's table lacks the column {column}: trace it again with this version of Edgetrace")
+        raise UserError(
+            f"the run's table lacks the column {column}: trace it again with this version of Edgetrace"
+        )
     return table.column(column)
 
 
 def pooled_sd(means: Float64, sds: Float64, counts: Float64) -> float:
-    """Population SD over all tokens from each answer's mean and SD (variance within plus variance between)."""
+    """Population SD over all tokens from each answer's mean and SD (variance within plus variance
+    between)."""
     known = ~np.isnan(means) & (counts > 0)
     means, sds, counts = means[known], sds[known], counts[known]
     if means.size == 0:
@@ -128,7 +137,9 @@ def pooled_sd(means: Float64, sds: Float64, counts: Float64) -> float:
 def mean_vectors(answers: pa.Table, vector: str, width: int) -> Float64:
     """Means over each answer's rows: [questions, width], NaN rows for answers that have none."""
     cells = column_of(answers, mean_column(vector)).to_pylist()
-    return np.array([[np.nan] * width if cell is None else cell for cell in cells], np.float64).reshape(-1, width)
+    return np.array([[np.nan] * width if cell is None else cell for cell in cells], np.float64).reshape(
+        -1, width
+    )
 
 
 def width_of(vector: str, model: ModelSpec) -> int:
@@ -151,31 +162,46 @@ def layer_means(run: Run, vector: str) -> Float64:
 
 
 def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
-    """Metrics of `steps` along the answer: output_entropy and, with taps, attention_entropy, attention_entropy_normalised and
-    head_dispersion as each step's mean over layers. Empty where nothing was traced.
+    """Metrics of `steps` along the answer: output_entropy and, with taps, attention_entropy,
+    attention_entropy_normalised and head_dispersion as each step's mean over layers. Empty where nothing was
+    traced.
 
-    Each answer is cut into `bins` equal parts of its length; token t of N covers [t/N, (t+1)/N), so that an answer with
-    fewer tokens than bins fills every bin with the token that covers it. Then statistics over questions. One pass over the
-    steps: they are the bulk of a run.
+    Each answer is cut into `bins` equal parts of its length; token t of N covers [t/N, (t+1)/N), so that an
+    answer with fewer tokens than bins fills every bin with the token that covers it. Then statistics over
+    questions. One pass over the steps: they are the bulk of a run.
     """
     tapped = run.manifest.artifact["taps"] != "none"
-    names = ("output_entropy", *(("attention_entropy", "attention_entropy_normalised", "head_dispersion") if tapped else ()))
+    names = (
+        "output_entropy",
+        *(("attention_entropy", "attention_entropy_normalised", "head_dispersion") if tapped else ()),
+    )
     courses: dict[str, list[Float64]] = {}
     for _, table in run.each_question(step_columns(names)):
         for metric, values in step_series(table, run.manifest.model, names).items():
-            if values.size and not np.isnan(values).any():  # a run whose taps were lost has rows without them
+            if (
+                values.size and not np.isnan(values).any()
+            ):  # a run whose taps were lost has rows without them
                 courses.setdefault(metric, []).append(course(values, bins))
     return {metric: over_questions(np.stack(found)) for metric, found in courses.items()}
 
 
 # Metrics of `steps` that are one number a token: the column they come from, which may be a list over layers.
 SERIES = {
-    "output_entropy": "output_entropy", "varentropy": "varentropy", "top1_probability": "top1_probability",
-    "top1_top2_gap": "top1_top2_gap", "surprisal": "surprisal", "attention_entropy": "attention_entropy_layer",
-    "attention_entropy_normalised": "attention_entropy_layer", "head_dispersion": "head_dispersion",
-    "head_divergence": "head_divergence", "hidden_norm": "hidden_norm", "layer_delta": "layer_delta",
-    "layer_cosine": "layer_cosine", "token_delta": "token_delta", "token_cosine": "token_cosine",
-}  # fmt: skip
+    "output_entropy": "output_entropy",
+    "varentropy": "varentropy",
+    "top1_probability": "top1_probability",
+    "top1_top2_gap": "top1_top2_gap",
+    "surprisal": "surprisal",
+    "attention_entropy": "attention_entropy_layer",
+    "attention_entropy_normalised": "attention_entropy_layer",
+    "head_dispersion": "head_dispersion",
+    "head_divergence": "head_divergence",
+    "hidden_norm": "hidden_norm",
+    "layer_delta": "layer_delta",
+    "layer_cosine": "layer_cosine",
+    "token_delta": "token_delta",
+    "token_cosine": "token_cosine",
+}
 
 
 def step_columns(names: Iterable[str]) -> list[str]:
@@ -184,7 +210,8 @@ def step_columns(names: Iterable[str]) -> list[str]:
 
 
 def step_series(table: pa.Table, model: ModelSpec, names: Iterable[str]) -> dict[str, Float64]:
-    """One answer's metrics as one number a token, [N] each: means over layers where a row has a list, NaN where it has none."""
+    """One answer's metrics as one number a token, [N] each: means over layers where a row has a list, NaN
+    where it has none."""
     columns = {SERIES[name]: table.column(SERIES[name]) for name in names}
     layers = {name: column for name, column in columns.items() if pa.types.is_list(column.type)}
     filled = {name: rows_of(column) for name, column in layers.items()}
@@ -192,7 +219,9 @@ def step_series(table: pa.Table, model: ModelSpec, names: Iterable[str]) -> dict
     for name in names:
         source = SERIES[name]
         if name == "attention_entropy_normalised":
-            series[name] = normalised(filled[source], table.column("position").to_numpy(), model).mean(axis=1)
+            series[name] = normalised(filled[source], table.column("position").to_numpy(), model).mean(
+                axis=1
+            )
         else:
             series[name] = filled[source].mean(axis=1) if source in filled else numbers(table, source)
     return series
@@ -204,12 +233,15 @@ def normalised(entropy: Float64, positions: npt.NDArray[np.int32], model: ModelS
     bound = np.log(np.minimum(positions[:, None].astype(np.int64) + 1, seen))
     if entropy.shape[1] != bound.shape[1]:
         return entropy  # no row has it
-    shares: Float64 = np.divide(entropy, bound, out=np.where(np.isnan(entropy), np.nan, 0.0), where=bound > 0)
+    shares: Float64 = np.divide(
+        entropy, bound, out=np.where(np.isnan(entropy), np.nan, 0.0), where=bound > 0
+    )
     return shares
 
 
 def rows_of(column: pa.ChunkedArray) -> Float64:
-    """List cells of one width as [rows, width], a row of NaN for a null cell; one column of NaN where all are null."""
+    """List cells of one width as [rows, width], a row of NaN for a null cell; one column of NaN where all
+    are null."""
     known = matrix(column)
     if len(known) == len(column):
         return known if known.size else np.empty((0, 1))
@@ -227,7 +259,8 @@ def over_questions(courses: Float64) -> Curve:
 
 
 def matrix(column: pa.ChunkedArray) -> Float64:
-    """List cells of one width as [rows, width]; null cells (the first row of a drift between tokens) left out."""
+    """List cells of one width as [rows, width]; null cells (the first row of a drift between tokens) left
+    out."""
     kept = column.drop_null().combine_chunks()
     if len(kept) == 0:
         return np.empty((0, 0))

@@ -1,4 +1,5 @@
-"""Everything that `edge paper` found as flat tables, for pandas, polars and R: one row a number, undefined is null."""
+"""Everything that `edge paper` found as flat tables, for pandas, polars and R: one row a number, undefined
+is null."""
 
 from __future__ import annotations
 
@@ -32,19 +33,26 @@ def measures(study: Study) -> Iterator[Line]:
     paper = study.paper
     for row in paper.rows:
         yield {
-            "table": row.table, "measure": row.measure, **spread_out("over_questions", row.questions),
-            **spread_out("over_tokens", row.tokens), "question_index": paper.question, "question_value": row.question,
+            "table": row.table,
+            "measure": row.measure,
+            **spread_out("over_questions", row.questions),
+            **spread_out("over_tokens", row.tokens),
+            "question_index": paper.question,
+            "question_value": row.question,
             "paper": published().value(row.table, row.measure, paper.model_id),
-        }  # fmt: skip
+        }
 
 
 def classes(study: Study) -> Iterator[Line]:
     found, verdicts = study.paper.model_class, study.paper.verdicts
     yield {
-        "class": found.label, **spread_out("shift", found.shift), "delta": found.delta,
-        "paper_abstract": verdicts.abstract if verdicts else None, "paper_section_4_1": verdicts.section if verdicts else None,
+        "class": found.label,
+        **spread_out("shift", found.shift),
+        "delta": found.delta,
+        "paper_abstract": verdicts.abstract if verdicts else None,
+        "paper_section_4_1": verdicts.section if verdicts else None,
         "paper_sign_of_shift": verdicts.sign if verdicts else None,
-    }  # fmt: skip
+    }
 
 
 def correlations(study: Study) -> Iterator[Line]:
@@ -54,8 +62,14 @@ def correlations(study: Study) -> Iterator[Line]:
 
 def course_lines(course: MeanCourse, **more: str) -> Iterator[Line]:
     for x, mean, low, high in zip(course.x, course.mean, course.low, course.high, strict=True):
-        yield {**more, "place": float(x), "mean": float(mean), "low": float(low), "high": float(high),
-               "questions": course.questions}  # fmt: skip
+        yield {
+            **more,
+            "place": float(x),
+            "mean": float(mean),
+            "low": float(low),
+            "high": float(high),
+            "questions": course.questions,
+        }
 
 
 def courses(study: Study) -> Iterator[Line]:
@@ -107,15 +121,28 @@ def reliability(study: Study) -> Iterator[Line]:
 def entropy_by_outcome(study: Study) -> Iterator[Line]:
     if study.truth is None:
         return
-    kinds = {"true": study.truth.true_course, "untrue": study.truth.untrue_course, "untrue - true": study.truth.course_difference}
+    kinds = {
+        "true": study.truth.true_course,
+        "untrue": study.truth.untrue_course,
+        "untrue - true": study.truth.course_difference,
+    }
     for outcome, course in kinds.items():
         if course is not None:
             yield from course_lines(course, outcome=outcome)
 
 
 TABLES: tuple[Callable[[Study], Iterator[Line]], ...] = (
-    measures, classes, correlations, courses, layers, outcomes, predictions, risk_coverage, reliability, entropy_by_outcome,
-)  # fmt: skip
+    measures,
+    classes,
+    correlations,
+    courses,
+    layers,
+    outcomes,
+    predictions,
+    risk_coverage,
+    reliability,
+    entropy_by_outcome,
+)
 
 
 def tables(studies: Sequence[Study], compared: Sequence[Change]) -> dict[str, pa.Table]:
@@ -125,7 +152,11 @@ def tables(studies: Sequence[Study], compared: Sequence[Change]) -> dict[str, pa
         rows = [{"run": s.name, "model_id": s.paper.model_id, **line} for s in studies for line in lines(s)]
         if rows:
             made[lines.__name__] = flat(rows)
-    changes = [{"run": name, "against": first, **record_line(change)} for first, name, found in compared for change in found]
+    changes = [
+        {"run": name, "against": first, **record_line(change)}
+        for first, name, found in compared
+        for change in found
+    ]
     if changes:
         made["auroc_changes"] = flat(changes)
     return made
@@ -141,7 +172,8 @@ def clean(value: Any) -> Any:
 
 
 def write_tables(folder: Path, made: dict[str, pa.Table], suffix: str) -> list[Path]:
-    """NAME.csv or NAME.parquet for each, whole or not at all. Raises UserError where the folder cannot be made."""
+    """NAME.csv or NAME.parquet for each, whole or not at all. Raises UserError where the folder cannot be
+    made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,7 +15,8 @@ SEED = 20260403  # any fixed number: reports of the same runs must agree
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95% interval (percentile bootstrap over questions); NaN where it is not defined."""
+    """An estimate with its 95% interval (percentile bootstrap over questions); NaN where it is not
+    defined."""
 
     value: float
     low: float
@@ -27,7 +28,8 @@ UNDEFINED = Interval(math.nan, math.nan, math.nan)
 
 @functools.lru_cache(maxsize=4)  # every metric of a run asks for the same draws
 def resampled(count: int) -> Float64:
-    """RESAMPLES draws of `count` questions with replacement, as how often each was drawn: [RESAMPLES, count]."""
+    """RESAMPLES draws of `count` questions with replacement, as how often each was drawn: [RESAMPLES,
+    count]."""
     rng = np.random.default_rng(SEED)
     return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
 
@@ -61,22 +63,25 @@ def bootstrap_each(values: Float64) -> list[Interval]:
         means, drawn = filled.sum(axis=0) / counts, (draws @ filled) / (draws @ known)
     if len(values) == 0:
         return [UNDEFINED] * values.shape[1]
-    low, high = np.nanpercentile(drawn[:, counts > 1], (2.5, 97.5), axis=0) if (counts > 1).any() else ((), ())
+    low, high = (
+        np.nanpercentile(drawn[:, counts > 1], (2.5, 97.5), axis=0) if (counts > 1).any() else ((), ())
+    )
     bounds = dict(zip(np.flatnonzero(counts > 1), zip(low, high, strict=True), strict=True))
     undefined = (math.nan, math.nan)
     return [Interval(float(mean), *map(float, bounds.get(i, undefined))) for i, mean in enumerate(means)]
 
 
 def mean_rows(values: Float64) -> Float64:
-    """Mean over questions (rows) of each column: [columns]. Rows with NaN do not count; NaN where none is left."""
+    """Mean over questions (rows) of each column: [columns]. Rows with NaN do not count; NaN where none is
+    left."""
     known = values[~np.isnan(values).any(axis=1)]
     mean: Float64 = known.mean(axis=0) if len(known) else np.full(values.shape[1], math.nan)
     return mean
 
 
 def bootstrap_columns(values: npt.ArrayLike) -> tuple[Float64, Float64, Float64]:
-    """Mean over questions (rows) of each column with its interval: three arrays [columns]. NaN rows do not count; one
-    question alone has no interval (NaN bounds)."""
+    """Mean over questions (rows) of each column with its interval: three arrays [columns]. NaN rows do not
+    count; one question alone has no interval (NaN bounds)."""
     x = np.asarray(values, np.float64)
     x = x[~np.isnan(x).any(axis=1)]
     if len(x) == 0:
@@ -89,8 +94,9 @@ def bootstrap_columns(values: npt.ArrayLike) -> tuple[Float64, Float64, Float64]
 
 
 class Distribution(NamedTuple):
-    """Values over tokens, in the order in which llama-perplexity lists them. `error` is the standard error of the mean
-    with each question as one cluster (tokens of one answer are not independent); NaN for a single question."""
+    """Values over tokens, in the order in which llama-perplexity lists them. `error` is the standard error
+    of the mean with each question as one cluster (tokens of one answer are not independent); NaN for a
+    single question."""
 
     mean: float
     error: float
@@ -111,16 +117,20 @@ class Distribution(NamedTuple):
 
 
 def distribution(values: npt.ArrayLike, questions: npt.ArrayLike) -> Distribution:
-    """Of one value for each token; `questions` says which question each token belongs to. Raises ValueError if empty."""
+    """Of one value for each token; `questions` says which question each token belongs to. Raises ValueError
+    if empty."""
     x, q = np.asarray(values, np.float64), np.asarray(questions)
     if x.size == 0:
         raise ValueError("a distribution of nothing")
     high = np.percentile(x, (100, 99.9, 99, 95, 90, 75, 50, 25, 10, 5, 1, 0.1, 0))
-    return Distribution(float(x.mean()), cluster_error(x, q), float(np.sqrt(np.mean(x * x))), *(float(v) for v in high))
+    return Distribution(
+        float(x.mean()), cluster_error(x, q), float(np.sqrt(np.mean(x * x))), *(float(v) for v in high)
+    )
 
 
 def cluster_error(x: Float64, questions: npt.NDArray[np.int64]) -> float:
-    """Standard error of the mean over tokens when answers are drawn, not tokens (linearised ratio estimator, Cochran 1977)."""
+    """Standard error of the mean over tokens when answers are drawn, not tokens (linearised ratio estimator,
+    Cochran 1977)."""
     _, inverse = np.unique(questions, return_inverse=True)
     clusters = int(inverse.max()) + 1
     if clusters < 2:

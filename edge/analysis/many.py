@@ -1,4 +1,5 @@
-"""Several artifacts against one full-precision run: what each costs, what it damages, and the best that fits."""
+"""Several artifacts against one full-precision run: what each costs, what it damages, and the best that
+fits."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ GB = 1e9
 
 
 class Cost(NamedTuple):
-    """`bytes` of the artifact's files, None where the run does not say; the largest resident memory after any question, bytes;
-    decoded tokens a second. The last two are None where they were not measured, or with the full model in the same process."""
+    """`bytes` of the artifact's files, None where the run does not say; the largest resident memory after
+    any question, bytes; decoded tokens a second. The last two are None where they were not measured, or with
+    the full model in the same process."""
 
     bytes: int | None
     rss_bytes: int | None
@@ -31,9 +33,10 @@ class Cost(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """From a forced run, positions aligned. `kl` is the mean over tokens, `kl_error` its standard error over questions; a lower
-    bound unless `exact`; NaN where the reference kept no distributions. `log_ppl_ratio` is ln(PPL(Q)/PPL(base)); `hidden_error`
-    the relative L2 error of the residual stream after the last layer, undefined unless exact and tapped."""
+    """From a forced run, positions aligned. `kl` is the mean over tokens, `kl_error` its standard error over
+    questions; a lower bound unless `exact`; NaN where the reference kept no distributions. `log_ppl_ratio`
+    is ln(PPL(Q)/PPL(base)); `hidden_error` the relative L2 error of the residual stream after the last
+    layer, undefined unless exact and tapped."""
 
     kl: float
     kl_error: float
@@ -45,8 +48,8 @@ class Damage(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """One artifact, from its runs against the full one: a forced one gives `damage`, one that decodes alone its class. Changes of
-    entropies are means over questions, of the forced run where there is one."""
+    """One artifact, from its runs against the full one: a forced one gives `damage`, one that decodes alone
+    its class. Changes of entropies are means over questions, of the forced run where there is one."""
 
     label: str
     precision: str
@@ -63,7 +66,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Many:
-    """`full` is the reference's own line, without damage; `lines` are in the order given; `runs` every single comparison."""
+    """`full` is the reference's own line, without damage; `lines` are in the order given; `runs` every
+    single comparison."""
 
     full: Line
     notice: str
@@ -78,28 +82,40 @@ class Many:
 
 
 def compare_many(full: Run, others: Sequence[Run], delta: float = DELTA) -> Many:
-    """Runs of one artifact share a line. Raises UserError when any does not belong to the full one, before the first is read."""
+    """Runs of one artifact share a line. Raises UserError when any does not belong to the full one, before
+    the first is read."""
     for run in others:
         check_pair(full, run)
     found = [compare(full, run, delta) for run in others]
     own = found[0].full_class.label
     return Many(
         full=Line(
-            full.manifest.label, full.manifest.precision, cost([full]), None, None, UNDEFINED, UNDEFINED, own, True, True,
+            full.manifest.label,
+            full.manifest.precision,
+            cost([full]),
+            None,
+            None,
+            UNDEFINED,
+            UNDEFINED,
+            own,
+            True,
+            True,
             (str(full.folder),),
         ),
         notice=full.manifest.notice,
         questions=found[0].questions,
         lines=tuple(lines_of(list(zip(others, found, strict=True)))),
         runs=tuple(found),
-    )  # fmt: skip
+    )
 
 
 def lines_of(pairs: Sequence[tuple[Run, Divergence]]) -> list[Line]:
     """One for each artifact, in the order in which they come."""
     by_artifact: dict[str, list[tuple[Run, Divergence]]] = {}
     for run, divergence in pairs:
-        by_artifact.setdefault(json.dumps(dict(run.manifest.artifact), sort_keys=True), []).append((run, divergence))
+        by_artifact.setdefault(json.dumps(dict(run.manifest.artifact), sort_keys=True), []).append(
+            (run, divergence)
+        )
     return [line(members) for members in by_artifact.values()]
 
 
@@ -129,24 +145,31 @@ def damage(found: Divergence) -> Damage | None:
     part = found.forced
     if part is None:
         return None
-    last = UNDEFINED if part.hidden_error is None else Interval(*(float(bound[-1]) for bound in part.hidden_error[1:4]))
+    last = (
+        UNDEFINED
+        if part.hidden_error is None
+        else Interval(*(float(bound[-1]) for bound in part.hidden_error[1:4]))
+    )
     kl, error = (math.nan, math.nan) if part.kl is None else (part.kl.mean, part.kl.error)
     return Damage(kl, error, part.exact, part.same_top1, part.perplexity.log_ratio, last)
 
 
 def cost(runs: Sequence[Run]) -> Cost:
-    """From the runs that decode alone, the largest memory and the best speed; without one from those that are forced, which hold
-    the reference too, but never with the full model beside."""
+    """From the runs that decode alone, the largest memory and the best speed; without one from those that
+    are forced, which hold the reference too, but never with the full model beside."""
     alone = [run for run in runs if run.manifest.kind == "run"]
     single = alone or [run for run in runs if not (run.manifest.like or {}).get("exact")]
     memory = [size for run in single if (size := rss(run)) is not None]
     speeds = [speed for run in single if (speed := tokens_per_second(run)) is not None]
     size = runs[0].manifest.artifact.get("bytes")
-    return Cost(size if isinstance(size, int) else None, max(memory, default=None), max(speeds, default=None))
+    return Cost(
+        size if isinstance(size, int) else None, max(memory, default=None), max(speeds, default=None)
+    )
 
 
 def rss(run: Run) -> int | None:
-    """The largest resident memory after any question, bytes; None where it was not measured or cannot be read any more."""
+    """The largest resident memory after any question, bytes; None where it was not measured or cannot be
+    read any more."""
     path = run.folder / DEVICE_NAME
     if not path.is_file():
         return None
@@ -161,15 +184,20 @@ def rss(run: Run) -> int | None:
 
 
 def tokens_per_second(run: Run) -> float | None:
-    """Of decoding: tokens after the first of each answer over the time that they took; None where there was none."""
+    """Of decoding: tokens after the first of each answer over the time that they took; None where there was
+    none."""
     answers = run.answers(["question_index", "tokens", "decode_ms"])
-    tokens, spent = pc.sum(pc.subtract(answers.column("tokens"), 1)).as_py(), pc.sum(answers.column("decode_ms")).as_py()
+    tokens, spent = (
+        pc.sum(pc.subtract(answers.column("tokens"), 1)).as_py(),
+        pc.sum(answers.column("decode_ms")).as_py(),
+    )
     return 1e3 * tokens / spent if tokens and spent else None
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The answer to "the best that fits in `gigabytes` of memory" (1e9 bytes): a line, or None; `text` is a sentence."""
+    """The answer to "the best that fits in `gigabytes` of memory" (1e9 bytes): a line, or None; `text` is a
+    sentence."""
 
     gigabytes: float
     best: Line | None
@@ -187,21 +215,35 @@ def check_room(gigabytes: float) -> None:
 
 
 def best_fit(found: Many, gigabytes: float) -> Fit:
-    """The least mean KL among the artifacts whose measured memory is at most so many gigabytes; full precision itself, where it
-    fits, damages nothing. Raises UserError for a number that is no size, and where memory or KL was measured of none."""
+    """The least mean KL among the artifacts whose measured memory is at most so many gigabytes; full
+    precision itself, where it fits, damages nothing. Raises UserError for a number that is no size, and
+    where memory or KL was measured of none."""
     check_room(gigabytes)
     judged = [each for each in found.lines if each.damage and not math.isnan(each.damage.kl)]
-    known = [(each, each.cost.rss_bytes) for each in (found.full, *judged) if each.cost.rss_bytes is not None]
+    known = [
+        (each, each.cost.rss_bytes) for each in (found.full, *judged) if each.cost.rss_bytes is not None
+    ]
     if not known:
-        raise UserError("--fits needs runs whose memory and KL were measured: give those of 'edge run' and of 'edge force'")
+        raise UserError(
+            "--fits needs runs whose memory and KL were measured: give those of 'edge run' and of 'edge "
+            "force'"
+        )
     room = [each for each, size in known if size <= gigabytes * GB]
     if not room:
         least, size = min(known, key=lambda pair: pair[1])
-        return Fit(gigabytes, None, f"Nothing fits in {gigabytes:g} GB: the least is {least.precision} with {size / GB:.3g} GB.")
+        return Fit(
+            gigabytes,
+            None,
+            f"Nothing fits in {gigabytes:g} GB: the least is {least.precision} with {size / GB:.3g} GB.",
+        )
     best = min(room, key=lambda each: each.damage.kl if each.damage else 0.0)
     held = f"which took {(best.cost.rss_bytes or 0) / GB:.3g} GB"
     if best.damage is None:
-        return Fit(gigabytes, best, f"Best that fits in {gigabytes:g} GB: full precision itself, {best.precision}, {held}.")
+        return Fit(
+            gigabytes,
+            best,
+            f"Best that fits in {gigabytes:g} GB: full precision itself, {best.precision}, {held}.",
+        )
     bound = "" if best.damage.exact else "at least "
     error = "" if math.isnan(best.damage.kl_error) else f" ± {best.damage.kl_error:.2g}"
     told = f"mean KL {bound}{best.damage.kl:.3g}{error} nats"

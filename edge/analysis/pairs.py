@@ -1,4 +1,5 @@
-"""Two runs that belong together: what is refused, the same rows of both, means over tokens with intervals over questions."""
+"""Two runs that belong together: what is refused, the same rows of both, means over tokens with intervals
+over questions."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from edge.runs.run_directory import Run
 
 
 def check_pair(full: Run, quantised: Run) -> None:
-    """Raises UserError unless both are over the same questions, prompts and tokens, and the first is free-running."""
+    """Raises UserError unless both are over the same questions, prompts and tokens, and the first is
+    free-running."""
     a, b = full.manifest, quantised.manifest
     if a.kind != "run":
         raise UserError(f"{full.folder} is a forced run: give the free-running full-precision run first")
@@ -23,7 +25,10 @@ def check_pair(full: Run, quantised: Run) -> None:
         ("prompts", a.settings["prompt"], b.settings["prompt"]),
     ):
         if one != other:
-            raise UserError(f"{full.folder} and {quantised.folder} have different {what}: compare runs of one model and setting")
+            raise UserError(
+                f"{full.folder} and {quantised.folder} have different {what}: compare runs of one model and "
+                f"setting"
+            )
     if b.like is not None and b.like["artifact"] != a.artifact:
         raise UserError(
             f"{quantised.folder} was forced on another run than {full.folder}: "
@@ -35,18 +40,26 @@ def paired_answers(full: Run, quantised: Run) -> tuple[pa.Table, pa.Table]:
     """The answers of both; raises UserError when their questions or prompts differ."""
     a, b = full.answers(), quantised.answers()
     if not a.column("question_index").equals(b.column("question_index")):
-        raise UserError(f"{full.folder} and {quantised.folder} hold different questions: trace the same ones")
+        raise UserError(
+            f"{full.folder} and {quantised.folder} hold different questions: trace the same ones"
+        )
     if a.column("prompt_ids") != b.column("prompt_ids"):
-        raise UserError(f"{full.folder} and {quantised.folder} have different prompts: use the same --prompt and --date")
+        raise UserError(
+            f"{full.folder} and {quantised.folder} have different prompts: use the same --prompt and --date"
+        )
     return a, b
 
 
-def paired_steps(full: Run, quantised: Run, columns: list[str], extra: list[str]) -> tuple[pa.Table, pa.Table]:
+def paired_steps(
+    full: Run, quantised: Run, columns: list[str], extra: list[str]
+) -> tuple[pa.Table, pa.Table]:
     """The same rows of both runs; raises UserError when their tokens differ."""
     keys = ["question_index", "step", "token_id"]
     a, b = full.steps([*keys, *columns]), quantised.steps([*keys, *columns, *extra])
     if not a.select(keys).equals(b.select(keys)):
-        raise UserError(f"{quantised.folder} was forced on other tokens than {full.folder} holds: force it again")
+        raise UserError(
+            f"{quantised.folder} was forced on other tokens than {full.folder} holds: force it again"
+        )
     return a, b
 
 

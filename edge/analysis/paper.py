@@ -1,7 +1,8 @@
-"""The tables of arXiv 2604.03589 for one run: over questions with intervals, token-weighted as there, and for one question.
+"""The tables of arXiv 2604.03589 for one run: over questions with intervals, token-weighted as there, and
+for one question.
 
-Measures have the names of the paper's own columns in `data/paper.json`, so that each stands beside its number; measures
-without one there are ours.
+Measures have the names of the paper's own columns in `data/paper.json`, so that each stands beside its
+number; measures without one there are ours.
 """
 
 from __future__ import annotations
@@ -24,16 +25,22 @@ from edge.signals.streaming import window
 
 BEYOND = 8
 TITLES = {
-    1: "Summary", 2: "Output entropy", 3: "Step-level attention entropy", 4: "Attention entropy by layer",
-    5: "Early to late shift", 6: "Layers of lowest and highest attention entropy", 7: "Hidden states",
+    1: "Summary",
+    2: "Output entropy",
+    3: "Step-level attention entropy",
+    4: "Attention entropy by layer",
+    5: "Early to late shift",
+    6: "Layers of lowest and highest attention entropy",
+    7: "Hidden states",
     BEYOND: "Beyond the paper: drift from token to token, attention entropy / ln K",
-}  # fmt: skip
+}
 SHOWN_LAYERS = 5  # lowest and highest of Table 6
 
 
 class Row(NamedTuple):
-    """One measure of one table. `questions`: mean over questions, each answer weighs the same. `tokens`: each token weighs the
-    same, with an interval (over questions) where the measure is a mean. `question`: of the chosen question alone. NaN: none."""
+    """One measure of one table. `questions`: mean over questions, each answer weighs the same. `tokens`:
+    each token weighs the same, with an interval (over questions) where the measure is a mean. `question`: of
+    the chosen question alone. NaN: none."""
 
     table: int
     measure: str
@@ -43,8 +50,8 @@ class Row(NamedTuple):
 
 
 class Diffusion(NamedTuple):
-    """Whether attention spreads along the answer: slope over the answer of attention entropy and of attention entropy / ln K,
-    and the share of answers in which each rises."""
+    """Whether attention spreads along the answer: slope over the answer of attention entropy and of
+    attention entropy / ln K, and the share of answers in which each rises."""
 
     raw: Interval
     normalised: Interval
@@ -54,9 +61,9 @@ class Diffusion(NamedTuple):
 
 @dataclass(frozen=True)
 class PaperRun:
-    """What one run says in the paper's terms. `verdicts` are the paper's own on this model, None where it has none; `courses`
-    are by metric; `question` is the chosen question's index; `layers` is long: metric, layer, mean, low, high (None without
-    taps)."""
+    """What one run says in the paper's terms. `verdicts` are the paper's own on this model, None where it
+    has none; `courses` are by metric; `question` is the chosen question's index; `layers` is long: metric,
+    layer, mean, low, high (None without taps)."""
 
     label: str
     model_id: str
@@ -77,28 +84,42 @@ class PaperRun:
 
 
 class Answers:
-    """A run's answers table with what every measure needs of it: token counts, and the chosen question's place."""
+    """A run's answers table with what every measure needs of it: token counts, and the chosen question's
+    place."""
 
     def __init__(self, run: Run, question: int | None) -> None:
         self.table = run.answers()
         self.model = run.manifest.model
         self.tokens = numbers(self.table, "tokens")
-        self.prompts = np.array([len(ids) for ids in self.table.column("prompt_ids").to_pylist()], np.float64)
+        self.prompts = np.array(
+            [len(ids) for ids in self.table.column("prompt_ids").to_pylist()], np.float64
+        )
         indices = self.table.column("question_index").to_pylist()
         if question is not None and question not in indices:
-            raise UserError(f"{run.folder} has no question {question}: give one of {indices[0]} to {indices[-1]}")
+            raise UserError(
+                f"{run.folder} has no question {question}: give one of {indices[0]} to {indices[-1]}"
+            )
         self.place = None if question is None else indices.index(question)
 
     def values(self, column: str) -> Float64:
         return numbers(self.table, column)
 
     def row(self, table: int, measure: str, values: Float64, tokens: Interval = UNDEFINED) -> Row:
-        return Row(table, measure, bootstrap(values), tokens, math.nan if self.place is None else float(values[self.place]))
+        return Row(
+            table,
+            measure,
+            bootstrap(values),
+            tokens,
+            math.nan if self.place is None else float(values[self.place]),
+        )
 
     def mean(self, table: int, measure: str, column: str, weights: Float64 | None = None) -> Row:
-        """A measure that is a mean over tokens in each answer, so that the weighted mean is the mean over all tokens."""
+        """A measure that is a mean over tokens in each answer, so that the weighted mean is the mean over
+        all tokens."""
         values = self.values(column)
-        return self.row(table, measure, values, bootstrap(values, self.tokens if weights is None else weights))
+        return self.row(
+            table, measure, values, bootstrap(values, self.tokens if weights is None else weights)
+        )
 
     def layers(self, vector: str) -> Float64:
         return mean_vectors(self.table, vector, width_of(vector, self.model))
@@ -109,9 +130,11 @@ def point(value: float) -> Interval:
     return Interval(value, math.nan, math.nan)
 
 
-def analyse_paper(run: Run, *, question: int | None = None, delta: float = DELTA, tokens: TokenPass | None = None) -> PaperRun:
-    """All of it; `tokens` saves the pass over the steps where the caller has made it. Raises UserError for a question that the
-    run does not hold, and for a run without a single token."""
+def analyse_paper(
+    run: Run, *, question: int | None = None, delta: float = DELTA, tokens: TokenPass | None = None
+) -> PaperRun:
+    """All of it; `tokens` saves the pass over the steps where the caller has made it. Raises UserError for a
+    question that the run does not hold, and for a run without a single token."""
     answers = Answers(run, question)
     if not answers.tokens.sum() > 0:
         raise UserError(f"{run.folder} has no traced tokens: no question fitted the context")
@@ -152,7 +175,9 @@ def summary(answers: Answers, tapped: bool) -> Iterator[Row]:
         yield from mean_sd(1, answers, "attention_entropy", "attention_entropy")
         yield from mean_sd(1, answers, "head_dispersion", "head_dispersion")
     sizes = zip(answers.prompts, answers.tokens, strict=True)
-    counted = np.array([paper_kv_mebibytes(answers.model, int(p), int(n)) if n else math.nan for p, n in sizes])
+    counted = np.array(
+        [paper_kv_mebibytes(answers.model, int(p), int(n)) if n else math.nan for p, n in sizes]
+    )
     yield answers.row(1, "kv_total_mb_max", counted)
     cached = np.where(answers.tokens > 0, answers.values("kv_bytes") / MEBIBYTE, np.nan)
     yield answers.row(1, "kv_cached_mb", cached)
@@ -160,10 +185,13 @@ def summary(answers: Answers, tapped: bool) -> Iterator[Row]:
 
 
 def mean_sd(table: int, answers: Answers, metric: str, name: str) -> Iterator[Row]:
-    """A mean and the SD over tokens: within each answer (then the mean over questions), and over all tokens."""
+    """A mean and the SD over tokens: within each answer (then the mean over questions), and over all
+    tokens."""
     yield answers.mean(table, f"{name}_mean", f"{metric}_mean")
     sds = answers.values(f"{metric}_sd")
-    yield answers.row(table, f"{name}_sd", sds, point(pooled_sd(answers.values(f"{metric}_mean"), sds, answers.tokens)))
+    yield answers.row(
+        table, f"{name}_sd", sds, point(pooled_sd(answers.values(f"{metric}_mean"), sds, answers.tokens))
+    )
 
 
 def spread(table: int, metric: str, answers: Answers, tokens: TokenPass) -> Iterator[Row]:
@@ -175,28 +203,41 @@ def spread(table: int, metric: str, answers: Answers, tokens: TokenPass) -> Iter
 
 
 def layer_profile(answers: Answers) -> Iterator[Row]:
-    """Table 4: the mean of each layer, and which are lowest and highest; SD is the population's over layers."""
+    """Table 4: the mean of each layer, and which are lowest and highest; SD is the population's over
+    layers."""
     layers = answers.layers("attention_entropy_layer")
     known = ~np.isnan(layers).any(axis=1)
     depth = float(layers.shape[1])
     yield Row(4, "layers", point(depth), point(depth), depth if answers.place is not None else math.nan)
-    yield answers.row(4, "mean_layer_entropy", layers.mean(axis=1), bootstrap(layers.mean(axis=1), answers.tokens))
+    yield answers.row(
+        4, "mean_layer_entropy", layers.mean(axis=1), bootstrap(layers.mean(axis=1), answers.tokens)
+    )
     profiles = (layers[known], answers.tokens[known])
     alone = None if answers.place is None else layers[answers.place]
     yield Row(
-        4, "sd_across_layers", profile_sd(profiles[0], np.ones(len(profiles[0]))), profile_sd(*profiles),
+        4,
+        "sd_across_layers",
+        profile_sd(profiles[0], np.ones(len(profiles[0]))),
+        profile_sd(*profiles),
         math.nan if alone is None else float(alone.std()),
-    )  # fmt: skip
+    )
     by_questions, by_tokens = extremes(layers[known], None), extremes(layers[known], answers.tokens[known])
     own = extremes(alone[None], None) if alone is not None and not np.isnan(alone).any() else None
     for side, place in (("lowest", 0), ("highest", -1)):
         chosen = own[place] if own else None
         yield Row(
-            4, f"{side}_layer_1based", point(by_questions[place][0]), point(by_tokens[place][0]),
+            4,
+            f"{side}_layer_1based",
+            point(by_questions[place][0]),
+            point(by_tokens[place][0]),
             chosen[0] if chosen else math.nan,
-        )  # fmt: skip
+        )
         yield Row(
-            4, f"{side}_layer_entropy", by_questions[place][1], by_tokens[place][1], chosen[1].value if chosen else math.nan
+            4,
+            f"{side}_layer_entropy",
+            by_questions[place][1],
+            by_tokens[place][1],
+            chosen[1].value if chosen else math.nan,
         )
 
 
@@ -219,11 +260,15 @@ def extremes(layers: Float64, weights: Float64 | None) -> list[tuple[float, Inte
 
 
 def shifts(answers: Answers, tapped: bool) -> Iterator[Row]:
-    """Table 5 and the slopes: windows are 20% of the rows, rounded up; token-weighted means weigh windows by their rows."""
+    """Table 5 and the slopes: windows are 20% of the rows, rounded up; token-weighted means weigh windows by
+    their rows."""
     rows = np.array([window(int(n)) if n else 0 for n in answers.tokens], np.float64)
     names = [("output", "output_entropy")]
     if tapped:
-        names += [("attention", "attention_entropy"), ("attention_normalised", "attention_entropy_normalised")]
+        names += [
+            ("attention", "attention_entropy"),
+            ("attention_normalised", "attention_entropy_normalised"),
+        ]
     for name, metric in names:
         for part in ("early", "late", "shift"):
             yield answers.mean(5, f"{name}_{part}", f"{metric}_{part}", rows)
@@ -240,7 +285,9 @@ def layer_extremes(answers: Answers) -> Iterator[Row]:
             i = int(layer) - 1
             yield Row(6, number, point(layer), UNDEFINED, math.nan)
             yield answers.row(6, of_entropy, entropy[:, i], bootstrap(entropy[:, i], answers.tokens))
-            yield answers.row(6, of_dispersion, dispersion[:, i], bootstrap(dispersion[:, i], answers.tokens))
+            yield answers.row(
+                6, of_dispersion, dispersion[:, i], bootstrap(dispersion[:, i], answers.tokens)
+            )
 
 
 def hidden(answers: Answers) -> Iterator[Row]:
@@ -270,7 +317,10 @@ def beyond(answers: Answers, tokens: TokenPass, tapped: bool) -> Iterator[Row]:
 
 
 def diffusion(answers: Answers) -> Diffusion:
-    raw, share = answers.values("attention_entropy_slope"), answers.values("attention_entropy_normalised_slope")
+    raw, share = (
+        answers.values("attention_entropy_slope"),
+        answers.values("attention_entropy_normalised_slope"),
+    )
 
     def rises(slopes: Float64) -> Interval:
         return bootstrap(np.where(np.isnan(slopes), np.nan, slopes > 0))
@@ -282,13 +332,23 @@ def direction(slope: Interval) -> str:
     """What an interval of a slope says: rises, falls, or neither beyond chance."""
     if math.isnan(slope.low):
         return "has no interval"
-    return "rises" if slope.low > 0 else "falls" if slope.high < 0 else "neither rises nor falls beyond chance"
+    return (
+        "rises" if slope.low > 0 else "falls" if slope.high < 0 else "neither rises nor falls beyond chance"
+    )
 
 
 def layer_table(answers: Answers) -> pa.Table:
-    """By-layer means over questions with intervals, long form: metric, layer (0 is the embedding), mean, low, high."""
+    """By-layer means over questions with intervals, long form: metric, layer (0 is the embedding), mean,
+    low, high."""
     columns: dict[str, list[object]] = {"metric": [], "layer": [], "mean": [], "low": [], "high": []}
-    for metric in ("attention_entropy_layer", "head_dispersion", "hidden_norm", "layer_delta", "token_delta", "token_cosine"):
+    for metric in (
+        "attention_entropy_layer",
+        "head_dispersion",
+        "hidden_norm",
+        "layer_delta",
+        "token_delta",
+        "token_cosine",
+    ):
         mean, low, high = bootstrap_columns(answers.layers(metric))
         first = 0 if metric in ("hidden_norm", "token_delta", "token_cosine") else 1
         for i in range(len(mean)):

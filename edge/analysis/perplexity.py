@@ -1,8 +1,10 @@
-"""The statistics of llama.cpp's `llama-perplexity --kl-divergence`: the same list, order and names, over the answers' tokens.
+"""The statistics of llama.cpp's `llama-perplexity --kl-divergence`: the same list, order and names, over the
+answers' tokens.
 
-Its definitions (tools/perplexity/perplexity.cpp): Q is the quantised model, base the full one, p the probability of the token
-that was read, both at the same position. Its errors take tokens as independent; ours take answers, since tokens of one
-answer are not. The error of a function of means is that of its linear term (the delta method).
+Its definitions (tools/perplexity/perplexity.cpp): Q is the quantised model, base the full one, p the
+probability of the token that was read, both at the same position. Its errors take tokens as independent;
+ours take answers, since tokens of one answer are not. The error of a function of means is that of its linear
+term (the delta method).
 """
 
 from __future__ import annotations
@@ -16,15 +18,25 @@ import numpy.typing as npt
 from edge.analysis.intervals import Float64, cluster_error
 from edge.signals.streaming import pearson
 
-KL_QUANTILES = (("99.9%", 99.9), ("99.0%", 99.0), ("95.0%", 95.0), ("90.0%", 90.0), ("Median", 50.0), ("10.0%", 10.0),
-                ("5.0%", 5.0), ("1.0%", 1.0), ("0.1%", 0.1))  # fmt: skip
+KL_QUANTILES = (
+    ("99.9%", 99.9),
+    ("99.0%", 99.0),
+    ("95.0%", 95.0),
+    ("90.0%", 90.0),
+    ("Median", 50.0),
+    ("10.0%", 10.0),
+    ("5.0%", 5.0),
+    ("1.0%", 1.0),
+    ("0.1%", 0.1),
+)
 DP_QUANTILES = (*KL_QUANTILES[:4], ("75.0%", 75.0), KL_QUANTILES[4], ("25.0%", 25.0), *KL_QUANTILES[5:])
 PERPLEXITY, KLD, PROBABILITY = "Perplexity", "KL divergence", "Token probability"
 
 
 class Statistic(NamedTuple):
-    """One line: `section` and `name` as llama-perplexity has them, the value, its standard error over questions, and over tokens
-    taken as independent (llama-perplexity's own). Errors are NaN where there are none. KL in nats, probabilities from 0 to 1.
+    """One line: `section` and `name` as llama-perplexity has them, the value, its standard error over
+    questions, and over tokens taken as independent (llama-perplexity's own). Errors are NaN where there are
+    none. KL in nats, probabilities from 0 to 1.
     """
 
     section: str
@@ -46,8 +58,9 @@ def statistics(
     same_top: npt.ArrayLike,
     questions: npt.ArrayLike,
 ) -> tuple[Statistic, ...]:
-    """From one value for each token, [N]: surprisals in nats under base and Q, KL(base || Q) if it is known, whether the most
-    likely token is the same; `questions` says which question each belongs to. Raises ValueError if empty."""
+    """From one value for each token, [N]: surprisals in nats under base and Q, KL(base || Q) if it is known,
+    whether the most likely token is the same; `questions` says which question each belongs to. Raises
+    ValueError if empty."""
     base, own, same = (np.asarray(values, np.float64) for values in (base_surprisal, surprisal, same_top))
     groups = np.asarray(questions)
     if own.size == 0:
@@ -55,7 +68,9 @@ def statistics(
 
     def line(section: str, name: str, value: float, linear: Float64, scale: float = 1.0) -> Statistic:
         """With the errors of `scale` times the mean of `linear`."""
-        return Statistic(section, name, value, scale * cluster_error(linear, groups), scale * token_error(linear))
+        return Statistic(
+            section, name, value, scale * cluster_error(linear, groups), scale * token_error(linear)
+        )
 
     ppl, ppl_base = float(np.exp(own.mean())), float(np.exp(base.mean()))
     ratio = float(np.mean(own - base))
@@ -80,7 +95,13 @@ def statistics(
     return tuple(lines)
 
 
-def quantiles(section: str, what: str, values: Float64, wanted: tuple[tuple[str, float], ...]) -> list[Statistic]:
-    named = [(f"Maximum {what}", 100.0), *((f"{name} {what}", percent) for name, percent in wanted), (f"Minimum {what}", 0.0)]
+def quantiles(
+    section: str, what: str, values: Float64, wanted: tuple[tuple[str, float], ...]
+) -> list[Statistic]:
+    named = [
+        (f"Maximum {what}", 100.0),
+        *((f"{name} {what}", percent) for name, percent in wanted),
+        (f"Minimum {what}", 0.0),
+    ]
     found = np.percentile(values, [percent for _, percent in named])
     return [Statistic(section, name, float(value)) for (name, _), value in zip(named, found, strict=True)]

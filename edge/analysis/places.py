@@ -1,4 +1,5 @@
-"""What changed where: by-layer and by-head metrics of two runs, and how far their residual streams are apart."""
+"""What changed where: by-layer and by-head metrics of two runs, and how far their residual streams are
+apart."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class HeadChange(NamedTuple):
 
 
 class TokenStatistics(NamedTuple):
-    """Position by position, each [columns] of a list column: RMS change and correlations of the two series."""
+    """Position by position, each [columns] of a list column: RMS change and correlations of the two
+    series."""
 
     rms: Float64
     pearson: Float64
@@ -56,23 +58,33 @@ def tapped(full: Run, quantised: Run) -> bool:
     return "none" not in (full.manifest.artifact["taps"], quantised.manifest.artifact["taps"])
 
 
-def layer_change(name: str, a: pa.Table, b: pa.Table, full: Run, tokens: Mapping[str, TokenStatistics]) -> LayerChange:
+def layer_change(
+    name: str, a: pa.Table, b: pa.Table, full: Run, tokens: Mapping[str, TokenStatistics]
+) -> LayerChange:
     width = width_of(name, full.manifest.model)
     means = bootstrap_columns(mean_vectors(b, name, width) - mean_vectors(a, name, width))
     return LayerChange(name, *means, *tokens.get(name, ()))
 
 
-def head_change(name: str, a: pa.Table, b: pa.Table, full: Run, tokens: Mapping[str, TokenStatistics]) -> HeadChange:
+def head_change(
+    name: str, a: pa.Table, b: pa.Table, full: Run, tokens: Mapping[str, TokenStatistics]
+) -> HeadChange:
     model = full.manifest.model
     width = width_of(name, model)
     mean = mean_rows(mean_vectors(b, name, width) - mean_vectors(a, name, width))
-    return HeadChange(name, *(values.reshape(model.layers, model.heads) for values in (mean, *tokens.get(name, ()))))
+    return HeadChange(
+        name, *(values.reshape(model.layers, model.heads) for values in (mean, *tokens.get(name, ())))
+    )
 
 
 def token_statistics(full: Run, quantised: Run) -> dict[str, TokenStatistics]:
-    """Of each by-layer and by-head metric of a forced run and its reference; without those that no row of both has."""
+    """Of each by-layer and by-head metric of a forced run and its reference; without those that no row of
+    both has."""
     found = {}
-    for name in (*BY_LAYER, *ATTENTION_BY_HEAD):  # one at a time: a long run's vectors of all metrics would not fit a board
+    for name in (
+        *BY_LAYER,
+        *ATTENTION_BY_HEAD,
+    ):  # one at a time: a long run's vectors of all metrics would not fit a board
         a, b = paired_steps(full, quantised, [name], [])
         x, y = rows_of(a.column(name)), rows_of(b.column(name))
         known = ~(np.isnan(x[:, 0]) | np.isnan(y[:, 0]))  # row 0 has no drift; taps may be lost on the way
@@ -92,7 +104,8 @@ def by_column(x: Float64, y: Float64) -> TokenStatistics:
 
 
 def hidden_change(name: str, answers: pa.Table, run: Run) -> LayerChange | None:
-    """Distance of the residual streams by layer, mean over questions; None where one of the models had no taps."""
+    """Distance of the residual streams by layer, mean over questions; None where one of the models had no
+    taps."""
     if answers.column(mean_column(name)).null_count == answers.num_rows:
         return None
     return LayerChange(name, *bootstrap_columns(mean_vectors(answers, name, run.manifest.model.layers + 1)))

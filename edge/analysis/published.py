@@ -12,9 +12,13 @@ from edge.files import DATA
 
 PAPER = DATA / "paper.json"
 TABLES = {
-    1: "table1_summary", 2: "table2_output_entropy", 3: "table3_step_attention_entropy", 4: "table4_layers",
-    5: "table5_early_late", 7: "table7_hidden",
-}  # fmt: skip
+    1: "table1_summary",
+    2: "table2_output_entropy",
+    3: "table3_step_attention_entropy",
+    4: "table4_layers",
+    5: "table5_early_late",
+    7: "table7_hidden",
+}
 LAYER_TABLE = "table6_llama_layers"  # of one model
 LAYERS_MODEL = "llama-3.2-1b-instruct"
 SHORT_NAMES = ("Llama", "Gemma", "DeepSeek", "Qwen")
@@ -22,7 +26,8 @@ MEBIBYTE = 2**20
 
 
 class PublishedClass(NamedTuple):
-    """The paper's verdicts on one model: abstract and section 4.1 differ, and so may the sign of its own shift (Table 5)."""
+    """The paper's verdicts on one model: abstract and section 4.1 differ, and so may the sign of its own
+    shift (Table 5)."""
 
     abstract: str
     section: str
@@ -44,7 +49,8 @@ class Published(NamedTuple):
 
 
 def layer_measures(side: str, rank: int) -> tuple[str, str, str]:
-    """Names of Table 6's measures: the layer's number (from 1), its attention entropy and its head dispersion."""
+    """Names of Table 6's measures: the layer's number (from 1), its attention entropy and its head
+    dispersion."""
     return f"{side}_{rank}_layer", f"{side}_{rank}_attention_entropy", f"{side}_{rank}_head_dispersion"
 
 
@@ -61,14 +67,18 @@ def published() -> Published:
     for side in ("lowest", "highest"):
         for rank, triple in enumerate(raw[LAYER_TABLE][side], start=1):
             for measure, value in zip(layer_measures(side, rank), triple, strict=True):
-                values[6, measure] = tuple(float(value) if model == LAYERS_MODEL else math.nan for model in models)
+                values[6, measure] = tuple(
+                    float(value) if model == LAYERS_MODEL else math.nan for model in models
+                )
     verdicts = raw["classes"]
-    columns = zip(verdicts["abstract"], verdicts["section_4_1"], verdicts["sign_of_output_shift"], strict=True)
+    columns = zip(
+        verdicts["abstract"], verdicts["section_4_1"], verdicts["sign_of_output_shift"], strict=True
+    )
     classes = {model: PublishedClass(*triple) for model, triple in zip(models, columns, strict=True)}
     return Published(raw["source"], models, values, classes)
 
 
 def paper_kv_mebibytes(spec: ModelSpec, prompt_tokens: int, generated_tokens: int) -> float:
-    """The cache as the paper's Table 1 counts it: FP32, and prompt + generated positions, because its loop feeds the last
-    prompt token twice (a decoder that does not caches one fewer)."""
+    """The cache as the paper's Table 1 counts it: FP32, and prompt + generated positions, because its loop
+    feeds the last prompt token twice (a decoder that does not caches one fewer)."""
     return spec.kv_bytes(prompt_tokens + generated_tokens, 4) / MEBIBYTE

@@ -1,7 +1,8 @@
-"""How well a score ranks untrue answers above true ones: AUROC, risk-coverage, prediction rejection, and their tests.
+"""How well a score ranks untrue answers above true ones: AUROC, risk-coverage, prediction rejection, and
+their tests.
 
-Every measure takes resamples as how often each question was drawn, so that one sort serves all of them, and two models
-judged on the same draws are compared in pairs.
+Every measure takes resamples as how often each question was drawn, so that one sort serves all of them, and
+two models judged on the same draws are compared in pairs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ Float32 = npt.NDArray[np.float32]
 
 
 class RankingDraws(NamedTuple):
-    """Measures of one score on the questions as they are (first entry) and on each resample: [1 + draws] each. NaN where a
-    resample holds answers of one kind only."""
+    """Measures of one score on the questions as they are (first entry) and on each resample: [1 + draws]
+    each. NaN where a resample holds answers of one kind only."""
 
     auroc: Float64
     aurc: Float64
@@ -39,19 +40,24 @@ def harmonic(count: int) -> Float32:
 
 @functools.lru_cache(maxsize=4)  # every score of a run asks for the same draws
 def draws_of(count: int) -> Float32:
-    """How often each question stands in the questions as they are (first column) and in each resample of `intervals`:
-    [count, 1 + draws]. float32 holds such counts exactly; a column a resample, so that sums over questions add rows."""
-    return np.ascontiguousarray(np.concatenate([np.ones((1, count)), resampled(count)[:DRAWS]]).T, np.float32)
+    """How often each question stands in the questions as they are (first column) and in each resample of
+    `intervals`: [count, 1 + draws]. float32 holds such counts exactly; a column a resample, so that sums
+    over questions add rows."""
+    return np.ascontiguousarray(
+        np.concatenate([np.ones((1, count)), resampled(count)[:DRAWS]]).T, np.float32
+    )
 
 
 def rank_draws(scores: Float64, untrue: Bool, draws: Float32) -> RankingDraws:
-    """AUROC, AURC and PRR of one score [n], where a higher score means "more likely untrue", for draws [n, B].
+    """AUROC, AURC and PRR of one score [n], where a higher score means "more likely untrue", for draws [n,
+    B].
 
-    AUROC: probability that an untrue answer scores above a true one, ties count half (Mann and Whitney 1947; Hanley and
-    McNeil 1982). AURC: mean over k = 1..n of the share of untrue answers among the k lowest scores (Geifman, Uziel and
-    El-Yaniv 2019). PRR: (base rate - AURC) / (base rate - AURC of a perfect ranking), the prediction rejection ratio with
-    the accuracy of the answers kept, rejection up to all of them (Malinin et al. 2017 as in lm-polygraph, Fadeeva et al.
-    2023): 1 is perfect, 0 is rejecting at random. Equal scores count as if in random order.
+    AUROC: probability that an untrue answer scores above a true one, ties count half (Mann and Whitney 1947;
+    Hanley and McNeil 1982). AURC: mean over k = 1..n of the share of untrue answers among the k lowest
+    scores (Geifman, Uziel and El-Yaniv 2019). PRR: (base rate - AURC) / (base rate - AURC of a perfect
+    ranking), the prediction rejection ratio with the accuracy of the answers kept, rejection up to all of
+    them (Malinin et al. 2017 as in lm-polygraph, Fadeeva et al. 2023): 1 is perfect, 0 is rejecting at
+    random. Equal scores count as if in random order.
     """
     errors, counts = grouped(scores, untrue, draws)
     wrong, covered = running_sum(errors), running_sum(counts)
@@ -85,7 +91,8 @@ def grouped(scores: Float64, untrue: Bool, draws: Float32) -> tuple[Float32, Flo
 
 
 def roc_area(errors: Float32, counts: Float32, wrong: Float32, covered: Float32) -> Float64:
-    """Wins of untrue over true answers (true ones in lower groups, and half of those in the same one) over all pairs."""
+    """Wins of untrue over true answers (true ones in lower groups, and half of those in the same one) over
+    all pairs."""
     n, bad = covered[-1], wrong[-1]
     below = covered - wrong - (counts - errors) / 2
     pairs = (bad * (n - bad)).astype(np.float64)
@@ -95,7 +102,8 @@ def roc_area(errors: Float32, counts: Float32, wrong: Float32, covered: Float32)
 
 
 def running_sum(rows: Float32) -> Float32:
-    """Cumulative sum over the first axis; numpy's own goes down one column after the other, eight times slower."""
+    """Cumulative sum over the first axis; numpy's own goes down one column after the other, eight times
+    slower."""
     total = rows.copy()
     for i in range(1, len(total)):
         total[i] += total[i - 1]
@@ -103,18 +111,21 @@ def running_sum(rows: Float32) -> Float32:
 
 
 def risk_area(errors: Float32, counts: Float32, wrong: Float32, covered: Float32) -> Float64:
-    """AURC [B] from errors and answers in each group of equal scores [groups, B], and both cumulated. Within a group errors
-    grow evenly, so that its part is the sum over k of (wrong0 + rate (k - covered0)) / k."""
+    """AURC [B] from errors and answers in each group of equal scores [groups, B], and both cumulated. Within
+    a group errors grow evenly, so that its part is the sum over k of (wrong0 + rate (k - covered0)) / k."""
     rate = errors / np.maximum(counts, 1)
     steps = harmonic(int(covered[-1].max()))[covered.astype(np.int32)]
     steps[1:] -= steps[:-1].copy()
     offset = wrong - errors - rate * (covered - counts)
-    area: Float64 = (errors.sum(axis=0, dtype=np.float64) + np.einsum("ij,ij->j", offset, steps, dtype=np.float64)) / covered[-1]
+    area: Float64 = (
+        errors.sum(axis=0, dtype=np.float64) + np.einsum("ij,ij->j", offset, steps, dtype=np.float64)
+    ) / covered[-1]
     return area
 
 
 def percentile_interval(values: Float64) -> Interval:
-    """The first entry with the 95% percentile interval of the others; NaN bounds where too many are undefined."""
+    """The first entry with the 95% percentile interval of the others; NaN bounds where too many are
+    undefined."""
     known = values[1:][~np.isnan(values[1:])]
     if known.size < (values.size - 1) / 2 or known.size == 0:
         return Interval(float(values[0]), math.nan, math.nan)
@@ -129,7 +140,8 @@ def auroc(scores: npt.ArrayLike, untrue: npt.ArrayLike) -> float:
 
 
 class RiskCoverage(NamedTuple):
-    """`risk[i]`: share of untrue answers among the share `coverage[i]` with the lowest scores; `best` with a perfect order."""
+    """`risk[i]`: share of untrue answers among the share `coverage[i]` with the lowest scores; `best` with a
+    perfect order."""
 
     coverage: Float64
     risk: Float64
@@ -143,20 +155,24 @@ def risk_coverage(scores: Float64, untrue: Bool) -> RiskCoverage:
     shared = (np.bincount(inverse, weights=untrue) / np.bincount(inverse))[inverse]
     k = np.arange(1, n + 1)
     good = n - int(untrue.sum())
-    return RiskCoverage(k / n, np.cumsum(shared[np.argsort(scores, kind="stable")]) / k, np.maximum(k - good, 0) / k)
+    return RiskCoverage(
+        k / n, np.cumsum(shared[np.argsort(scores, kind="stable")]) / k, np.maximum(k - good, 0) / k
+    )
 
 
 # Tests
 
 
 def mann_whitney_p(scores: Float64, untrue: Bool) -> float:
-    """Two-sided p of "AUROC is 0.5": normal approximation with the correction for ties and for continuity (as
-    scipy.stats.mannwhitneyu, method "asymptotic"); NaN where all scores or all outcomes are equal."""
+    """Two-sided p of "AUROC is 0.5": normal approximation with the correction for ties and for continuity
+    (as scipy.stats.mannwhitneyu, method "asymptotic"); NaN where all scores or all outcomes are equal."""
     n, m = scores.size, int(untrue.sum())
     _, ties = np.unique(scores, return_counts=True)
     if n < 2:
         return math.nan
-    variance = m * (n - m) / 12 * (n + 1 - float(np.sum(ties.astype(np.float64) ** 3 - ties)) / (n * (n - 1)))
+    variance = (
+        m * (n - m) / 12 * (n + 1 - float(np.sum(ties.astype(np.float64) ** 3 - ties)) / (n * (n - 1)))
+    )
     if variance <= 0:
         return math.nan
     u = float(ranks(scores)[untrue].sum()) - m * (m + 1) / 2
@@ -165,8 +181,8 @@ def mann_whitney_p(scores: Float64, untrue: Bool) -> float:
 
 
 def holm(p: npt.ArrayLike) -> Float64:
-    """Adjusted p by Holm (1979): rejecting those below alpha errs at all with probability at most alpha, whatever the
-    dependence. NaN stays NaN and does not count as a test."""
+    """Adjusted p by Holm (1979): rejecting those below alpha errs at all with probability at most alpha,
+    whatever the dependence. NaN stays NaN and does not count as a test."""
 
     def adjusted(ascending: Float64) -> Float64:
         return np.maximum.accumulate(ascending * np.arange(ascending.size, 0, -1))
@@ -175,8 +191,9 @@ def holm(p: npt.ArrayLike) -> Float64:
 
 
 def benjamini_hochberg(p: npt.ArrayLike) -> Float64:
-    """Adjusted p by Benjamini and Hochberg (1995): expected share of false findings among those below alpha is at most alpha
-    where tests are independent or positively dependent. NaN stays NaN and does not count as a test."""
+    """Adjusted p by Benjamini and Hochberg (1995): expected share of false findings among those below alpha
+    is at most alpha where tests are independent or positively dependent. NaN stays NaN and does not count as
+    a test."""
 
     def adjusted(ascending: Float64) -> Float64:
         scaled = ascending * ascending.size / np.arange(1, ascending.size + 1)

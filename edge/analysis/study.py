@@ -1,4 +1,5 @@
-"""All that `edge paper` and the report say of a run, in one pass over its steps; several runs side by side in processes."""
+"""All that `edge paper` and the report say of a run, in one pass over its steps; several runs side by side
+in processes."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ RELATIONS = (
 
 @dataclass(frozen=True)
 class Study:
-    """One run. `truth` and `labels` are None where nobody has judged its answers; `relations` holds some tokens [n, 2] of each
-    of RELATIONS that the run has."""
+    """One run. `truth` and `labels` are None where nobody has judged its answers; `relations` holds some
+    tokens [n, 2] of each of RELATIONS that the run has."""
 
     name: str
     paper: PaperRun
@@ -45,7 +46,8 @@ class Study:
 
 
 def study(run: Run, *, name: str = "", question: int | None = None, delta: float = DELTA) -> Study:
-    """Raises UserError for what the run does not hold. `name` stands for the run in tables (its label without one)."""
+    """Raises UserError for what the run does not hold. `name` stands for the run in tables (its label
+    without one)."""
     tokens, labels = read_tokens(run), read_labels(run)
     paper = analyse_paper(run, question=question, delta=delta, tokens=tokens)
     shown = name or paper.label
@@ -68,26 +70,36 @@ def study_folder(folder: Path, name: str, question: int | None, delta: float) ->
     return study(Run.open(folder), name=name, question=question, delta=delta)
 
 
-def study_runs(runs: Sequence[Run], *, question: int | None = None, delta: float = DELTA, jobs: int = 1) -> list[Study]:
-    """Every run, `jobs` at a time in processes of their own. Raises UserError where the runs are not over the same questions."""
+def study_runs(
+    runs: Sequence[Run], *, question: int | None = None, delta: float = DELTA, jobs: int = 1
+) -> list[Study]:
+    """Every run, `jobs` at a time in processes of their own. Raises UserError where the runs are not over
+    the same questions."""
     if not runs:
         raise UserError("there is nothing to analyse: give at least one run directory")
     for run in runs[1:]:
         if run.manifest.questions["sha256"] != runs[0].manifest.questions["sha256"]:
-            raise UserError(f"{runs[0].folder} and {run.folder} hold different questions: give runs over the same ones")
+            raise UserError(
+                f"{runs[0].folder} and {run.folder} hold different questions: give runs over the same ones"
+            )
     work = [(run.folder, name, question, delta) for run, name in zip(runs, names_of(runs), strict=True)]
     if min(jobs, len(runs)) < 2:
         return [study_folder(*arguments) for arguments in work]
-    # A fresh interpreter each: a forked one would inherit threads of the BLAS in whatever state they are. One thread in each:
-    # as many processes as cores share them better than threads that wait for one another.
+    # A fresh interpreter each: a forked one would inherit threads of the BLAS in whatever state they are.
+    # One thread in each: as many processes as cores share them better than threads that wait for one
+    # another.
     try:
         with (
             one_blas_thread(),
-            ProcessPoolExecutor(min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn")) as pool,
+            ProcessPoolExecutor(
+                min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn")
+            ) as pool,
         ):
             return list(pool.map(study_folder, *zip(*work, strict=True)))
     except BrokenProcessPool:
-        raise UserError("a process of the analysis was ended from outside (out of memory?): run it with --jobs 1") from None
+        raise UserError(
+            "a process of the analysis was ended from outside (out of memory?): run it with --jobs 1"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -106,7 +118,10 @@ def one_blas_thread() -> Iterator[None]:
 def names_of(runs: Sequence[Run]) -> list[str]:
     """Labels, with the folder's name where two are alike."""
     labels = [run.manifest.label for run in runs]
-    return [f"{label} ({run.folder.name})" if labels.count(label) > 1 else label for label, run in zip(labels, runs, strict=True)]
+    return [
+        f"{label} ({run.folder.name})" if labels.count(label) > 1 else label
+        for label, run in zip(labels, runs, strict=True)
+    ]
 
 
 class Change(NamedTuple):
@@ -118,8 +133,11 @@ class Change(NamedTuple):
 
 
 def changes_of(studies: Sequence[Study], jobs: int = 1) -> list[Change]:
-    """Each later run that was judged against the first that was; `jobs` pairs at a time (numpy lets threads run side by side)."""
-    judged = [(s.name, (s.scores, s.labels)) for s in studies if s.scores is not None and s.labels is not None]
+    """Each later run that was judged against the first that was; `jobs` pairs at a time (numpy lets threads
+    run side by side)."""
+    judged = [
+        (s.name, (s.scores, s.labels)) for s in studies if s.scores is not None and s.labels is not None
+    ]
     if len(judged) < 2:
         return []
     (first, one), others = judged[0], judged[1:]

@@ -1,4 +1,5 @@
-"""One pass over a run's steps: what the answers table does not hold. Scalars alone stay in memory, never vectors."""
+"""One pass over a run's steps: what the answers table does not hold. Scalars alone stay in memory, never
+vectors."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ POINTS = 1500  # of a scatter plot
 
 
 class TokenPass(NamedTuple):
-    """`asked` [Q] are the questions that have rows, in the order of the passes' other tables; `names` the metrics of `SERIES`
-    that the run has, and last `position`. `pooled` [T, M] float32 is every token (NaN where undefined), `first` and `last`
-    [Q, M] are each answer's ends, `within` [Q, M, M] the correlations over one answer's tokens (row 0, which has no
-    previous token, left out), `courses` [Q, bins] by name each answer's course; `entropy_step` [Q] is the mean |change| of output
-    entropy from a token to the next and `entropy_memory` [Q] its lag-one autocorrelation."""
+    """`asked` [Q] are the questions that have rows, in the order of the passes' other tables; `names` the
+    metrics of `SERIES` that the run has, and last `position`. `pooled` [T, M] float32 is every token (NaN
+    where undefined), `first` and `last` [Q, M] are each answer's ends, `within` [Q, M, M] the correlations
+    over one answer's tokens (row 0, which has no previous token, left out), `courses` [Q, bins] by name each
+    answer's course; `entropy_step` [Q] is the mean |change| of output entropy from a token to the next and
+    `entropy_memory` [Q] its lag-one autocorrelation."""
 
     asked: list[int]
     names: tuple[str, ...]
@@ -42,7 +44,8 @@ class TokenPass(NamedTuple):
 
 
 def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
-    """Reads the steps part by part: memory is one part's rows, and 4 bytes a token and metric (16 MB for 790 x 360 tokens)."""
+    """Reads the steps part by part: memory is one part's rows, and 4 bytes a token and metric (16 MB for 790
+    x 360 tokens)."""
     tapped = run.manifest.artifact["taps"] != "none"
     columns = [name for name in SERIES if tapped or name in OUTPUT]
     names = (*columns, CACHE)
@@ -56,7 +59,9 @@ def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
         if table.num_rows == 0:
             continue
         series = step_series(table, run.manifest.model, columns)
-        values = np.stack([*(series[name] for name in columns), table.column(CACHE).to_numpy().astype(np.float64)], axis=1)
+        values = np.stack(
+            [*(series[name] for name in columns), table.column(CACHE).to_numpy().astype(np.float64)], axis=1
+        )
         asked.append(question)
         tables.append(values.astype(np.float32))
         ends.append(values[[0, -1]])
@@ -81,20 +86,23 @@ def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
 
 
 def drawn(series: Float64, bins: int) -> Float64:
-    """The course of a series whose first value may be undefined; NaN where others are, or nothing is left."""
+    """The course of a series whose first value may be undefined; NaN where others are, or nothing is
+    left."""
     known = series[1:] if np.isnan(series[0]) else series
     return np.full(bins, np.nan) if known.size == 0 or np.isnan(known).any() else course(known, bins)
 
 
 def drift(entropy: Float64) -> tuple[float, float]:
-    """Mean absolute change from one token to the next, and the correlation of the series with itself one token on."""
+    """Mean absolute change from one token to the next, and the correlation of the series with itself one
+    token on."""
     if entropy.size < 2:
         return np.nan, np.nan
     return float(np.abs(np.diff(entropy)).mean()), pearson(entropy[:-1], entropy[1:])
 
 
 def correlations(values: Float64) -> Float64:
-    """Pearson correlations of the columns [M, M] over rows [N, M]; NaN where a column is constant or has an undefined value."""
+    """Pearson correlations of the columns [M, M] over rows [N, M]; NaN where a column is constant or has an
+    undefined value."""
     n, count = values.shape
     if n < 3:
         return np.full((count, count), np.nan)
@@ -108,8 +116,8 @@ def correlations(values: Float64) -> Float64:
 
 
 class Correlation(NamedTuple):
-    """Of two metrics: `over_tokens` over all tokens of all answers (the paper's way), `within` the mean over questions of the
-    correlation along one answer, with its interval."""
+    """Of two metrics: `over_tokens` over all tokens of all answers (the paper's way), `within` the mean over
+    questions of the correlation along one answer, with its interval."""
 
     x: str
     y: str
@@ -130,8 +138,8 @@ def correlate(tokens: TokenPass) -> tuple[Correlation, ...]:
 
 
 class MeanCourse(NamedTuple):
-    """A metric along the answer: `x` is t/N at the middle of each bin; mean over `questions` questions, and its 95% interval at
-    each bin by itself (not for the whole line at once)."""
+    """A metric along the answer: `x` is t/N at the middle of each bin; mean over `questions` questions, and
+    its 95% interval at each bin by itself (not for the whole line at once)."""
 
     x: Float64
     mean: Float64
@@ -144,12 +152,16 @@ def mean_course(courses: Float64) -> MeanCourse:
     """From courses [Q, bins]; questions with an undefined bin do not count."""
     bins = courses.shape[1]
     mean, low, high = bootstrap_columns(courses)
-    return MeanCourse((np.arange(bins) + 0.5) / bins, mean, low, high, int((~np.isnan(courses).any(axis=1)).sum()))
+    return MeanCourse(
+        (np.arange(bins) + 0.5) / bins, mean, low, high, int((~np.isnan(courses).any(axis=1)).sum())
+    )
 
 
 def points(tokens: TokenPass, x: str, y: str) -> Float64:
     """At most POINTS tokens [n, 2], evenly spaced through the run so that every part of it has its share."""
     table = tokens.pooled[:, [tokens.names.index(x), tokens.names.index(y)]].astype(np.float64)
     known = table[~np.isnan(table).any(axis=1)]
-    chosen: Float64 = known[np.unique(np.linspace(0, len(known) - 1, POINTS).astype(np.int64))] if len(known) else known
+    chosen: Float64 = (
+        known[np.unique(np.linspace(0, len(known) - 1, POINTS).astype(np.int64))] if len(known) else known
+    )
     return chosen

@@ -1,7 +1,8 @@
-"""Does a metric tell untrue answers from true ones? Every metric and summary against the outcome, corrected for their number.
+"""Does a metric tell untrue answers from true ones? Every metric and summary against the outcome, corrected
+for their number.
 
-A score is a summary of a metric over the answer, turned so that higher means "more likely untrue" by what the metric is taken
-to say (entropy up, probability down), never by looking at the outcomes.
+A score is a summary of a metric over the answer, turned so that higher means "more likely untrue" by what
+the metric is taken to say (entropy up, probability down), never by looking at the outcomes.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from edge.runs.run_directory import Run
 from edge.signals.definitions import SCALARS
 
 ALPHA = 0.05  # family-wise error rate over all scores of a run
-MINIMUM = 10  # answers of each kind below which nothing is judged: two in each fold, and a test that can say anything
-# Where less of it is taken to mean an untrue answer. An assumption made before looking: an AUROC below 0.5 says it was wrong.
+# answers of each kind below which nothing is judged: two in each fold, and a test that can say anything
+MINIMUM = 10
+# Where less of it is taken to mean an untrue answer. An assumption made before looking: an AUROC below 0.5
+# says it was wrong.
 FALLING = frozenset(("top1_probability", "top1_top2_gap", "layer_cosine", "token_cosine"))
 SUMMARIES = (
     "mean",
@@ -53,9 +56,10 @@ ENDS = ("first", "last")  # of the steps
 
 
 class Prediction(NamedTuple):
-    """One score against the outcome over `questions` answers. `p` tests AUROC = 0.5 (two-sided); `holm` bounds the chance of any
-    false finding, `q` (Benjamini and Hochberg) the share of false ones among those below it, over all scores of the run.
-    ECE, Brier score and balanced accuracy are of cross-fitted probabilities and thresholds."""
+    """One score against the outcome over `questions` answers. `p` tests AUROC = 0.5 (two-sided); `holm`
+    bounds the chance of any false finding, `q` (Benjamini and Hochberg) the share of false ones among those
+    below it, over all scores of the run. ECE, Brier score and balanced accuracy are of cross-fitted
+    probabilities and thresholds."""
 
     metric: str
     summary: str
@@ -81,8 +85,9 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Truth:
-    """What a run's outcomes say. `predictions` are the best first (by p), empty with `problem` where too few answers are of one
-    kind; `found` are those with holm below ALPHA. `true_course` and `untrue_course` are of output entropy along the answer."""
+    """What a run's outcomes say. `predictions` are the best first (by p), empty with `problem` where too few
+    answers are of one kind; `found` are those with holm below ALPHA. `true_course` and `untrue_course` are
+    of output entropy along the answer."""
 
     label: str
     source: str
@@ -105,8 +110,8 @@ class Truth:
 
 
 class Scores(NamedTuple):
-    """Scores of a run's answers: `names` are (metric, summary), `values` [questions, scores] turned so that higher means
-    "more likely untrue", NaN where undefined; rows in the order of `asked`."""
+    """Scores of a run's answers: `names` are (metric, summary), `values` [questions, scores] turned so that
+    higher means "more likely untrue", NaN where undefined; rows in the order of `asked`."""
 
     asked: list[int]
     names: list[tuple[str, str]]
@@ -133,7 +138,9 @@ def scores_of(run: Run, tokens: TokenPass) -> Scores:
     count = numbers(answers, "tokens")
     columns["tokens", ""] = np.where(count > 0, count, np.nan)
     columns["surprisal", "sum"] = numbers(answers, "surprisal_mean") * count
-    kept = {name: values for name, values in columns.items() if np.unique(values[~np.isnan(values)]).size > 1}
+    kept = {
+        name: values for name, values in columns.items() if np.unique(values[~np.isnan(values)]).size > 1
+    }
     table = np.stack(list(kept.values()), axis=1) if kept else np.empty((len(asked), 0))
     return Scores(asked, list(kept), table)
 
@@ -142,13 +149,18 @@ def analyse_truth(run: Run, labels: Labels, tokens: TokenPass, scores: Scores) -
     """Raises UserError where no label belongs to a question of the run."""
     known = [i for i, question in enumerate(scores.asked) if question in labels.outcome]
     if not known:
-        raise UserError(f"{run.folder} has no outcome of a question that it holds: label its answers with 'edge label'")
+        raise UserError(
+            f"{run.folder} has no outcome of a question that it holds: label its answers with 'edge label'"
+        )
     outcomes = [labels.outcome[scores.asked[i]] for i in known]
     untrue = np.array([outcome in UNTRUE for outcome in outcomes])
     bad, good = int(untrue.sum()), int((~untrue).sum())
     problem = ""
     if min(bad, good) < MINIMUM:
-        problem = f"{bad} untrue and {good} true answers are too few to judge a metric by: at least {MINIMUM} of each are needed"
+        problem = (
+            f"{bad} untrue and {good} true answers are too few to judge a metric by: "
+            f"at least {MINIMUM} of each are needed"
+        )
     predictions = () if problem else predict(scores.names, scores.values[known], untrue)
     by_question = dict(zip([scores.asked[i] for i in known], untrue.tolist(), strict=True))
     true_course, untrue_course, difference = split_courses(tokens, by_question)
@@ -171,8 +183,8 @@ def analyse_truth(run: Run, labels: Labels, tokens: TokenPass, scores: Scores) -
 
 
 def judge_scores(values: Float64, untrue: Bool) -> tuple[Float64, Float64, Float64]:
-    """p, Holm's and Benjamini and Hochberg's adjusted p of each column of values [questions, scores]; NaN where a column is
-    constant or has fewer than MINIMUM answers of a kind."""
+    """p, Holm's and Benjamini and Hochberg's adjusted p of each column of values [questions, scores]; NaN
+    where a column is constant or has fewer than MINIMUM answers of a kind."""
     p = np.full(values.shape[1], np.nan)
     for i in range(values.shape[1]):
         known = ~np.isnan(values[:, i])
@@ -194,7 +206,9 @@ def predict(names: list[tuple[str, str]], values: Float64, untrue: Bool) -> tupl
         x, y = values[known, i], untrue[known]
         metric, summary = names[i]
         found = measure(x, y, p[i])
-        made.append(Prediction(metric, summary, int(y.size), *found, float(p[i]), float(corrected[i]), float(q[i])))
+        made.append(
+            Prediction(metric, summary, int(y.size), *found, float(p[i]), float(corrected[i]), float(q[i]))
+        )
     return tuple(made)
 
 
@@ -218,22 +232,32 @@ def measure(x: Float64, untrue: Bool, p: float) -> Measures:
     return Measures(auroc, prr, aurc, **judge(cross_fit(x, untrue), untrue)._asdict())
 
 
-def shown(predictions: tuple[Prediction, ...], scores: Scores, known: list[int], untrue: Bool) -> tuple[Shown, ...]:
-    """Curves of the strongest score and of mean output entropy and length, which everybody would try first."""
+def shown(
+    predictions: tuple[Prediction, ...], scores: Scores, known: list[int], untrue: Bool
+) -> tuple[Shown, ...]:
+    """Curves of the strongest score and of mean output entropy and length, which everybody would try
+    first."""
     wanted = [(p.metric, p.summary) for p in predictions[:1] if not math.isnan(p.p)]
-    wanted += [name for name in (("output_entropy", "mean"), ("tokens", "")) if predictions and name in scores.names]
+    wanted += [
+        name for name in (("output_entropy", "mean"), ("tokens", "")) if predictions and name in scores.names
+    ]
     made = []
     for metric, summary in dict.fromkeys(wanted):
         values = scores.values[known, scores.names.index((metric, summary))]
         kept = ~np.isnan(values)
         x, y = values[kept], untrue[kept]
         if enough(y):
-            made.append(Shown((metric, summary), risk_coverage(x, y), reliability(cross_fit(x, y).probability, y)))
+            made.append(
+                Shown((metric, summary), risk_coverage(x, y), reliability(cross_fit(x, y).probability, y))
+            )
     return tuple(made)
 
 
-def split_courses(tokens: TokenPass, untrue: dict[int, bool]) -> tuple[MeanCourse | None, MeanCourse | None, MeanCourse | None]:
-    """Output entropy along true and along untrue answers, and untrue - true with the interval of two independent means."""
+def split_courses(
+    tokens: TokenPass, untrue: dict[int, bool]
+) -> tuple[MeanCourse | None, MeanCourse | None, MeanCourse | None]:
+    """Output entropy along true and along untrue answers, and untrue - true with the interval of two
+    independent means."""
     table = tokens.courses.get("output_entropy")
     if table is None:
         return None, None, None
@@ -244,16 +268,20 @@ def split_courses(tokens: TokenPass, untrue: dict[int, bool]) -> tuple[MeanCours
     one, other = mean_course(table[good]), mean_course(table[bad])
     spread = np.sqrt(((one.high - one.low) / 2) ** 2 + ((other.high - other.low) / 2) ** 2)
     apart = other.mean - one.mean
-    return one, other, MeanCourse(one.x, apart, apart - spread, apart + spread, one.questions + other.questions)
+    return (
+        one,
+        other,
+        MeanCourse(one.x, apart, apart - spread, apart + spread, one.questions + other.questions),
+    )
 
 
 # Two models
 
 
 class AurocChange(NamedTuple):
-    """How much better a score ranks the second run's answers than the first's, each against its own outcomes, on the
-    `questions` that both hold: difference of AUROC, paired by question; `p` from the bootstrap's standard error, `holm` over
-    all scores."""
+    """How much better a score ranks the second run's answers than the first's, each against its own
+    outcomes, on the `questions` that both hold: difference of AUROC, paired by question; `p` from the
+    bootstrap's standard error, `holm` over all scores."""
 
     metric: str
     summary: str
@@ -266,16 +294,22 @@ class AurocChange(NamedTuple):
 
 
 def compare_truth(one: tuple[Scores, Labels], other: tuple[Scores, Labels]) -> tuple[AurocChange, ...]:
-    """Scores that both runs have, the smallest p first; none where too few answers of a kind are left in either."""
+    """Scores that both runs have, the smallest p first; none where too few answers of a kind are left in
+    either."""
     tables = []
-    shared = [q for q in one[0].asked if q in set(other[0].asked) and q in one[1].outcome and q in other[1].outcome]
+    shared = [
+        q for q in one[0].asked if q in set(other[0].asked) and q in one[1].outcome and q in other[1].outcome
+    ]
     for scores, labels in (one, other):
         place = {question: i for i, question in enumerate(scores.asked)}
         untrue = np.array([labels.outcome[q] in UNTRUE for q in shared], np.bool_)
         tables.append((scores.values[[place[q] for q in shared]], untrue))
     made = []
     for name in (name for name in one[0].names if name in other[0].names):
-        x, y = (table[:, scores.names.index(name)] for (table, _), (scores, _) in zip(tables, (one, other), strict=True))
+        x, y = (
+            table[:, scores.names.index(name)]
+            for (table, _), (scores, _) in zip(tables, (one, other), strict=True)
+        )
         known = ~(np.isnan(x) | np.isnan(y))
         first, second = tables[0][1][known], tables[1][1][known]
         if not (enough(first) and enough(second)):

@@ -1,7 +1,7 @@
 """What quantisation does to the truth of the answers, and whether a metric still warns of the untrue ones.
 
-A free-running run is judged by its own outcomes. A forced one reads the full model's answers, so it is judged by theirs: the
-same text, seen by the quantised model.
+A free-running run is judged by its own outcomes. A forced one reads the full model's answers, so it is
+judged by theirs: the same text, seen by the quantised model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from edge.runs.run_directory import Run
 
 
 class OutcomeChange(NamedTuple):
-    """Of the `questions` judged in both runs: share of untrue answers, its paired change, and how many turned."""
+    """Of the `questions` judged in both runs: share of untrue answers, its paired change, and how many
+    turned."""
 
     questions: int
     full: Interval
@@ -32,34 +33,44 @@ class OutcomeChange(NamedTuple):
 
 @dataclass(frozen=True)
 class TruthChange:
-    """`outcomes` is None for a forced run, whose answers are the full model's. `auroc` has the scores that both runs have, the
-    smallest p first; empty where fewer than ten answers are of a kind."""
+    """`outcomes` is None for a forced run, whose answers are the full model's. `auroc` has the scores that
+    both runs have, the smallest p first; empty where fewer than ten answers are of a kind."""
 
     source: str
     outcomes: OutcomeChange | None
     auroc: tuple[AurocChange, ...]
 
     def of(self, metric: str, summary: str) -> AurocChange | None:
-        return next((change for change in self.auroc if (change.metric, change.summary) == (metric, summary)), None)
+        return next(
+            (change for change in self.auroc if (change.metric, change.summary) == (metric, summary)), None
+        )
 
 
 def truth_change(full: Run, quantised: Run) -> TruthChange | None:
-    """None where nobody has judged the full run's answers, or those of a free-running quantised one. Raises UserError for
-    outcomes that are not the run's."""
+    """None where nobody has judged the full run's answers, or those of a free-running quantised one. Raises
+    UserError for outcomes that are not the run's."""
     one = read_labels(full)
     forced = quantised.manifest.kind == "force"
     other = one if forced else read_labels(quantised)
     if one is None or other is None:
         return None
-    scored = [(scores_of(run, read_tokens(run)), labels) for run, labels in ((full, one), (quantised, other))]
+    scored = [
+        (scores_of(run, read_tokens(run)), labels) for run, labels in ((full, one), (quantised, other))
+    ]
     source = one.source if one.source == other.source else f"{one.source}; {other.source}"
     return TruthChange(source, None if forced else outcome_change(one, other), compare_truth(*scored))
 
 
 def outcome_change(one: Labels, other: Labels) -> OutcomeChange:
     shared = sorted(one.outcome.keys() & other.outcome.keys())
-    before, after = (np.array([labels.outcome[q] in UNTRUE for q in shared], np.float64) for labels in (one, other))
+    before, after = (
+        np.array([labels.outcome[q] in UNTRUE for q in shared], np.float64) for labels in (one, other)
+    )
     return OutcomeChange(
-        len(shared), bootstrap(before), bootstrap(after), bootstrap(after - before),
-        int(np.sum(after > before)), int(np.sum(after < before)),
-    )  # fmt: skip
+        len(shared),
+        bootstrap(before),
+        bootstrap(after),
+        bootstrap(after - before),
+        int(np.sum(after > before)),
+        int(np.sum(after < before)),
+    )

@@ -18,12 +18,13 @@ KV_CACHES = ("f16", "f32")
 class Runtime:
     """How a model is run, as far as that is a choice.
 
-    `threads` None: all processors this process may use. `taps`: "rows" wants attention and hidden states or an error, "auto"
-    goes on with logits alone where they cannot be had, "none" never asks for them. `prepack` is for onnxruntime: its weights are
-    laid out for this processor once and kept beside the artifact. `anyway` starts although memory or disk may not do. The
-    others are llama.cpp's alone: `kv_cache` the type of cached numbers (None: f32 for weights in float32, else f16),
-    `low_memory` no second copy of the weights laid out for the processor, `gpu_layers` so many layers on a GPU.
-    Raises UserError for an unknown word.
+    `threads` None: all processors this process may use. `taps`: "rows" wants attention and hidden states or
+    an error, "auto" goes on with logits alone where they cannot be had, "none" never asks for them.
+    `prepack` is for onnxruntime: its weights are laid out for this processor once and kept beside the
+    artifact. `anyway` starts although memory or disk may not do. The others are llama.cpp's alone:
+    `kv_cache` the type of cached numbers (None: f32 for weights in float32, else f16), `low_memory` no
+    second copy of the weights laid out for the processor, `gpu_layers` so many layers on a GPU. Raises
+    UserError for an unknown word.
     """
 
     threads: int | None = None
@@ -46,8 +47,8 @@ class Runtime:
 class Backend(Protocol):
     """A model with a KV cache of `capacity` positions, of which the first `length` are filled.
 
-    `cache_bytes_each` is the size of one cached number; `taps_lost` says why attention and hidden states that were wanted
-    are missing from now on, "" where they are not.
+    `cache_bytes_each` is the size of one cached number; `taps_lost` says why attention and hidden states
+    that were wanted are missing from now on, "" where they are not.
     """
 
     spec: ModelSpec
@@ -57,7 +58,8 @@ class Backend(Protocol):
     taps_lost: str
 
     def prefill(self, ids: Sequence[int]) -> Taps:
-        """Appends the ids to the cache; taps of the last one. Raises ValueError when empty or beyond `capacity`."""
+        """Appends the ids to the cache; taps of the last one. Raises ValueError when empty or beyond
+        `capacity`."""
 
     def step(self, token_id: int) -> Taps:
         """Appends one id to the cache and returns its taps."""

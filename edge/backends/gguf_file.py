@@ -8,21 +8,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import MANIFEST_NAME, TOKENIZER_NAME, Artifact, FileRecord, Manifest, ModelSpec, record_file
+from edge.artifact import (
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    Artifact,
+    FileRecord,
+    Manifest,
+    ModelSpec,
+    record_file,
+)
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import library
 from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
 
-# Architecture as GGUF names it -> as a checkpoint's config.json does. Others name their tensors in ways that are not tested.
+# Architecture as GGUF names it -> as a checkpoint's config.json does. Others name their tensors in ways that
+# are not tested.
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
 GEMMA_PATTERN = 6  # every sixth layer sees everything, unless the file says otherwise
 FTYPE = "LLAMA_FTYPE_"
 
 
 def open_artifact(path: str | Path) -> Artifact:
-    """An artifact folder, or a GGUF file: one of an artifact, or any other. Raises UserError when it cannot be used."""
+    """An artifact folder, or a GGUF file: one of an artifact, or any other. Raises UserError when it cannot
+    be used."""
     path = Path(path)
     if not path.is_file():
         return Artifact.open(path)
@@ -34,18 +44,24 @@ def open_artifact(path: str | Path) -> Artifact:
 
 
 def open_gguf(path: Path) -> Artifact:
-    """A GGUF file that no manifest describes; tokenizer.json beside it is used where its tokens are the file's.
+    """A GGUF file that no manifest describes; tokenizer.json beside it is used where its tokens are the
+    file's.
 
-    Raises UserError when the file is damaged, split, of an architecture that is not traced, or has no tokenizer.
+    Raises UserError when the file is damaged, split, of an architecture that is not traced, or has no
+    tokenizer.
     """
     with Header(path) as header:
         architecture = header.value("general.architecture")
         if architecture not in ARCHITECTURES:
             raise UserError(
-                f"{path} holds the architecture {architecture!r}, which is not traced; those traced: {', '.join(ARCHITECTURES)}"
+                f"{path} holds the architecture {architecture!r}, which is not traced; those traced: "
+                f"{', '.join(ARCHITECTURES)}"
             )
         if (header.value("split.count") or 1) > 1:
-            raise UserError(f"{path} is one part of several: merge them with llama.cpp's 'llama-gguf-split --merge' first")
+            raise UserError(
+                f"{path} is one part of several: merge them with llama.cpp's 'llama-gguf-split --merge' "
+                f"first"
+            )
         tokens = header.value("tokenizer.ggml.tokens") or []
         if len(set(tokens)) < len(tokens):  # llama.cpp would end the process
             raise UserError(f"{path} has two tokens with the same text: download it or build it again")
@@ -53,11 +69,15 @@ def open_gguf(path: Path) -> Artifact:
         try:
             spec = read_spec(header, architecture, vocabulary)
         except (TypeError, ValueError) as error:
-            raise UserError(f"{path} does not describe a model ({error}): download it or build it again") from error
+            raise UserError(
+                f"{path} does not describe a model ({error}): download it or build it again"
+            ) from error
         tokenizer = beside(path, tokens, vocabulary)
         spec = dataclasses.replace(spec, stop_ids=spec.stop_ids or named_ends(header))
         if not spec.stop_ids:
-            raise UserError(f"{path} names no token that ends an answer (tokenizer.ggml.eos_token_id): download it again")
+            raise UserError(
+                f"{path} names no token that ends an answer (tokenizer.ggml.eos_token_id): download it again"
+            )
         template = header.value("tokenizer.chat_template")
         manifest = Manifest(
             model_id=model_name(header.value("general.name")) or path.stem,
@@ -86,7 +106,8 @@ def named_ends(header: Header) -> tuple[int, ...]:
 
 
 def beside(path: Path, tokens: list[str], vocabulary: Vocabulary) -> dict[str, FileRecord]:
-    """tokenizer.json in the same folder, if it spells the file's tokens; raises UserError when it is another model's."""
+    """tokenizer.json in the same folder, if it spells the file's tokens; raises UserError when it is another
+    model's."""
     found = path.parent / TOKENIZER_NAME
     if not found.is_file():
         if not vocabulary.present:
@@ -96,7 +117,9 @@ def beside(path: Path, tokens: list[str], vocabulary: Vocabulary) -> dict[str, F
         spelled = JsonTokenizer(found).vocabulary()
         # Added tokens beyond the model's rows are in no GGUF file (gemma-3-1b's image token).
         if any(tokens[i] != text for text, i in spelled.items() if i < len(tokens)):
-            raise UserError(f"{found} is not the tokenizer of {path.name}: move one of them to another folder")
+            raise UserError(
+                f"{found} is not the tokenizer of {path.name}: move one of them to another folder"
+            )
     return {TOKENIZER_NAME: record_file(found)}
 
 
@@ -128,7 +151,8 @@ def read_spec(header: Header, architecture: str, vocabulary: Vocabulary) -> Mode
 
 
 def windows(header: Header, architecture: str, layers: int) -> tuple[int, ...]:
-    """Keys that each layer sees (0: all). Of the architectures traced, llama.cpp gives windows to gemma3 alone."""
+    """Keys that each layer sees (0: all). Of the architectures traced, llama.cpp gives windows to gemma3
+    alone."""
     window = header.value("gemma3.attention.sliding_window") if architecture == "gemma3" else None
     if not window:
         return (0,) * layers
@@ -156,6 +180,8 @@ def describe_tokenizer(header: Header) -> dict[str, str]:
     digest = hashlib.sha256()
     for key in sorted(header.keys()):
         if key.startswith("tokenizer.ggml."):
-            digest.update(json.dumps([key, header.value(key)], ensure_ascii=False).encode("utf-8", "replace"))
+            digest.update(
+                json.dumps([key, header.value(key)], ensure_ascii=False).encode("utf-8", "replace")
+            )
     model, pre = (header.value(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     return {"model": str(model or "none"), "pre": str(pre or ""), "sha256": digest.hexdigest()}

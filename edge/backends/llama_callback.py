@@ -1,7 +1,9 @@
-"""The tap callback in C, compiled on the machine it runs on; where there is no compiler, Python's own does the same.
+"""The tap callback in C, compiled on the machine it runs on; where there is no compiler, Python's own does
+the same.
 
-llama.cpp asks its callback about some six hundred nodes a token. Where the wanted ones are known by address, llama_taps.c answers
-and copies without entering Python. llama-cpp-python is built from source, so that where it is there mostly is a compiler too.
+llama.cpp asks its callback about some six hundred nodes a token. Where the wanted ones are known by address,
+llama_taps.c answers and copies without entering Python. llama-cpp-python is built from source, so that where
+it is there mostly is a compiler too.
 """
 
 from __future__ import annotations
@@ -69,20 +71,37 @@ def compiled_callback() -> Callback:
 class CompiledPass:
     """The state that the compiled callback works on, one pass at a time.
 
-    `python` is the address of the callback for passes that learn. The offsets are those of name, data and sizes in a tensor;
-    attention and hidden are the addresses of the buffers to fill, `capacity` the numbers in the first.
+    `python` is the address of the callback for passes that learn. The offsets are those of name, data and
+    sizes in a tensor; attention and hidden are the addresses of the buffers to fill, `capacity` the numbers
+    in the first.
     """
 
     def __init__(
-        self, python: int, *, heads: int, stream_bytes: int, attention: int, capacity: int, hidden: int,
-        name_at: int, data_at: int, sizes_at: int,
-    ) -> None:  # fmt: skip
+        self,
+        python: int,
+        *,
+        heads: int,
+        stream_bytes: int,
+        attention: int,
+        capacity: int,
+        hidden: int,
+        name_at: int,
+        data_at: int,
+        sizes_at: int,
+    ) -> None:
         self._python = python
         self._stops: ctypes.Array[Stop] | None = None
         self._pass = Pass(
-            python=python, heads=heads, stream_bytes=stream_bytes, attention=attention, capacity=capacity, hidden=hidden,
-            name_at=name_at, data_at=data_at, sizes_at=sizes_at,
-        )  # fmt: skip
+            python=python,
+            heads=heads,
+            stream_bytes=stream_bytes,
+            attention=attention,
+            capacity=capacity,
+            hidden=hidden,
+            name_at=name_at,
+            data_at=data_at,
+            sizes_at=sizes_at,
+        )
         self.address = ctypes.addressof(self._pass)
 
     def learn(self) -> None:
@@ -117,7 +136,8 @@ class CompiledPass:
 
 
 def stops(nodes: Sequence[tuple[int, bytes, int, int, bytes, int]]) -> ctypes.Array[Stop]:
-    """From (address, name, layer or -1, address of the stream, its name, its number) of each stop, in the graph's order."""
+    """From (address, name, layer or -1, address of the stream, its name, its number) of each stop, in the
+    graph's order."""
     made = (Stop * len(nodes))()
     for stop, (address, name, layer, stream, stream_name, number) in zip(made, nodes, strict=True):
         stop.tensor, stop.name, stop.layer = address, name, layer

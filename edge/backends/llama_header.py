@@ -1,4 +1,5 @@
-"""What the head of a GGUF file says, read by llama.cpp's own parser: keys and values, tensors; no weights."""
+"""What the head of a GGUF file says, read by llama.cpp's own parser: keys and values, tensors; no
+weights."""
 
 from __future__ import annotations
 
@@ -16,10 +17,18 @@ MAGIC = b"GGUF"
 BOOL, STRING, ARRAY = 7, 8, 9  # gguf_type
 # gguf_type -> how the value is called and what it is in C.
 SCALARS = {
-    0: ("u8", ctypes.c_uint8), 1: ("i8", ctypes.c_int8), 2: ("u16", ctypes.c_uint16), 3: ("i16", ctypes.c_int16),
-    4: ("u32", ctypes.c_uint32), 5: ("i32", ctypes.c_int32), 6: ("f32", ctypes.c_float), BOOL: ("bool", ctypes.c_bool),
-    10: ("u64", ctypes.c_uint64), 11: ("i64", ctypes.c_int64), 12: ("f64", ctypes.c_double),
-}  # fmt: skip
+    0: ("u8", ctypes.c_uint8),
+    1: ("i8", ctypes.c_int8),
+    2: ("u16", ctypes.c_uint16),
+    3: ("i16", ctypes.c_int16),
+    4: ("u32", ctypes.c_uint32),
+    5: ("i32", ctypes.c_int32),
+    6: ("f32", ctypes.c_float),
+    BOOL: ("bool", ctypes.c_bool),
+    10: ("u64", ctypes.c_uint64),
+    11: ("i64", ctypes.c_int64),
+    12: ("f64", ctypes.c_double),
+}
 POINTER, INDEX = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -30,7 +39,8 @@ class InitParams(ctypes.Structure):
 
 
 class TensorEntry(NamedTuple):
-    """One tensor of a file: `type` as ggml names it (F32, Q4_K), in capitals; bytes and place in the data section."""
+    """One tensor of a file: `type` as ggml names it (F32, Q4_K), in capitals; bytes and place in the data
+    section."""
 
     name: str
     type: str
@@ -41,7 +51,8 @@ class TensorEntry(NamedTuple):
 class Header:
     """A context manager over the head of one file.
 
-    Raises UserError when the file is no GGUF file, when its head is damaged, or when it is shorter than its head says.
+    Raises UserError when the file is no GGUF file, when its head is damaged, or when it is shorter than its
+    head says.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +63,9 @@ class Header:
         except OSError as error:
             raise UserError(f"cannot read {path} ({error.strerror or error}): give a GGUF file") from error
         if magic != MAGIC:
-            raise UserError(f"{path} is not a GGUF file (it does not begin with GGUF): give one, or an artifact folder")
+            raise UserError(
+                f"{path} is not a GGUF file (it does not begin with GGUF): give one, or an artifact folder"
+            )
         self._ggml = library()._lib
         with listening() as log:
             self._context = self._call("gguf_init_from_file", POINTER, (ctypes.c_char_p, InitParams))(
@@ -65,7 +78,9 @@ class Header:
     def __enter__(self) -> Header:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._call("gguf_free", None, (POINTER,))(self._context)
 
     def _call(self, name: str, result: Any, arguments: tuple[Any, ...]) -> Callable[..., Any]:
@@ -81,7 +96,10 @@ class Header:
         needed = max((start + entry.offset + entry.size for entry in self.tensors()), default=start)
         size = self.path.stat().st_size
         if size < needed:
-            raise UserError(f"{self.path} has {size} bytes of the {needed} that it should have: download it or build it again")
+            raise UserError(
+                f"{self.path} has {size} bytes of the {needed} that it should have: download it or build it "
+                f"again"
+            )
 
     def tensors(self) -> Iterator[TensorEntry]:
         name_of = self._call("ggml_type_name", ctypes.c_char_p, (ctypes.c_int,))
@@ -99,10 +117,13 @@ class Header:
 
     def keys(self) -> list[str]:
         count = self._at("gguf_get_n_kv", INDEX)
-        return [self._at("gguf_get_key", ctypes.c_char_p, i).decode("utf-8", "replace") for i in range(count)]
+        return [
+            self._at("gguf_get_key", ctypes.c_char_p, i).decode("utf-8", "replace") for i in range(count)
+        ]
 
     def value(self, key: str) -> Any:
-        """A number, bool, string (bytes that are no UTF-8 replaced) or list of them; None for a key that is not there."""
+        """A number, bool, string (bytes that are no UTF-8 replaced) or list of them; None for a key that is
+        not there."""
         found = self._call("gguf_find_key", INDEX, (POINTER, ctypes.c_char_p))(self._context, key.encode())
         if found < 0:
             return None
@@ -115,10 +136,20 @@ class Header:
         return self._at(f"gguf_get_val_{name}", c_type, found)
 
     def _array(self, found: int) -> list[Any]:
-        kind, count = self._at("gguf_get_arr_type", ctypes.c_int, found), self._at("gguf_get_arr_n", ctypes.c_size_t, found)
+        kind, count = (
+            self._at("gguf_get_arr_type", ctypes.c_int, found),
+            self._at("gguf_get_arr_n", ctypes.c_size_t, found),
+        )
         if kind == STRING:
             get = self._call("gguf_get_arr_str", ctypes.c_char_p, (POINTER, INDEX, ctypes.c_size_t))
             return [get(self._context, found, i).decode("utf-8", "replace") for i in range(count)]
         if kind == ARRAY:
-            raise UserError(f"{self.path} has a list of lists among its keys, which no known model has: download it again")
-        return list((SCALARS[kind][1] * count).from_address(self._at("gguf_get_arr_data", POINTER, found))) if count else []
+            raise UserError(
+                f"{self.path} has a list of lists among its keys, which no known model has: download it "
+                f"again"
+            )
+        return (
+            list((SCALARS[kind][1] * count).from_address(self._at("gguf_get_arr_data", POINTER, found)))
+            if count
+            else []
+        )

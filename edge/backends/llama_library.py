@@ -12,7 +12,9 @@ from edge.errors import UserError
 
 # Where taps and export are tested: names, structures and constants below may differ elsewhere.
 OLDEST, NEWEST = (0, 3, 36), (0, 3, 36)
-INSTALL = "install the extra edgetrace[llama], in a clone with 'make setup EXTRAS=export,llama' (a source build)"
+INSTALL = (
+    "install the extra edgetrace[llama], in a clone with 'make setup EXTRAS=export,llama' (a source build)"
+)
 LEVEL_WARN, LEVEL_ERROR, LEVEL_CONTINUED = 3, 4, 5  # ggml_log_level
 
 
@@ -40,7 +42,8 @@ class Log:
 
 
 def library() -> Any:
-    """The low-level module of llama-cpp-python; raises UserError when it is not installed or cannot be loaded."""
+    """The low-level module of llama-cpp-python; raises UserError when it is not installed or cannot be
+    loaded."""
     try:
         return importlib.import_module("llama_cpp.llama_cpp")
     except (ImportError, OSError, RuntimeError, FileNotFoundError) as error:

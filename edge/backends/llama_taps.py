@@ -1,13 +1,15 @@
 """Attention rows and residual streams out of llama.cpp's graph, through its evaluation callback.
 
-The library asks about every node of the graph before it computes it (`ask`), and calls again with the data of those that were
-wanted. Each wanted node splits the graph, which costs time, so only one a layer is: the attention after softmax. The residual
-stream that enters a layer is still in place when that layer's attention is computed, because it is added to it afterwards, and is
-read then; the last one is wanted by itself. `edge.backends.llamacpp` checks on the loaded model that this gives the same bits as
-wanting every node.
+The library asks about every node of the graph before it computes it (`ask`), and calls again with the data
+of those that were wanted. Each wanted node splits the graph, which costs time, so only one a layer is: the
+attention after softmax. The residual stream that enters a layer is still in place when that layer's
+attention is computed, because it is added to it afterwards, and is read then; the last one is wanted by
+itself. `edge.backends.llamacpp` checks on the loaded model that this gives the same bits as wanting every
+node.
 
-A callback that raised, or returned False with the data, would leave the rest of the graph uncomputed without an error. So
-everything is caught and kept for `finish`, which also tells a pass whose callback was cut off from one that ended.
+A callback that raised, or returned False with the data, would leave the rest of the graph uncomputed without
+an error. So everything is caught and kept for `finish`, which also tells a pass whose callback was cut off
+from one that ended.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ OVERHEAD_BYTES = 368
 
 
 class Tensor(ctypes.Structure):
-    """ggml_tensor, which the binding does not define. `ne` are sizes, innermost first, `nb` strides in bytes."""
+    """ggml_tensor, which the binding does not define. `ne` are sizes, innermost first, `nb` strides in
+    bytes."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -58,7 +61,8 @@ class TapError(Exception):
 
 
 class Node:
-    """A node of interest in a graph: what it is, its number (layer of attention, residual stream 0..L), name and address.
+    """A node of interest in a graph: what it is, its number (layer of attention, residual stream 0..L), name
+    and address.
 
     It looks into the tensor where it lies: these are views of the few fields that are read for every token.
     """
@@ -73,8 +77,9 @@ class Node:
 
 
 class Plan:
-    """Where one kind of pass has its nodes of interest: those wanted, by address and in the graph's order, and the residual
-    streams 0..L-1 by number. `stops` is the same for the compiled callback, None where a node is not on the host."""
+    """Where one kind of pass has its nodes of interest: those wanted, by address and in the graph's order,
+    and the residual streams 0..L-1 by number. `stops` is the same for the compiled callback, None where a
+    node is not on the host."""
 
     def __init__(self) -> None:
         self.wanted: dict[int, Node] = {}
@@ -83,13 +88,18 @@ class Plan:
 
     def compile(self) -> None:
         """Once every node is known."""
-        pairs = [(node, self.streams[node.number] if node.kind == ATTENTION else node) for node in self.wanted.values()]
+        pairs = [
+            (node, self.streams[node.number] if node.kind == ATTENTION else node)
+            for node in self.wanted.values()
+        ]
         if all(node.host and stream.host for node, stream in pairs):
             layers = [node.number if node.kind == ATTENTION else -1 for node, _ in pairs]
-            self.stops = stops([
-                (node.address, node.name, layer, stream.address, stream.name, stream.number)
-                for (node, stream), layer in zip(pairs, layers, strict=True)
-            ])  # fmt: skip
+            self.stops = stops(
+                [
+                    (node.address, node.name, layer, stream.address, stream.name, stream.number)
+                    for (node, stream), layer in zip(pairs, layers, strict=True)
+                ]
+            )
 
 
 def wanted_names(spec: ModelSpec) -> dict[bytes, tuple[str, int]]:
@@ -105,16 +115,20 @@ def wanted_names(spec: ModelSpec) -> dict[bytes, tuple[str, int]]:
 class TapReader:
     """Collects the last position's rows of one pass at a time.
 
-    `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every node's name; later ones
-    know the nodes by address and check the names of those alone, in C where `compiled` allows and a compiler is there. `every`
-    wants each node by itself, for the check; `fetch_all` reads everything through the backend, as if nothing were on the host.
-    Arrays: `rows` [L, H, K] and `hidden` [L+1, D], views that the next pass overwrites.
+    `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every
+    node's name; later ones know the nodes by address and check the names of those alone, in C where
+    `compiled` allows and a compiler is there. `every` wants each node by itself, for the check; `fetch_all`
+    reads everything through the backend, as if nothing were on the host. Arrays: `rows` [L, H, K] and
+    `hidden` [L+1, D], views that the next pass overwrites.
     """
 
     def __init__(self, library: Any, spec: ModelSpec, capacity: int, *, compiled: bool = True) -> None:
         ggml = library._lib
         self._get = ggml.ggml_backend_tensor_get
-        self._get.argtypes, self._get.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t], None
+        self._get.argtypes, self._get.restype = (
+            [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t],
+            None,
+        )
         self._is_host = ggml.ggml_backend_buffer_is_host
         self._is_host.argtypes, self._is_host.restype = [ctypes.c_void_p], ctypes.c_bool
         self.spec = spec
@@ -123,7 +137,8 @@ class TapReader:
         self._hidden = np.empty((spec.layers + 1, spec.hidden), np.float32)
         self._hidden_address = self._hidden.ctypes.data
         self._stream_bytes = spec.hidden * FLOAT
-        # Cut anew for every width, so that all rows lie together for one reduction; the cache is padded to 256 positions.
+        # Cut anew for every width, so that all rows lie together for one reduction; the cache is padded to
+        # 256 positions.
         size = spec.layers * spec.heads * (-(-capacity // 256) * 256)
         self._attention = np.empty(max(size, HUGE), np.float32)
         self._attention_address = self._attention.ctypes.data
@@ -140,10 +155,16 @@ class TapReader:
         if compiled and (address := compiled_callback().address):
             self.callback = library.ggml_backend_sched_eval_callback(address)
             self._compiled = CompiledPass(
-                ctypes.cast(self._python, ctypes.c_void_p).value or 0, heads=spec.heads, stream_bytes=self._stream_bytes,
-                attention=self._attention_address, capacity=self._attention.size, hidden=self._hidden_address,
-                name_at=NAME, data_at=Tensor.data.offset, sizes_at=Tensor.ne.offset,
-            )  # fmt: skip
+                ctypes.cast(self._python, ctypes.c_void_p).value or 0,
+                heads=spec.heads,
+                stream_bytes=self._stream_bytes,
+                attention=self._attention_address,
+                capacity=self._attention.size,
+                hidden=self._hidden_address,
+                name_at=NAME,
+                data_at=Tensor.data.offset,
+                sizes_at=Tensor.ne.offset,
+            )
             self.user_data = self._compiled.address
         self._in_c = False
 
@@ -164,7 +185,8 @@ class TapReader:
                 self._in_c = True
 
     def finish(self, keys: int) -> tuple[Array, Array]:
-        """Rows over the `keys` first positions and residual streams of the pass; raises TapError when anything is amiss.
+        """Rows over the `keys` first positions and residual streams of the pass; raises TapError when
+        anything is amiss.
 
         A callback that was cut off shows here too: what it was called for has then not been read.
         """
@@ -180,14 +202,17 @@ class TapReader:
         if self._attention_seen != spec.layers or self._streams_seen != spec.layers + 1:
             self._plans.clear()
             raise TapError(
-                f"llama.cpp's graph gave {self._attention_seen} of {spec.layers} attention patterns and {self._streams_seen} of "
+                f"llama.cpp's graph gave {self._attention_seen} of {spec.layers} attention patterns and "
+                f"{self._streams_seen} of "
                 f"{spec.layers + 1} residual streams under the names known"
             )
         if self._learning and not self.every:
             self._plan.compile()
             self._plans[min(self._new, 2)] = self._plan
         size = spec.layers * spec.heads * self._width
-        return self._attention[:size].reshape(spec.layers, spec.heads, self._width)[:, :, :keys], self._hidden
+        return self._attention[:size].reshape(spec.layers, spec.heads, self._width)[
+            :, :, :keys
+        ], self._hidden
 
     def _take_over(self) -> None:
         """What the compiled callback has seen of the pass."""
@@ -211,7 +236,8 @@ class TapReader:
         return self._learning
 
     def _call(self, address: int, ask: bool, data: Any) -> bool:
-        """The callback, some hundred times a token: without interest, or after an error, it lets the graph run through."""
+        """The callback, some hundred times a token: without interest, or after an error, it lets the graph
+        run through."""
         try:
             if ask:
                 wanted = self._wanted
@@ -241,9 +267,14 @@ class TapReader:
 
     def _check(self, tensor: Tensor, kind: str) -> None:
         spec, sizes = self.spec, tuple(tensor.ne)
-        expected = (sizes[0], self._new, spec.heads, 1) if kind == ATTENTION else (spec.hidden, sizes[1], 1, 1)
+        expected = (
+            (sizes[0], self._new, spec.heads, 1) if kind == ATTENTION else (spec.hidden, sizes[1], 1, 1)
+        )
         if tensor.type != F32 or sizes != expected or tensor.nb[0] != FLOAT:
-            raise TapError(f"{tensor.name.decode()} has type {tensor.type} and sizes {sizes} instead of {expected} in float32")
+            raise TapError(
+                f"{tensor.name.decode()} has type {tensor.type} and sizes {sizes} instead of {expected} in "
+                f"float32"
+            )
 
     def _read(self, address: int) -> None:
         """Copies what has just been computed, and the residual stream that entered the layer."""
@@ -272,7 +303,9 @@ class TapReader:
     def _set_width(self, node: Node, width: int) -> None:
         """All rows of a pass have one width."""
         if self._width or width * self.spec.heads * self.spec.layers > self._attention.size:
-            raise TapError(f"{node.name.decode()} has sizes {tuple(node.sizes)} beside a width of {self._width}")
+            raise TapError(
+                f"{node.name.decode()} has sizes {tuple(node.sizes)} beside a width of {self._width}"
+            )
         self._width = width
 
     def _read_stream(self, node: Node) -> None:
@@ -291,7 +324,9 @@ class TapReader:
 
 def moved(node: Node) -> TapError:
     there = node.name_there.value.decode(errors="replace")
-    return TapError(f"llama.cpp's graph has {there} of sizes {tuple(node.sizes)} where {node.name.decode()} was learned")
+    return TapError(
+        f"llama.cpp's graph has {there} of sizes {tuple(node.sizes)} where {node.name.decode()} was learned"
+    )
 
 
 def check_layout(library: Any) -> None:

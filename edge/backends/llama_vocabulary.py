@@ -24,7 +24,9 @@ class Vocabulary:
         with listening() as log:
             self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
-            raise UserError(f"llama.cpp {version()} cannot load {path} ({log.first()}): download it or build it again")
+            raise UserError(
+                f"llama.cpp {version()} cannot load {path} ({log.first()}): download it or build it again"
+            )
         self.handle: Any = lib.llama_model_get_vocab(self._model)
         self.size = int(lib.llama_vocab_n_tokens(self.handle))
 
@@ -45,7 +47,10 @@ class Vocabulary:
     def special_tokens(self) -> dict[str, str]:
         """Those a chat template may ask for, by role."""
         lib, roles = self.lib, {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad"}
-        named = {role: self.text(getattr(lib, f"llama_vocab_{short}")(self.handle)) for role, short in roles.items()}
+        named = {
+            role: self.text(getattr(lib, f"llama_vocab_{short}")(self.handle))
+            for role, short in roles.items()
+        }
         return {role: text for role, text in named.items() if text}
 
     def stop_ids(self) -> tuple[int, ...]:
@@ -54,7 +59,8 @@ class Vocabulary:
 
 
 class LlamaTokenizer:
-    """llama.cpp's own tokenizer of a GGUF file; see `edge.tokenizer.Tokenizer`. Raises UserError for a file without one."""
+    """llama.cpp's own tokenizer of a GGUF file; see `edge.tokenizer.Tokenizer`. Raises UserError for a file
+    without one."""
 
     def __init__(self, path: Path) -> None:
         self._vocabulary = Vocabulary(path)
@@ -78,7 +84,9 @@ class LlamaTokenizer:
         vocabulary, size = self._vocabulary, PIECE_BYTES
         while True:
             buffer = ctypes.create_string_buffer(size)
-            count = vocabulary.lib.llama_token_to_piece(vocabulary.handle, token_id, buffer, size, 0, special)
+            count = vocabulary.lib.llama_token_to_piece(
+                vocabulary.handle, token_id, buffer, size, 0, special
+            )
             if count >= 0:
                 return buffer.raw[:count]
             size = -count

@@ -18,7 +18,8 @@ from edge.errors import UserError
 from edge.machine.device import usable_cores
 from edge.signals.taps import Array, Taps
 
-CHUNK = 64  # prefill in micro-batches of so many tokens: attention buffers that do not grow with the prompt squared
+# prefill in micro-batches of so many tokens: attention buffers that do not grow with the prompt squared
+CHUNK = 64
 CACHE_TYPES = {"f16": 1, "f32": 0}  # ggml_type
 CACHE_BYTES = {"f16": 2, "f32": 4}
 FLASH_OFF, FLASH_ON = 0, 1  # llama_flash_attn_type; fused attention never has its rows in memory
@@ -26,23 +27,29 @@ PROBE = 3  # tokens of the pass that checks the taps when a model is opened
 
 
 def cache_type(artifact: Artifact, runtime: Runtime) -> str:
-    """f16 or f32: what was asked for, or f32 for weights in float32, so that nothing is rounded that need not be."""
+    """f16 or f32: what was asked for, or f32 for weights in float32, so that nothing is rounded that need
+    not be."""
     return runtime.kv_cache or ("f32" if artifact.manifest.precision == "gguf-f32" else "f16")
 
 
 class LlamaBackend:
     """Runs a GGUF file; see `edge.backends.base.Backend`.
 
-    `capacity` bounds the cached positions, whose memory is taken at once. With `runtime.taps` "auto", `taps_lost` says why
-    there are none where the installed llama.cpp does not give them; with "rows" that is a UserError. `flash_attention` is for
-    measurements without taps: it computes in other roundings, so that a run would depend on whether it is tapped.
-    Raises UserError when the file cannot be loaded or is not what the manifest says.
+    `capacity` bounds the cached positions, whose memory is taken at once. With `runtime.taps` "auto",
+    `taps_lost` says why there are none where the installed llama.cpp does not give them; with "rows" that is
+    a UserError. `flash_attention` is for measurements without taps: it computes in other roundings, so that
+    a run would depend on whether it is tapped. Raises UserError when the file cannot be loaded or is not
+    what the manifest says.
     """
 
     def __init__(
-        self, artifact: Artifact, *, capacity: int | None = None, runtime: Runtime | None = None,
+        self,
+        artifact: Artifact,
+        *,
+        capacity: int | None = None,
+        runtime: Runtime | None = None,
         flash_attention: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         runtime = runtime or Runtime()
         self.spec = spec = artifact.manifest.model
         self.capacity = min(capacity or spec.context, spec.context)
@@ -85,7 +92,9 @@ class LlamaBackend:
         try:
             if not supported(version()):
                 low, high = (".".join(map(str, numbers)) for numbers in (OLDEST, NEWEST))
-                raise TapError(f"llama-cpp-python {version()} is not among the versions tested ({low} to {high})")
+                raise TapError(
+                    f"llama-cpp-python {version()} is not among the versions tested ({low} to {high})"
+                )
             check_layout(self._lib)
             return TapReader(self._lib, self.spec, self.capacity)
         except TapError as error:
@@ -108,7 +117,10 @@ class LlamaBackend:
         with listening() as log:
             self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
-            raise UserError(f"llama.cpp cannot run {path} ({log.first()}): free memory, or take a shorter context or fewer bits")
+            raise UserError(
+                f"llama.cpp cannot run {path} ({log.first()}): free memory, or take a shorter context or "
+                f"fewer bits"
+            )
         self._memory = lib.llama_get_memory(self._context)
         self._batch = lib.llama_batch_init(params.n_batch, 0, 1)
         for i in range(params.n_batch):
@@ -158,7 +170,8 @@ class LlamaBackend:
                 return Taps(self.length - 1, self._last_logits(), rows, hidden)
             except TapError as error:
                 self._lose(error)
-                # Whether the failed pass was whole does not matter any more: it is made again without a callback.
+                # Whether the failed pass was whole does not matter any more: it is made again without a
+                # callback.
                 self.rewind(start)
         self._decode(ids, output=True)
         return Taps(self.length - 1, self._last_logits(), None, None)
@@ -211,18 +224,24 @@ class LlamaBackend:
         self._reader = None
         if self._strict:
             raise UserError(
-                f"{error}: run with --taps none for logits alone, or install a tested llama-cpp-python ('edge doctor' says which)"
+                f"{error}: run with --taps none for logits alone, or install a tested llama-cpp-python "
+                f"('edge doctor' says which)"
             ) from error
         self.taps_lost = str(error)
 
     def _check_taps(self) -> None:
-        """Loses the taps unless those of a short prompt and a step make sense, and equal those with every node by itself:
-        when the nodes are learned, and when they are known."""
+        """Loses the taps unless those of a short prompt and a step make sense, and equal those with every
+        node by itself: when the nodes are learned, and when they are known."""
         ids = [i % self.spec.vocabulary for i in range(1, min(PROBE, self.capacity) + 1)]
         try:
             apart, learning, known = (self._probe(ids, every) for every in (True, False, False))
-            if not all(np.array_equal(a, b) and np.array_equal(a, c) for a, b, c in zip(apart, learning, known, strict=True)):
-                raise TapError("llama.cpp's graph does not keep a layer's input until its attention is computed")
+            if not all(
+                np.array_equal(a, b) and np.array_equal(a, c)
+                for a, b, c in zip(apart, learning, known, strict=True)
+            ):
+                raise TapError(
+                    "llama.cpp's graph does not keep a layer's input until its attention is computed"
+                )
         except TapError as error:
             self._lose(error)
         self.rewind(0)
@@ -243,7 +262,8 @@ class LlamaBackend:
 
 
 def check_values(rows: Array, hidden: Array, keys: int) -> None:
-    """Raises TapError unless rows [L, H, keys] are distributions over the keys and hidden [L+1, D] is finite and was written."""
+    """Raises TapError unless rows [L, H, keys] are distributions over the keys and hidden [L+1, D] is finite
+    and was written."""
     sums = rows.sum(axis=-1)
     if rows.shape[-1] != keys or not (rows >= 0.0).all() or not (np.abs(sums - 1.0) < 1e-3).all():
         raise TapError("llama.cpp's attention rows do not sum to one over the positions")
@@ -256,10 +276,14 @@ def load_model(path: Path, runtime: Runtime) -> Any:
     lib = library()
     params = lib.llama_model_default_params()
     params.n_gpu_layers = runtime.gpu_layers
-    params.use_extra_bufts = not runtime.low_memory  # a second copy of the weights, laid out for the processor
+    params.use_extra_bufts = (
+        not runtime.low_memory
+    )  # a second copy of the weights, laid out for the processor
     with listening() as log:
         lib.llama_backend_init()
         model = lib.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise UserError(f"llama.cpp {version()} cannot load {path} ({log.first()}): download it or build it again")
+        raise UserError(
+            f"llama.cpp {version()} cannot load {path} ({log.first()}): download it or build it again"
+        )
     return model

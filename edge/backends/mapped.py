@@ -14,7 +14,8 @@ HEADING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")
 
 
 class Mapping(NamedTuple):
-    """Part of a file in this process's address space; `clean`: nothing was written to it, the file has it all."""
+    """Part of a file in this process's address space; `clean`: nothing was written to it, the file has it
+    all."""
 
     start: int
     length: int
@@ -36,17 +37,19 @@ def mappings(smaps: str) -> list[Mapping]:
 
 
 def trim() -> None:
-    """Gives freed memory back to the system, which glibc keeps for later; does nothing where the C library has no such call."""
+    """Gives freed memory back to the system, which glibc keeps for later; does nothing where the C library
+    has no such call."""
     give: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if give is not None:
         give(ctypes.c_size_t(0))
 
 
 def let_go(*paths: Path, root: Path = SYSTEM) -> int:
-    """Takes the files' pages out of this process's memory; those that are used come back by themselves from the kernel's cache.
+    """Takes the files' pages out of this process's memory; those that are used come back by themselves from
+    the kernel's cache.
 
-    Loading reads every weight to lay it out; what the kernels use afterwards is the layout, not the weight. Gives the bytes of
-    the mappings that were let go; 0 where the system does not tell of mappings.
+    Loading reads every weight to lay it out; what the kernels use afterwards is the layout, not the weight.
+    Gives the bytes of the mappings that were let go; 0 where the system does not tell of mappings.
     """
     advise: Any = getattr(ctypes.CDLL(None, use_errno=True), "madvise", None)
     if advise is None:

@@ -1,4 +1,5 @@
-"""ONNX Runtime on the CPU: every buffer is made once and bound; a step copies nothing that it does not need."""
+"""ONNX Runtime on the CPU: every buffer is made once and bound; a step copies nothing that it does not
+need."""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ GRAPH_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
 FLOAT_BYTES = 4  # the cache is in float32
-CHUNK = 128  # prefill in chunks: the same bits, and attention buffers that do not grow with the prompt squared
-# A prompt's last chunk leaves the attention of each layer, of which its last row is kept; so it is the shorter the longer the
-# prompt. All others leave theirs one over the other.
+CHUNK = (
+    128  # prefill in chunks: the same bits, and attention buffers that do not grow with the prompt squared
+)
+# A prompt's last chunk leaves the attention of each layer, of which its last row is kept; so it is the
+# shorter the longer the prompt. All others leave theirs one over the other.
 LAST_BYTES = 32 << 20
 FIRST_VERSION = (0, 2)  # of Edgetrace, whose tapped graphs give every position out
 
@@ -39,10 +42,14 @@ def session_options(threads: int) -> Any:
 def open_session(path: Path, threads: int, options: Any = None) -> ort.InferenceSession:
     """A CPU session of one graph; raises UserError when onnxruntime refuses the file."""
     try:
-        return ort.InferenceSession(str(path), options or session_options(threads), providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            str(path), options or session_options(threads), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         detail = " ".join(str(error).split())[:300]
-        raise UserError(f"onnxruntime {RUNTIME_VERSION} cannot load {path} ({detail}): build the artifact again") from error
+        raise UserError(
+            f"onnxruntime {RUNTIME_VERSION} cannot load {path} ({detail}): build the artifact again"
+        ) from error
 
 
 def check_graph(artifact: Artifact) -> None:
@@ -51,27 +58,33 @@ def check_graph(artifact: Artifact) -> None:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if artifact.manifest.taps != "none" and numbers < FIRST_VERSION:
         raise UserError(
-            f"{artifact.label} was built by Edgetrace {version or 'of an unknown version'}, whose graphs gave other outputs: "
+            f"{artifact.label} was built by Edgetrace {version or 'of an unknown version'}, whose graphs "
+            f"gave other outputs: "
             "build it again (edge-export build --force)"
         )
 
 
 def save_prepacked(path: Path, folder: Path, threads: int) -> None:
-    """Writes the graph as this machine's kernels have its weights to GRAPH_NAME and WEIGHTS_NAME in `folder`.
+    """Writes the graph as this machine's kernels have its weights to GRAPH_NAME and WEIGHTS_NAME in
+    `folder`.
 
-    Takes as much memory as loading the graph does. Raises UserError when onnxruntime refuses the file or cannot write.
+    Takes as much memory as loading the graph does. Raises UserError when onnxruntime refuses the file or
+    cannot write.
     """
     options = session_options(threads)
     options.optimized_model_filepath = str(folder / GRAPH_NAME)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME)
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+    )
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     open_session(path, threads, options)
 
 
 def chunks(count: int, last: int) -> list[int]:
-    """Sizes of the chunks of a prompt, CHUNK at most, the final one `last` at most. None is of one position, which would run the
-    kernels of decoding and round quantised activations in another way, but for a prompt of one."""
+    """Sizes of the chunks of a prompt, CHUNK at most, the final one `last` at most. None is of one position,
+    which would run the kernels of decoding and round quantised activations in another way, but for a prompt
+    of one."""
     if count <= last:
         return [count]
     before = count - last
@@ -87,12 +100,17 @@ def chunks(count: int, last: int) -> list[int]:
 class OnnxBackend:
     """Runs an artifact of `edge-export build --to onnx-*`; see `edge.backends.base.Backend`.
 
-    `capacity` bounds the cached positions (default: all the artifact was built for); unused ones cost no memory.
-    `threads` defaults to the processors this process may use; `graph` to the artifact's own.
+    `capacity` bounds the cached positions (default: all the artifact was built for); unused ones cost no
+    memory. `threads` defaults to the processors this process may use; `graph` to the artifact's own.
     """
 
     def __init__(
-        self, artifact: Artifact, *, capacity: int | None = None, threads: int | None = None, graph: Path | None = None
+        self,
+        artifact: Artifact,
+        *,
+        capacity: int | None = None,
+        threads: int | None = None,
+        graph: Path | None = None,
     ) -> None:
         self.spec = spec = artifact.manifest.model
         self.capacity = min(capacity or spec.context, spec.context)
@@ -113,8 +131,11 @@ class OnnxBackend:
         self._bound_ids = 0
         self._attention_names = [f"attention.{layer}" for layer in range(spec.layers)]
         self._hidden_names = [f"hidden.{index}" for index in range(spec.layers + 1)]
-        # The last position's rows. One flat buffer, cut anew at every length, so that all rows lie together for one reduction.
-        self._attention = np.empty(max(spec.layers * spec.heads * self.capacity, HUGE) if self._tapped else 0, np.float32)
+        # The last position's rows. One flat buffer, cut anew at every length, so that all rows lie together
+        # for one reduction.
+        self._attention = np.empty(
+            max(spec.layers * spec.heads * self.capacity, HUGE) if self._tapped else 0, np.float32
+        )
         self._hidden = np.empty((spec.layers + 1, spec.hidden), np.float32)
         # What a chunk of a prompt leaves; there while a prompt is read, used as far as it is long.
         self._patterns = np.empty(0, np.float32)
@@ -208,12 +229,15 @@ class OnnxBackend:
         self._bound_ids = 0
 
     def _chunk_patterns(self, new: int, total: int, *, last: bool) -> Array:
-        """Where a chunk's attention [L, H, S, T] goes: each layer's by itself in the last chunk, else one over the other."""
+        """Where a chunk's attention [L, H, S, T] goes: each layer's by itself in the last chunk, else one
+        over the other."""
         spec = self.spec
         size = spec.heads * new * total
         if not self._patterns.size:  # for all that any chunk may need, most of which is never touched
             row, most = spec.layers * spec.heads * self.capacity, min(CHUNK, self.capacity)
-            room = max(spec.heads * most * self.capacity, min(LAST_BYTES // FLOAT_BYTES, most * row), 3 * row)
+            room = max(
+                spec.heads * most * self.capacity, min(LAST_BYTES // FLOAT_BYTES, most * row), 3 * row
+            )
             self._patterns = np.empty(room, np.float32)
         shape = (spec.heads, new, total)
         if last:

@@ -1,8 +1,9 @@
 """Weights as this processor's kernels want them, kept in a folder of the artifact and mapped from there.
 
-onnxruntime lays weights out anew each time that it loads a model and holds the copy in memory of its own. What it laid out once
-can be saved and mapped: less to hold, nothing to copy, the same bits. The layout is that of one version on one kind of processor,
-so the folder says whose it is and what its bytes should be; anything else is thrown away and made again.
+onnxruntime lays weights out anew each time that it loads a model and holds the copy in memory of its own.
+What it laid out once can be saved and mapped: less to hold, nothing to copy, the same bits. The layout is
+that of one version on one kind of processor, so the folder says whose it is and what its bytes should be;
+anything else is thrown away and made again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from edge.machine.device import SYSTEM, entries, read_text
 
 FOLDER, MADE_NAME, LOCK_NAME = "prepacked", "made.json", ".prepacked.lock"
 WORTH = 64 << 20  # bytes of an artifact below which a second copy in memory is of no account
-FACTOR = 2.5  # disk for the folder over the artifact's bytes, at most: 2.4 measured for onnx-int4 (docs/memory.md)
+# disk for the folder over the artifact's bytes, at most: 2.4 measured for onnx-int4 (docs/memory.md)
+FACTOR = 2.5
 SPARE = 2 << 30  # bytes of disk that are left to others
 BLOCK = 1 << 20
 
@@ -44,7 +46,8 @@ def find(artifact: Artifact) -> Path | None:
 
 
 def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
-    """The graph to load: laid out before, or now, or the artifact's own where that is not worth it or not possible."""
+    """The graph to load: laid out before, or now, or the artifact's own where that is not worth it or not
+    possible."""
     plain = artifact.path / GRAPH_NAME
     size = sum(record.size for record in artifact.manifest.files.values())
     if size < WORTH:
@@ -66,7 +69,10 @@ def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
         on_note(f"weights are laid out anew at each start, since {folder} could not be made ({error})")
         return plain
     made = sum(path.stat().st_size for path in folder.iterdir())
-    on_note(f"laid the weights out for this processor in {folder}, once ({made / 1e9:.1f} GB; --no-prepack does without)")
+    on_note(
+        f"laid the weights out for this processor in {folder}, once ({made / 1e9:.1f} GB; --no-prepack does "
+        f"without)"
+    )
     return folder / GRAPH_NAME
 
 
@@ -79,16 +85,21 @@ def make(artifact: Artifact, folder: Path, threads: int) -> None:
         save_prepacked(artifact.path / GRAPH_NAME, temporary, threads)
         trim()
         checksums = {name: checksum(temporary / name) for name in (GRAPH_NAME, WEIGHTS_NAME)}
-        (temporary / MADE_NAME).write_text(json.dumps({"identity": identity(artifact), "checksums": checksums}))
+        (temporary / MADE_NAME).write_text(
+            json.dumps({"identity": identity(artifact), "checksums": checksums})
+        )
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def identity(artifact: Artifact, root: Path = SYSTEM) -> str:
-    """SHA-256 (hex) of what decides the layout: the artifact, onnxruntime's version, the kinds of core and what they can do."""
+    """SHA-256 (hex) of what decides the layout: the artifact, onnxruntime's version, the kinds of core and
+    what they can do."""
     cpuinfo = read_text(root / "proc/cpuinfo") or platform.processor()
-    kinds = sorted(set(entries(cpuinfo, "vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features")))
+    kinds = sorted(
+        set(entries(cpuinfo, "vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features"))
+    )
     decisive = [artifact.manifest.identity(), RUNTIME_VERSION, platform.machine(), kinds]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 

@@ -22,15 +22,19 @@ LIBRARY = {LLAMA_CPP: "llama-cpp-python"}  # distribution of a backend's library
 
 
 def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
-    """Raises UserError for a choice that the artifact's backend does not have, for a graph that it no longer runs, and for
-    threads that would only wait."""
+    """Raises UserError for a choice that the artifact's backend does not have, for a graph that it no longer
+    runs, and for threads that would only wait."""
     if (runtime.threads or 0) > (most := MOST_THREADS * usable_cores()):
         raise UserError(
-            f"--threads is {runtime.threads} and this process may use {usable_cores()} processors: give at most {most}"
+            f"--threads is {runtime.threads} and this process may use {usable_cores()} processors: give at "
+            f"most {most}"
         )
     if artifact.manifest.backend == LLAMA_CPP:
         if runtime.taps == "rows" and artifact.manifest.taps == "none":
-            raise UserError(f"{artifact.label} was built with --taps none: build it again without, or run with --taps none")
+            raise UserError(
+                f"{artifact.label} was built with --taps none: build it again without, or run with --taps "
+                f"none"
+            )
         return
     check_graph(artifact)
     default = Runtime()
@@ -40,18 +44,23 @@ def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
         ("--gpu-layers", runtime.gpu_layers, default.gpu_layers),
     ):
         if given != usual:
-            raise UserError(f"{option} is llama.cpp's and {artifact.label} is run by onnxruntime: leave it out")
+            raise UserError(
+                f"{option} is llama.cpp's and {artifact.label} is run by onnxruntime: leave it out"
+            )
     if runtime.taps == "none" and artifact.manifest.taps != "none":
-        raise UserError(f"{artifact.label} has its taps built in: build it with --taps none, or leave --taps out")
+        raise UserError(
+            f"{artifact.label} has its taps built in: build it with --taps none, or leave --taps out"
+        )
     if runtime.taps == "rows" and artifact.manifest.taps == "none":
         raise UserError(f"{artifact.label} was built with --taps none: build it again without")
 
 
 def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: OnNote) -> Backend:
-    """The backend that runs this artifact, with a cache of `capacity` positions (the artifact's context at most).
+    """The backend that runs this artifact, with a cache of `capacity` positions (the artifact's context at
+    most).
 
-    `on_note` hears what it left on disk. Raises UserError when the choice is not the backend's, its library is missing, memory
-    will not do, or it cannot load the model.
+    `on_note` hears what it left on disk. Raises UserError when the choice is not the backend's, its library
+    is missing, memory will not do, or it cannot load the model.
     """
     check_runtime(artifact, runtime)
     if not runtime.anyway:
@@ -65,14 +74,18 @@ def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: O
 
 def cache_bytes_each(artifact: Artifact, runtime: Runtime) -> int:
     """Size of a cached number."""
-    return CACHE_BYTES[cache_type(artifact, runtime)] if artifact.manifest.backend == LLAMA_CPP else FLOAT_BYTES
+    return (
+        CACHE_BYTES[cache_type(artifact, runtime)] if artifact.manifest.backend == LLAMA_CPP else FLOAT_BYTES
+    )
 
 
 def deciding(artifact: Artifact, runtime: Runtime) -> dict[str, Any]:
     """What of the choice decides a run's rows, for its settings: nothing where there is no choice."""
     if artifact.manifest.backend != LLAMA_CPP:
         return {}
-    return dict(zip(RUNTIME_SETTINGS, (runtime.taps, cache_type(artifact, runtime), runtime.low_memory), strict=True))
+    return dict(
+        zip(RUNTIME_SETTINGS, (runtime.taps, cache_type(artifact, runtime), runtime.low_memory), strict=True)
+    )
 
 
 def versions(artifact: Artifact) -> dict[str, str]:

@@ -17,7 +17,8 @@ class Tokenizer(Protocol):
     """What prompts and answers need of a tokenizer."""
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Ids; with `special`, the tokens that the tokenizer itself puts around a text. Special tokens in the text count."""
+        """Ids; with `special`, the tokens that the tokenizer itself puts around a text. Special tokens in
+        the text count."""
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
         """Text of the ids, with or without special tokens; bytes that are no character are U+FFFD."""
@@ -31,7 +32,8 @@ class JsonTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{path} cannot be read ({error}): build the artifact again") from error
-        # A tokenizer.json may carry the length limits of its training; transformers drops them at every call too.
+        # A tokenizer.json may carry the length limits of its training; transformers drops them at every call
+        # too.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 

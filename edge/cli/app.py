@@ -70,12 +70,16 @@ from edge.runs.run_directory import Run, RunManifest
 from edge.version import __version__
 
 REFERENCE_K = 256
-PROMPT_HELP = "chat (default where there is a template), raw (the question alone) or qa (TruthfulQA's preset)."
+PROMPT_HELP = (
+    "chat (default where there is a template), raw (the question alone) or qa (TruthfulQA's preset)."
+)
 
 app = typer.Typer(
     help="See what a small language model does inside while it answers, and what quantisation does to that.",
-    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-)  # fmt: skip
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 def show_version(value: bool) -> None:
@@ -86,15 +90,21 @@ def show_version(value: bool) -> None:
 
 @app.callback()
 def top(
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """See what a small language model does inside while it answers, and what quantisation does to that."""
 
 
 def traced(job: Job, title: str, out: Path, quiet: bool) -> None:
-    """Runs the job under its progress view and says what it made; an interruption exits with its code after a hint."""
+    """Runs the job under its progress view and says what it made; an interruption exits with its code after
+    a hint."""
     manifest = shown(job, title, quiet)
-    console.print(unmarked(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"), soft_wrap=True)
+    console.print(
+        unmarked(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"),
+        soft_wrap=True,
+    )
     say_notice(manifest.notice)
 
 
@@ -109,43 +119,14 @@ def run(
     prompt: Annotated[str | None, typer.Option(help=PROMPT_HELP)] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy; above it tokens are sampled.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling, used with each question's index.")] = 0,
-    reference: Annotated[bool, typer.Option("--reference", help=f"Keep each step's {REFERENCE_K} likeliest tokens.")] = False,
-    reference_k: Annotated[int | None, typer.Option(help="Keep so many likeliest tokens instead.", min=1)] = None,
-    date: Annotated[str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")] = None,
-    threads: Threads = None,
-    taps: Taps = "auto",
-    kv_cache: KvCache = None,
-    low_memory: LowMemory = False,
-    gpu_layers: GpuLayers = 0,
-    no_prepack: NoPrepack = False,
-    anyway: Anyway = False,
-    pause_above: PauseAbove = None,
-    quiet: Quiet = False,
-) -> None:
-    """Trace a model's answers to questions into a run directory; continues by itself where it was stopped."""
-    settings = DecodeSettings(max_new_tokens, temperature, seed, reference_k or (REFERENCE_K if reference else 0))
-    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
-    asked = read_questions(chosen_questions(questions))
-    opened = open_artifact(artifact)
-
-    def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
-        return run_job(
-            opened, asked, out, settings, prompt=prompt, date=date, limit=limit, shard=shard, runtime=runtime,
-            pause_above=pause_above, on_progress=on_progress, on_note=on_note,
-        )  # fmt: skip
-
-    traced(job, opened.label, out, quiet)
-
-
-@app.command(epilog="Example: edge force models/nano-llama/onnx-int4 --like runs/fp32 --out runs/int4-forced")
-def force(
-    artifact: ArtifactPath,
-    like: Annotated[
-        Path, typer.Option(help="Run whose tokens are read; made with --reference it gives KL too.", autocompletion=complete_runs)
-    ],
-    out: Annotated[Path, typer.Option(help="Run directory to make or to continue.")],
-    exact: Annotated[
-        Path | None, typer.Option(help="Artifact that made the run, stepped beside: whole KL, hidden states.")
+    reference: Annotated[
+        bool, typer.Option("--reference", help=f"Keep each step's {REFERENCE_K} likeliest tokens.")
+    ] = False,
+    reference_k: Annotated[
+        int | None, typer.Option(help="Keep so many likeliest tokens instead.", min=1)
+    ] = None,
+    date: Annotated[
+        str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")
     ] = None,
     threads: Threads = None,
     taps: Taps = "auto",
@@ -157,13 +138,76 @@ def force(
     pause_above: PauseAbove = None,
     quiet: Quiet = False,
 ) -> None:
-    """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by position."""
+    """Trace a model's answers to questions into a run directory; continues by itself where it was
+    stopped."""
+    settings = DecodeSettings(
+        max_new_tokens, temperature, seed, reference_k or (REFERENCE_K if reference else 0)
+    )
+    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
+    asked = read_questions(chosen_questions(questions))
+    opened = open_artifact(artifact)
+
+    def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
+        return run_job(
+            opened,
+            asked,
+            out,
+            settings,
+            prompt=prompt,
+            date=date,
+            limit=limit,
+            shard=shard,
+            runtime=runtime,
+            pause_above=pause_above,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
+
+    traced(job, opened.label, out, quiet)
+
+
+@app.command(
+    epilog="Example: edge force models/nano-llama/onnx-int4 --like runs/fp32 --out runs/int4-forced"
+)
+def force(
+    artifact: ArtifactPath,
+    like: Annotated[
+        Path,
+        typer.Option(
+            help="Run whose tokens are read; made with --reference it gives KL too.",
+            autocompletion=complete_runs,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Run directory to make or to continue.")],
+    exact: Annotated[
+        Path | None,
+        typer.Option(help="Artifact that made the run, stepped beside: whole KL, hidden states."),
+    ] = None,
+    threads: Threads = None,
+    taps: Taps = "auto",
+    kv_cache: KvCache = None,
+    low_memory: LowMemory = False,
+    gpu_layers: GpuLayers = 0,
+    no_prepack: NoPrepack = False,
+    anyway: Anyway = False,
+    pause_above: PauseAbove = None,
+    quiet: Quiet = False,
+) -> None:
+    """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by
+    position."""
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
     opened, full = open_artifact(artifact), open_artifact(exact) if exact else None
 
     def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
         return force_job(
-            opened, like, out, exact=full, runtime=runtime, pause_above=pause_above, on_progress=on_progress, on_note=on_note
+            opened,
+            like,
+            out,
+            exact=full,
+            runtime=runtime,
+            pause_above=pause_above,
+            on_progress=on_progress,
+            on_note=on_note,
         )
 
     traced(job, f"{opened.label} forced", out, quiet)
@@ -175,7 +219,10 @@ app.command(epilog="Example: edge compare runs/fp32 runs/int4-forced --json comp
 @app.command(epilog="Example: edge report runs/fp32 runs/int4 runs/int4-forced --out report.html")
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run directories; those of one model are compared.", autocompletion=complete_runs)
+        list[Path],
+        typer.Argument(
+            help="Run directories; those of one model are compared.", autocompletion=complete_runs
+        ),
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     delta: Delta = DELTA,
@@ -195,7 +242,9 @@ def ask(
     prompt: Annotated[str | None, typer.Option(help=PROMPT_HELP)] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy; above it tokens are sampled.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    date: Annotated[str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")] = None,
+    date: Annotated[
+        str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")
+    ] = None,
     threads: Threads = None,
     taps: Taps = "auto",
     kv_cache: KvCache = None,
@@ -203,14 +252,18 @@ def ask(
     gpu_layers: GpuLayers = 0,
     no_prepack: NoPrepack = False,
     anyway: Anyway = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a token on standard output.")] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="One JSON object a token on standard output.")
+    ] = False,
 ) -> None:
     """Answer one question live: tokens coloured by entropy, statistics as they change."""
     settings = DecodeSettings(max_new_tokens, temperature, seed)
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
     opened = open_artifact(artifact)
     notes: list[str] = []  # told afterwards, so that they do not stand in the midst of what is drawn
-    steps = answer(opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=notes.append)
+    steps = answer(
+        opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=notes.append
+    )
     try:
         if json_lines:
             for step in steps:
@@ -227,7 +280,9 @@ def ask(
             say_note(note)
 
 
-app.command(epilog="Example: edge bench models/nano-llama/onnx-fp32 models/nano-llama/onnx-int4 --context 64")(bench)
+app.command(
+    epilog="Example: edge bench models/nano-llama/onnx-fp32 models/nano-llama/onnx-int4 --context 64"
+)(bench)
 app.command(epilog="Example: edge demo --model nano-llama")(demo)
 app.command(epilog="Example: edge label runs/fp32 --auto")(label)
 app.command(epilog="Example: edge merge runs/pi4 runs/pi5 --out runs/int4")(merge)
@@ -250,18 +305,26 @@ def models(
     if json_file != "-":
         console.print(models_table(registry, found))
     if json_file:
-        write_json(json_file, {
-            "known": [asdict(entry) for entry in registry.values()],
-            "built": [
-                {"path": str(f.path), "manifest": asdict(f.artifact.manifest) if f.artifact else None, "problem": f.problem}
-                for f in found
-            ],
-        })  # fmt: skip
+        write_json(
+            json_file,
+            {
+                "known": [asdict(entry) for entry in registry.values()],
+                "built": [
+                    {
+                        "path": str(f.path),
+                        "manifest": asdict(f.artifact.manifest) if f.artifact else None,
+                        "problem": f.problem,
+                    }
+                    for f in found
+                ],
+            },
+        )
 
 
 @app.command(epilog="Example: edge doctor --json doctor.json")
 def doctor(json_file: JsonFile = None) -> None:
-    """Say what this machine is, what can run on it, and whether llama.cpp's attention and hidden states can be read."""
+    """Say what this machine is, what can run on it, and whether llama.cpp's attention and hidden states can
+    be read."""
     check_json(json_file)
     found = examine(Path())
     if json_file != "-":

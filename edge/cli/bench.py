@@ -31,11 +31,13 @@ def bench(
     artifacts: Annotated[
         list[Path],
         typer.Argument(
-            help="Artifact folders or GGUF files; one given twice shows the noise.", autocompletion=complete_artifacts
+            help="Artifact folders or GGUF files; one given twice shows the noise.",
+            autocompletion=complete_artifacts,
         ),
     ],
     context: Annotated[
-        list[int] | None, typer.Option(help="Tokens of the prompt; may be given often (default 64, 512).", min=1)
+        list[int] | None,
+        typer.Option(help="Tokens of the prompt; may be given often (default 64, 512).", min=1),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds, after one that warms up.", min=1)] = 7,
     tokens: Annotated[int, typer.Option(help="Tokens after the prompt in a round.", min=1)] = 32,
@@ -45,7 +47,8 @@ def bench(
     anyway: Anyway = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Tokens a second with every column traced, time to first token, peak memory, and the share of the memory's speed."""
+    """Tokens a second with every column traced, time to first token, peak memory, and the share of the
+    memory's speed."""
     check_json(json_file)
     contexts = context or [64, 512]
     cores = threads or device.usable_cores()
@@ -66,35 +69,56 @@ def bench(
     bandwidth = read_bandwidth(cores)
     with errors.status("") as status:
         done = race(
-            contestants, contexts, rounds, tokens,
-            lambda name, length, turn: status.update(unmarked(f"context {length}, round {turn} of {rounds}: {name}")),
-        )  # fmt: skip
+            contestants,
+            contexts,
+            rounds,
+            tokens,
+            lambda name, length, turn: status.update(
+                unmarked(f"context {length}, round {turn} of {rounds}: {name}")
+            ),
+        )
     results = summarise(*done, weights, bandwidth)
     if json_file != "-":
         console.print(shown(results, bandwidth, cores))
     if json_file:
         first = next(iter(opened.values()))
-        write_json(json_file, {
-            "device": device.describe().to_dict(), "versions": versions(first), "threads": cores, "rounds": rounds,
-            "tokens": tokens,
-            "read_bandwidth_bytes_per_s": bandwidth, "results": [as_json(result) for result in results],
-        })  # fmt: skip
+        write_json(
+            json_file,
+            {
+                "device": device.describe().to_dict(),
+                "versions": versions(first),
+                "threads": cores,
+                "rounds": rounds,
+                "tokens": tokens,
+                "read_bandwidth_bytes_per_s": bandwidth,
+                "results": [as_json(result) for result in results],
+            },
+        )
 
 
 def check_room_for(artifact: Artifact, capacity: int) -> None:
     if capacity > artifact.manifest.model.context:
-        raise UserError(f"{artifact.label} was built for {artifact.manifest.model.context} positions: give a shorter --context")
+        raise UserError(
+            f"{artifact.label} was built for {artifact.manifest.model.context} positions: give a shorter "
+            f"--context"
+        )
 
 
 def named(artifact: Artifact, taps: str, taken: dict[str, Any]) -> str:
     """A contestant's name, numbered where it is taken."""
     plain = artifact.label + (" untapped" if "none" in (taps, artifact.manifest.taps) else "")
-    return next(name for n in range(1, len(taken) + 2) if (name := plain if n == 1 else f"{plain} ({n})") not in taken)
+    return next(
+        name
+        for n in range(1, len(taken) + 2)
+        if (name := plain if n == 1 else f"{plain} ({n})") not in taken
+    )
 
 
 def as_json(result: Result) -> dict[str, Any]:
     raw = result._asdict() | {"tokens_per_s": result.tokens_per_s}
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in raw.items()}
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in raw.items()
+    }
 
 
 def shown(results: list[Result], bandwidth: float, threads: int) -> Group:
@@ -102,20 +126,33 @@ def shown(results: list[Result], bandwidth: float, threads: int) -> Group:
     parts: list[RenderableType] = []
     for context in dict.fromkeys(result.context for result in results):
         made = table(
-            f"After a prompt of {context} tokens", "artifact", "tok/s", "ms", "over the first", "first, s", "peak MB", "bus"
+            f"After a prompt of {context} tokens",
+            "artifact",
+            "tok/s",
+            "ms",
+            "over the first",
+            "first, s",
+            "peak MB",
+            "bus",
         )
         for result in results:
             if result.context == context:
                 made.add_row(
-                    unmarked(result.name), number(result.tokens_per_s), f"{result.token_ms[1]:.4g}", spread(result.ratio),
-                    number(result.first_s), f"{result.peak_rss / 1e6:.0f}",
+                    unmarked(result.name),
+                    number(result.tokens_per_s),
+                    f"{result.token_ms[1]:.4g}",
+                    spread(result.ratio),
+                    number(result.first_s),
+                    f"{result.peak_rss / 1e6:.0f}",
                     "-" if math.isnan(result.bandwidth) else f"{result.bandwidth:.0%}",
-                )  # fmt: skip
+                )
         parts.append(made)
     loaded = ", ".join(f"{r.name} {r.load_s:.1f} s" for r in {r.name: r for r in results}.values())
     said = (
-        "ms: a token, median of the rounds; over the first: of the same round, with quartiles; first: the prompt and its "
-        "token, in seconds; MB: peak of resident memory; bus: reading every weight once a token, as a share of the "
+        "ms: a token, median of the rounds; over the first: of the same round, with quartiles; first: the "
+        "prompt and its "
+        "token, in seconds; MB: peak of resident memory; bus: reading every weight once a token, as a share "
+        "of the "
         f"{bandwidth / 1e9:.1f} GB a second that {threads} threads read. Opened in: {loaded}."
     )
     return Group(*parts, Text(escaped(said)))

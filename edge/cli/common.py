@@ -18,7 +18,10 @@ from edge.questions.question import EMBEDDED, default_questions
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
-QUESTIONS_HELP = "CSV in TruthfulQA's columns, or the hub's Parquet or JSON lines (default: those fetched, else embedded ones)."
+QUESTIONS_HELP = (
+    "CSV in TruthfulQA's columns, or the hub's Parquet or JSON lines "
+    "(default: those fetched, else embedded ones)."
+)
 
 
 def say_note(text: str) -> None:
@@ -41,11 +44,15 @@ def check_json(target: str | None) -> None:
         return
     path = Path(target)
     if not target or not path.parent.is_dir() or (path.exists() and not path.is_file()):
-        raise UserError(f"--json {target!r} is no place for a file: give one in a folder that is there, or - for standard output")
+        raise UserError(
+            f"--json {target!r} is no place for a file: give one in a folder that is there, or - for "
+            f"standard output"
+        )
 
 
 def write_json_line(value: Any) -> None:
-    """One line of a stream on standard output, in ASCII: whatever the terminal's encoding, a reader gets the same text."""
+    """One line of a stream on standard output, in ASCII: whatever the terminal's encoding, a reader gets the
+    same text."""
     print(json.dumps(value, allow_nan=False), flush=True)
 
 
@@ -67,11 +74,15 @@ def say_notice(notice: str) -> None:
 def run_app(app: Callable[[], Any]) -> None:
     """Runs the app; a UserError is printed as one sentence on stderr and ends with exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to stop, as on stderr
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a terminal that is not UTF-8 is no reason to stop, as on stderr
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
-        errors.print(f"error: {escaped(' '.join(str(error).split()))}", style="red", markup=False, soft_wrap=True)
+        errors.print(
+            f"error: {escaped(' '.join(str(error).split()))}", style="red", markup=False, soft_wrap=True
+        )
         sys.exit(2)

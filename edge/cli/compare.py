@@ -20,17 +20,23 @@ from edge.runs.run_directory import Run
 
 
 def compare(
-    full: Annotated[Path, typer.Argument(help="Run of the full-precision artifact.", autocompletion=complete_runs)],
+    full: Annotated[
+        Path, typer.Argument(help="Run of the full-precision artifact.", autocompletion=complete_runs)
+    ],
     quantised: Annotated[
         list[Path],
-        typer.Argument(help="Runs of quantised ones: free-running, or from `edge force`.", autocompletion=complete_runs),
+        typer.Argument(
+            help="Runs of quantised ones: free-running, or from `edge force`.", autocompletion=complete_runs
+        ),
     ],
-    fits: Annotated[float | None, typer.Option(help="Name the least damaged that fits in so many GB of memory.")] = None,
+    fits: Annotated[
+        float | None, typer.Option(help="Name the least damaged that fits in so many GB of memory.")
+    ] = None,
     delta: Delta = DELTA,
     json_file: JsonFile = None,
 ) -> None:
-    """Say what quantisation changed: agreement of tokens and distributions, entropies and dispersion by layer, class; of several
-    runs a table by artifact with size, memory and speed."""
+    """Say what quantisation changed: agreement of tokens and distributions, entropies and dispersion by
+    layer, class; of several runs a table by artifact with size, memory and speed."""
     check_json(json_file)
     if fits is not None:
         check_room(fits)

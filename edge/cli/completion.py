@@ -1,4 +1,5 @@
-"""What Tab offers for an artifact, a run or a known model: those there are. Where there is none, the shell offers its files."""
+"""What Tab offers for an artifact, a run or a known model: those there are. Where there is none, the shell
+offers its files."""
 
 from __future__ import annotations
 
@@ -31,9 +32,14 @@ def complete_models(incomplete: str) -> list[str]:
 
 
 def candidates(incomplete: str, marker: str, suffix: str = "/") -> Iterator[str]:
-    """Paths, as the user would type them on, of folders with the file `marker` and of files whose name ends with `suffix`."""
+    """Paths, as the user would type them on, of folders with the file `marker` and of files whose name ends
+    with `suffix`."""
     cut = incomplete.rfind("/") + 1
-    waiting = deque((incomplete[:cut] + name, 0) for name in listed(incomplete[:cut]) if name.startswith(incomplete[cut:]))
+    waiting = deque(
+        (incomplete[:cut] + name, 0)
+        for name in listed(incomplete[:cut])
+        if name.startswith(incomplete[cut:])
+    )
     for _ in range(MOST):
         if not waiting:
             return
@@ -46,7 +52,8 @@ def candidates(incomplete: str, marker: str, suffix: str = "/") -> Iterator[str]
 
 
 def listed(folder: str) -> list[str]:
-    """Names in a folder that a shell takes as one word, hidden ones left out; none of a folder that cannot be read."""
+    """Names in a folder that a shell takes as one word, hidden ones left out; none of a folder that cannot
+    be read."""
     try:
         names = sorted(path.name for path in Path(folder or ".").expanduser().iterdir())
     except (OSError, RuntimeError):  # RuntimeError: a ~user that is not there

@@ -1,4 +1,5 @@
-"""`edge demo`: the main job on the embedded models, as the commands that anyone would type, each shown before it runs.
+"""`edge demo`: the main job on the embedded models, as the commands that anyone would type, each shown
+before it runs.
 
 Every command is a process of its own: `edge` may not import `export`, and what is shown is what is done.
 """
@@ -29,19 +30,25 @@ NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "plotly")
 
 
 def demo(
-    model: Annotated[list[str] | None, typer.Option(help="Embedded model, may be given again (default: all of them).")] = None,
-    models: Annotated[Path, typer.Option(help="Folder in which MODEL/PRECISION/ are built.")] = Path("models"),
+    model: Annotated[
+        list[str] | None, typer.Option(help="Embedded model, may be given again (default: all of them).")
+    ] = None,
+    models: Annotated[Path, typer.Option(help="Folder in which MODEL/PRECISION/ are built.")] = Path(
+        "models"
+    ),
     out: Annotated[Path, typer.Option(help="Folder of the runs and of report.html.")] = Path("runs/demo"),
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Begin anew: replace what an earlier demo left in both folders.")
     ] = False,
 ) -> None:
-    """Build, trace, force, compare and report the embedded models in three precisions; shows each command before it runs."""
+    """Build, trace, force, compare and report the embedded models in three precisions; shows each command
+    before it runs."""
     names = embedded(model)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f"edge demo needs {', '.join(missing)}: install the extras, in a clone with \"pip install '.[export,analysis]'\""
+            f'edge demo needs {", ".join(missing)}: install the extras, in a clone with "pip install '
+            f"'.[export,analysis]'\""
         )
     if force:
         remove_runs(out, names)
@@ -60,7 +67,9 @@ def embedded(wanted: list[str] | None) -> list[str]:
     return list(dict.fromkeys(wanted or known))
 
 
-def commands(names: list[str], models: Path, out: Path, report: Path, limit: int | None, force: bool) -> Iterator[list[str]]:
+def commands(
+    names: list[str], models: Path, out: Path, report: Path, limit: int | None, force: bool
+) -> Iterator[list[str]]:
     """The command lines in their order."""
     replace, few = ["--force"] if force else [], ["--limit", str(limit)] if limit else []
     for name in names:
@@ -71,13 +80,23 @@ def commands(names: list[str], models: Path, out: Path, report: Path, limit: int
         for precision in QUANTISED:
             artifact = f"{artifacts}/onnx-{precision}"
             yield ["edge", "run", artifact, "--out", f"{runs}/{precision}", *few]
-            yield ["edge", "force", artifact, "--like", f"{runs}/{FULL}", "--out", f"{runs}/{precision}-forced"]
+            yield [
+                "edge",
+                "force",
+                artifact,
+                "--like",
+                f"{runs}/{FULL}",
+                "--out",
+                f"{runs}/{precision}-forced",
+            ]
         yield ["edge", "compare", f"{runs}/{FULL}", f"{runs}/{QUANTISED[-1]}-forced"]
     yield ["edge", "report", *(f"{run}" for run in run_folders(out, names)), "--out", f"{report}"]
 
 
 def run_folders(out: Path, names: list[str]) -> list[Path]:
-    return [out / name / run for name in names for run in (FULL, *QUANTISED, *(f"{p}-forced" for p in QUANTISED))]
+    return [
+        out / name / run for name in names for run in (FULL, *QUANTISED, *(f"{p}-forced" for p in QUANTISED))
+    ]
 
 
 def remove_runs(out: Path, names: list[str]) -> None:

@@ -20,7 +20,8 @@ Made = TypeVar("Made")
 
 
 def shown(job: Callable[[OnProgress, OnNote], Made], title: str, quiet: bool) -> Made:
-    """Runs the job under its progress view; an interruption exits with its code after a hint how to go on."""
+    """Runs the job under its progress view; an interruption exits with its code after a hint how to go
+    on."""
     try:
         return with_progress(job, title, errors, say_note, quiet=quiet)
     except Interrupted as error:

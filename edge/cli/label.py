@@ -1,4 +1,5 @@
-"""`edge label`: how each answer of a run came out, judged automatically, by hand in the terminal, or imported."""
+"""`edge label`: how each answer of a run came out, judged automatically, by hand in the terminal, or
+imported."""
 
 from __future__ import annotations
 
@@ -27,20 +28,37 @@ ASKED = " ".join(f"{key} {outcome}" for key, outcome in KEYS.items()) + "  s ski
 
 
 def label(
-    run: Annotated[Path, typer.Argument(help="Run directory whose answers are judged.", autocompletion=complete_runs)],
+    run: Annotated[
+        Path, typer.Argument(help="Run directory whose answers are judged.", autocompletion=complete_runs)
+    ],
     questions: Annotated[
-        Path | None, typer.Option(help="The questions that it asked (default: those fetched or embedded, if it asked them).")
+        Path | None,
+        typer.Option(
+            help="The questions that it asked (default: those fetched or embedded, if it asked them)."
+        ),
     ] = None,
-    auto: Annotated[bool, typer.Option("--auto", help="By the nearest reference, with BLEU and ROUGE.")] = False,
-    import_file: Annotated[Path | None, typer.Option("--import", help="CSV with question_index and outcome.")] = None,
-    export_file: Annotated[Path | None, typer.Option("--export", help="Write answers and judgements as CSV.")] = None,
-    show: Annotated[bool, typer.Option("--show", help="Only print what is judged and how raters agree.")] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="By the nearest reference, with BLEU and ROUGE.")
+    ] = False,
+    import_file: Annotated[
+        Path | None, typer.Option("--import", help="CSV with question_index and outcome.")
+    ] = None,
+    export_file: Annotated[
+        Path | None, typer.Option("--export", help="Write answers and judgements as CSV.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Only print what is judged and how raters agree.")
+    ] = False,
     rater: Annotated[str | None, typer.Option(help="Who judges (default: your user name).")] = None,
     json_file: Annotated[
-        str | None, typer.Option("--json", help="Write counts and agreement as JSON to this file (- for standard output).")
+        str | None,
+        typer.Option(
+            "--json", help="Write counts and agreement as JSON to this file (- for standard output)."
+        ),
     ] = None,
 ) -> None:
-    """Judge a run's answers: best, correct, best_incorrect or incorrect; by hand where no other way is asked for."""
+    """Judge a run's answers: best, correct, best_incorrect or incorrect; by hand where no other way is asked
+    for."""
     check_json(json_file)
     if sum((auto, show, import_file is not None, export_file is not None)) > 1:
         raise UserError("--auto, --import, --export and --show are different things to do: give one of them")
@@ -53,7 +71,10 @@ def label(
         outcomes.save(opened, outcomes.import_csv(opened, import_file, who))
     elif export_file:
         rows = outcomes.export_csv(opened, export_file)
-        console.print(unmarked(f"{export_file}: {rows} rows; fill in outcome and give it back with --import"), soft_wrap=True)
+        console.print(
+            unmarked(f"{export_file}: {rows} rows; fill in outcome and give it back with --import"),
+            soft_wrap=True,
+        )
         return
     elif not show:
         by_hand(opened, questions_of(opened, questions), who)
@@ -70,9 +91,14 @@ def questions_of(run: Run, given: Path | None) -> list[Question]:
 
 
 def by_hand(run: Run, questions: list[Question], rater: str) -> None:
-    """Asks for every answer that the rater has not judged; each judgement is on disk before the next is asked for."""
+    """Asks for every answer that the rater has not judged; each judgement is on disk before the next is
+    asked for."""
     asked = outcomes.matched(run, questions)
-    done = {row.question_index for row in outcomes.read_outcomes(run) if row.source != AUTOMATIC and row.rater == rater}
+    done = {
+        row.question_index
+        for row in outcomes.read_outcomes(run)
+        if row.source != AUTOMATIC and row.rater == rater
+    }
     left = [pair for pair in asked if pair[0].index not in done]
     place = 0
     while place < len(left):
@@ -107,9 +133,11 @@ def show_answer(question: Question, answer: str, place: int, count: int) -> None
     console.print(Text(f"\n{place} of {count}", style="dim"))
     console.print(Text(escaped(question.question), style="bold"))
     for name, texts, style in (
-        ("best", [question.best], "green"), ("correct", true, "green"),
-        ("best incorrect", [question.best_incorrect], "yellow"), ("incorrect", false, "yellow"),
-    ):  # fmt: skip
+        ("best", [question.best], "green"),
+        ("correct", true, "green"),
+        ("best incorrect", [question.best_incorrect], "yellow"),
+        ("incorrect", false, "yellow"),
+    ):
         console.print(Text(f"{name}: {escaped(' | '.join(filter(None, texts))) or '-'}", style=style))
     console.print(Text("answer: ", style="bold").append(escaped(answer) or "(empty)", style="none"))
 
@@ -117,13 +145,20 @@ def show_answer(question: Question, answer: str, place: int, count: int) -> None
 def summarise(run: Run, json_file: str | None) -> None:
     rows = outcomes.read_outcomes(run)
     if not rows:
-        raise UserError(f"nobody has judged {run.folder} yet: use 'edge label' with --auto or --import, or judge by hand")
+        raise UserError(
+            f"nobody has judged {run.folder} yet: use 'edge label' with --auto or --import, or judge by hand"
+        )
     labels: dict[str, dict[int, str]] = {}
     for row in rows:
         if row.outcome is not None:
-            labels.setdefault(f"({AUTOMATIC})" if row.source == AUTOMATIC else row.rater, {})[row.question_index] = row.outcome
+            labels.setdefault(f"({AUTOMATIC})" if row.source == AUTOMATIC else row.rater, {})[
+                row.question_index
+            ] = row.outcome
     total = run.manifest.questions["selected"]
-    counts = {rater: {outcome: Counter(found.values())[outcome] for outcome in OUTCOMES} for rater, found in labels.items()}
+    counts = {
+        rater: {outcome: Counter(found.values())[outcome] for outcome in OUTCOMES}
+        for rater, found in labels.items()
+    }
     pairs, _ = agreement(labels)
     _, alpha = agreement({rater: found for rater, found in labels.items() if rater != f"({AUTOMATIC})"})
     scores = means(rows)
@@ -131,7 +166,11 @@ def summarise(run: Run, json_file: str | None) -> None:
         say_notice(run.manifest.notice)
         show_tables(counts, total, pairs, alpha, scores)
     if json_file:
-        found: dict[str, Any] = {"questions": total, "counts": counts, "pairs": [pair._asdict() for pair in pairs]}
+        found: dict[str, Any] = {
+            "questions": total,
+            "counts": counts,
+            "pairs": [pair._asdict() for pair in pairs],
+        }
         write_json(json_file, plain(found | {"alpha": alpha, "scores": scores}))
 
 
@@ -145,23 +184,34 @@ def means(rows: list[Judgement]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def show_tables(counts: dict[str, dict[str, int]], total: int, pairs: list[Pair], alpha: float, scores: dict[str, float]) -> None:
+def show_tables(
+    counts: dict[str, dict[str, int]], total: int, pairs: list[Pair], alpha: float, scores: dict[str, float]
+) -> None:
     made = tables.table(f"Outcomes of {total} answers", "rater", *OUTCOMES, "none")
     for rater, found in counts.items():
         made.add_row(unmarked(rater), *(str(n) for n in found.values()), str(total - sum(found.values())))
     console.print(made)
     if scores:
-        made = tables.table("Against the references, mean over answers", "measure", "accuracy", "max", "true less false")
+        made = tables.table(
+            "Against the references, mean over answers", "measure", "accuracy", "max", "true less false"
+        )
         for measure in dict.fromkeys(name.partition("_")[0] for name in scores):
             made.add_row(
-                measure, *(tables.number(scores[f"{measure}_{what}"], what == "diff") for what in ("acc", "max", "diff"))
+                measure,
+                *(
+                    tables.number(scores[f"{measure}_{what}"], what == "diff")
+                    for what in ("acc", "max", "diff")
+                ),
             )
         console.print(made)
     if pairs:
         made = tables.table("Agreement", "raters", "answers both judged", "same outcome", "Cohen's kappa")
         for pair in pairs:
             made.add_row(
-                unmarked(f"{pair.first}, {pair.second}"), str(pair.units), tables.number(pair.agreed), tables.number(pair.kappa)
+                unmarked(f"{pair.first}, {pair.second}"),
+                str(pair.units),
+                tables.number(pair.agreed),
+                tables.number(pair.kappa),
             )
         console.print(made)
         console.print(Text(f"Krippendorff's alpha (nominal) of all people: {tables.number(alpha)}"))

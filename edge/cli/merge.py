@@ -14,11 +14,17 @@ from edge.runs.merge import merge as merge_runs
 
 
 def merge(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of all shards, in any order.", autocompletion=complete_runs)],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs of all shards, in any order.", autocompletion=complete_runs)
+    ],
     out: Annotated[Path, typer.Option(help="Run directory to make.")],
 ) -> None:
-    """Make one run of the finished shards of it (--shard I/N), wherever each was traced; they stay as they are."""
+    """Make one run of the finished shards of it (--shard I/N), wherever each was traced; they stay as they
+    are."""
     manifest = merge_runs(runs, out, say_note)
     console.print(
-        unmarked(f"{manifest.label}: {manifest.questions['selected']} questions of {len(runs)} shards in {out}"), soft_wrap=True
+        unmarked(
+            f"{manifest.label}: {manifest.questions['selected']} questions of {len(runs)} shards in {out}"
+        ),
+        soft_wrap=True,
     )

@@ -11,20 +11,38 @@ from edge.cli.completion import complete_artifacts
 
 ArtifactPath = Annotated[
     Path,
-    typer.Argument(help="Artifact folder, as `edge-export build` made it, or any GGUF file.", autocompletion=complete_artifacts),
+    typer.Argument(
+        help="Artifact folder, as `edge-export build` made it, or any GGUF file.",
+        autocompletion=complete_artifacts,
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many questions.")]
 Shard = Annotated[str, typer.Option(help="I/N: every N-th question, for several boards.")]
-Threads = Annotated[int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)]
-Taps = Annotated[str, typer.Option(help="rows: attention and hidden states or an error; auto: where they can be had; none.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)
+]
+Taps = Annotated[
+    str,
+    typer.Option(help="rows: attention and hidden states or an error; auto: where they can be had; none."),
+]
 KvCache = Annotated[str | None, typer.Option(help="GGUF: f16 or f32 (default: f32 for gguf-f32, else f16).")]
-LowMemory = Annotated[bool, typer.Option("--low-memory", help="GGUF: no second, faster copy of the weights.")]
+LowMemory = Annotated[
+    bool, typer.Option("--low-memory", help="GGUF: no second, faster copy of the weights.")
+]
 GpuLayers = Annotated[int, typer.Option(help="GGUF: so many layers on a GPU that llama.cpp was built for.")]
 NoPrepack = Annotated[
-    bool, typer.Option("--no-prepack", help="ONNX: do not keep the weights as this processor wants them beside the artifact.")
+    bool,
+    typer.Option(
+        "--no-prepack",
+        help="ONNX: do not keep the weights as this processor wants them beside the artifact.",
+    ),
 ]
 Anyway = Annotated[bool, typer.Option("--anyway", help="Start although memory or disk may not suffice.")]
-PauseAbove = Annotated[float | None, typer.Option(help="Wait while the machine is hotter than so many degrees Celsius.")]
+PauseAbove = Annotated[
+    float | None, typer.Option(help="Wait while the machine is hotter than so many degrees Celsius.")
+]
 Delta = Annotated[float, typer.Option(help="Nats of early/late shift that still count as balanced.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")
+]

@@ -1,4 +1,5 @@
-"""`edge paper`: the paper's tables for our runs, what it left for later, and whether a metric predicts untrue answers."""
+"""`edge paper`: the paper's tables for our runs, what it left for later, and whether a metric predicts
+untrue answers."""
 
 from __future__ import annotations
 
@@ -32,23 +33,38 @@ LONG, NARROW = 40, 14  # characters: cells from there on fold; the narrowest fir
 
 
 def paper(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories over the same questions.", autocompletion=complete_runs)],
-    question: Annotated[int | None, typer.Option(help="Show this question_index beside the means.", min=0)] = None,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories over the same questions.", autocompletion=complete_runs),
+    ],
+    question: Annotated[
+        int | None, typer.Option(help="Show this question_index beside the means.", min=0)
+    ] = None,
     delta: Annotated[float, typer.Option(help="Shift in nats that still counts as balanced.")] = DELTA,
-    correlations: Annotated[bool, typer.Option("--correlations", help="Print every correlation, too.")] = False,
+    correlations: Annotated[
+        bool, typer.Option("--correlations", help="Print every correlation, too.")
+    ] = False,
     csv: Annotated[Path | None, typer.Option(help="Write every table as CSV into this folder.")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="Write every table as Parquet into this folder.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs analysed at once (default: as many as there are cores).", min=1)] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write every table as Parquet into this folder.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs analysed at once (default: as many as there are cores).", min=1)
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Tables 1 to 7 of arXiv 2604.03589 for runs, beside the paper's numbers; with outcomes, whether a metric predicts them."""
+    """Tables 1 to 7 of arXiv 2604.03589 for runs, beside the paper's numbers; with outcomes, whether a
+    metric predicts them."""
     check_json(json_file)
     opened = [Run.open(folder) for folder in dict.fromkeys(folder.resolve() for folder in runs)]
     studies = study_runs(opened, question=question, delta=delta, jobs=jobs or usable_cores())
     compared = changes_of(studies, jobs or usable_cores())
     made = flat_tables(studies, compared) if csv or parquet else {}
     written = [
-        path for folder, suffix in ((csv, "csv"), (parquet, "parquet")) if folder for path in write_tables(folder, made, suffix)
+        path
+        for folder, suffix in ((csv, "csv"), (parquet, "parquet"))
+        if folder
+        for path in write_tables(folder, made, suffix)
     ]
     if json_file != "-":
         for found in studies:
@@ -62,7 +78,12 @@ def paper(
 
 
 def show(found: Study, correlations: bool) -> None:
-    console.print(Text(escaped(f"{found.name}: {found.paper.questions} questions, {found.paper.tokens} tokens"), style="bold"))
+    console.print(
+        Text(
+            escaped(f"{found.name}: {found.paper.questions} questions, {found.paper.tokens} tokens"),
+            style="bold",
+        )
+    )
     if found.paper.notice:
         console.print(Text(escaped(found.paper.notice), style="dim"))
     for table in paper_tables(found.paper, brief=True):
@@ -72,7 +93,13 @@ def show(found: Study, correlations: bool) -> None:
     if correlations:
         show_table(correlation_table(found.paper))
     if found.truth is None:
-        console.print(Text("No outcomes: judge the answers with 'edge label' to see whether a metric predicts untrue ones."), "")
+        console.print(
+            Text(
+                "No outcomes: judge the answers with 'edge label' to see whether a metric predicts untrue "
+                "ones."
+            ),
+            "",
+        )
         return
     show_table(outcome_table(found.truth))
     show_table(prediction_table(found.truth, brief=True))
@@ -81,8 +108,8 @@ def show(found: Study, correlations: bool) -> None:
 
 
 def show_table(made: Table | None) -> None:
-    """Numbers stay whole and the words before them fold; a row that needs more than the terminal has runs over its edge, for
-    rich would cut digits off. Cells of words fold, too."""
+    """Numbers stay whole and the words before them fold; a row that needs more than the terminal has runs
+    over its edge, for rich would cut digits off. Cells of words fold, too."""
     if made is None:
         return
     table = tables.table(made.caption, *made.columns)
@@ -93,8 +120,12 @@ def show_table(made: Table | None) -> None:
     for row in made.rows:
         table.add_row(*(unmarked(cell) for cell in row))
     widths = [max(map(len, cells)) for cells in zip(made.columns, *made.rows, strict=True)]
-    needed = NARROW + sum(widths[1:]) + 2 * len(widths) + 1 if numeric else 0  # a space of padding and one between columns
-    wide = Console(highlight=False, width=max(console.width, needed), file=console.file)  # print(width=) would only narrow
+    needed = (
+        NARROW + sum(widths[1:]) + 2 * len(widths) + 1 if numeric else 0
+    )  # a space of padding and one between columns
+    wide = Console(
+        highlight=False, width=max(console.width, needed), file=console.file
+    )  # print(width=) would only narrow
     wide.print(table)
 
 
@@ -109,5 +140,7 @@ def as_json(studies: list[Study], compared: list[Change]) -> dict[str, Any]:
     for found in studies:
         truth = dataclasses.asdict(found.truth) | {"verdict": verdict(found.truth)} if found.truth else None
         runs.append(plain({"name": found.name, "paper": as_values(found.paper), "truth": truth}))
-    changes = [plain({"against": first, "run": name, "changes": list(found)}) for first, name, found in compared]
+    changes = [
+        plain({"against": first, "run": name, "changes": list(found)}) for first, name, found in compared
+    ]
     return {"source": published().source, "runs": runs, "auroc_changes": changes}

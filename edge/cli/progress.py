@@ -26,7 +26,8 @@ DRAW_EVERY = 0.5  # seconds: a board has better things to do
 
 
 class Rarely:
-    """Says when the next line of a log is due: after FIRST_LINE seconds, then each time GROWTH times as much has passed."""
+    """Says when the next line of a log is due: after FIRST_LINE seconds, then each time GROWTH times as much
+    has passed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._started, self._next = clock, clock(), FIRST_LINE
@@ -40,7 +41,8 @@ class Rarely:
 
 
 class Course:
-    """Counts of a job: tokens of this session, their rate, the time left by the mean of the questions it finished."""
+    """Counts of a job: tokens of this session, their rate, the time left by the mean of the questions it
+    finished."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._started = clock, clock()
@@ -87,7 +89,9 @@ class Course:
         if self.tokens and self.elapsed > 0:
             said.append(f"{self.tokens / self.elapsed:.1f} tokens/s")
         if self.left is not None:
-            said.append(f"left {duration(self.left)}" if self.done < self.total else f"took {duration(self.elapsed)}")
+            said.append(
+                f"left {duration(self.left)}" if self.done < self.total else f"took {duration(self.elapsed)}"
+            )
         return said
 
 
@@ -98,7 +102,9 @@ def heat(temperature: float | None) -> list[str]:
 def view(title: str, course: Course, temperature: float | None) -> Group:
     """Title; bar and numbers; how far the next answer is, temperature; the last answer. A line each."""
     share = course.done / course.total if course.total else 0.0
-    answering = [f"question {course.done + 1}: {course.answering} tokens"] if course.done < course.total else []
+    answering = (
+        [f"question {course.done + 1}: {course.answering} tokens"] if course.done < course.total else []
+    )
     lines = [
         Text(escaped(title), style="bold"),
         bar(share, BAR_WIDTH).append(" ").append(" · ".join(course.parts)),
@@ -113,7 +119,8 @@ def view(title: str, course: Course, temperature: float | None) -> Group:
 def with_progress(
     job: Callable[[OnProgress, OnNote], Made], title: str, console: Console, on_note: OnNote, *, quiet: bool
 ) -> Made:
-    """Runs job(on_progress, on_note) and shows how far it is on the console, unless `quiet`; a line of it stays at the end."""
+    """Runs job(on_progress, on_note) and shows how far it is on the console, unless `quiet`; a line of it
+    stays at the end."""
     course, gauge, rarely = Course(), Gauge(Sensors()), Rarely()
     frame = Frame(console, DRAW_EVERY) if can_draw(console) and not quiet else None
 
@@ -132,7 +139,10 @@ def with_progress(
 
     def say() -> None:
         gauge.look()
-        console.print(Text(escaped(f"{title}: {' · '.join([*course.parts, *heat(gauge.temperature_c)])}")), soft_wrap=True)
+        console.print(
+            Text(escaped(f"{title}: {' · '.join([*course.parts, *heat(gauge.temperature_c)])}")),
+            soft_wrap=True,
+        )
 
     try:
         return job(on_progress, note)

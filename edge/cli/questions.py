@@ -30,7 +30,9 @@ class Form(enum.StrEnum):
     multiple_choice = "multiple_choice"
 
 
-questions = typer.Typer(help="Fetch TruthfulQA's questions, which `edge run` then asks by default.", no_args_is_help=True)
+questions = typer.Typer(
+    help="Fetch TruthfulQA's questions, which `edge run` then asks by default.", no_args_is_help=True
+)
 
 
 @questions.callback()
@@ -45,20 +47,28 @@ def fetch(
     hub: Annotated[
         Form | None,
         typer.Option(
-            help=f"Instead the 817 questions of the hub's {HUB}, generation or multiple_choice, as Parquet (HF_ENDPOINT)."
+            help=f"Instead the 817 questions of the hub's {HUB}, generation or multiple_choice, as Parquet "
+            f"(HF_ENDPOINT)."
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help=f"With --hub: another commit of the data set than {REVISION[:8]}.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help=f"With --hub: another commit of the data set than {REVISION[:8]}.")
+    ] = None,
 ) -> None:
-    """Download the authors' CSV of 790 questions (TruthfulQA of January 2025, Apache-2.0), whole or not at all."""
+    """Download the authors' CSV of 790 questions (TruthfulQA of January 2025, Apache-2.0), whole or not at
+    all."""
     if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
         raise UserError(f"--sha256 is {sha256!r:.80}: give 64 hexadecimal digits")
     if hub is None:
         if revision is not None:
-            raise UserError("--revision is of the hub's data set: give --hub generation or --hub multiple_choice, too")
+            raise UserError(
+                "--revision is of the hub's data set: give --hub generation or --hub multiple_choice, too"
+            )
         address, target = ADDRESS if url is None else url, fetched_path()
         by_hand = f"put the file at {target} yourself, or give one with --questions"
-        found = fetch_file(address, target, sha256, check_authors if address == ADDRESS else read_questions, by_hand)
+        found = fetch_file(
+            address, target, sha256, check_authors if address == ADDRESS else read_questions, by_hand
+        )
         use = "'edge run' asks them by default"
     else:
         if url is not None:
@@ -66,16 +76,26 @@ def fetch(
         commit = revision_name(REVISION if revision is None else revision)
         target = fetched_path().with_name(f"truthful_qa-{hub}-{commit}.parquet")
         by_hand = "get the file in another way and give it with --questions"
-        found = fetch_file(hub_address(hub, commit), target, sha256, check_hub if commit == REVISION else read_questions, by_hand)
+        found = fetch_file(
+            hub_address(hub, commit),
+            target,
+            sha256,
+            check_hub if commit == REVISION else read_questions,
+            by_hand,
+        )
         use = f"ask them with --questions {target}"
     count = len(read_questions(target))
     console.print(unmarked(f"{target}: {count} questions, SHA-256 {found}; {use}"), soft_wrap=True)
 
 
 def revision_name(revision: str) -> str:
-    """The revision as it was given; raises UserError unless it can stand in an address and in a file's name."""
+    """The revision as it was given; raises UserError unless it can stand in an address and in a file's
+    name."""
     if not revision or len(revision) > 100 or set(revision.lower()) - LETTERS or revision.startswith("."):
-        raise UserError(f"--revision is {revision!r:.80}: give a commit, branch or tag of letters, digits, '-', '_' and '.'")
+        raise UserError(
+            f"--revision is {revision!r:.80}: give a commit, branch or tag of letters, digits, '-', '_' and "
+            f"'.'"
+        )
     return revision
 
 
@@ -83,7 +103,9 @@ def hub_address(hub: Form, revision: str) -> str:
     """Raises UserError where HF_ENDPOINT is no address."""
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     if not endpoint.startswith(("https://", "http://")):
-        raise UserError(f"HF_ENDPOINT is {endpoint!r:.80}: set it to an http or https address, or not at all")
+        raise UserError(
+            f"HF_ENDPOINT is {endpoint!r:.80}: set it to an http or https address, or not at all"
+        )
     return f"{endpoint}/datasets/{HUB}/resolve/{revision}/{hub}/validation-00000-of-00001.parquet"
 
 

@@ -51,7 +51,8 @@ def score(
     quiet: Quiet = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Say which listed answers a model finds likeliest: mc1, mc2 and binary; continues by itself where it was stopped."""
+    """Say which listed answers a model finds likeliest: mc1, mc2 and binary; continues by itself where it
+    was stopped."""
     check_json(json_file)
     opened, asked = open_artifact(artifact), read_questions(chosen_questions(questions))
     # Attention and hidden states are not looked at: llama.cpp is not asked for them.
@@ -59,12 +60,27 @@ def score(
     runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
 
     def job(on_progress: OnProgress, on_note: OnNote) -> Scored:
-        return score_job(opened, asked, out, limit=limit, shard=shard, runtime=runtime, on_progress=on_progress, on_note=on_note)
+        return score_job(
+            opened,
+            asked,
+            out,
+            limit=limit,
+            shard=shard,
+            runtime=runtime,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
 
     made = shown(job, f"{opened.label} scored", quiet)
-    found = {task: (len(values), bootstrap(list(values.values()))) for task, values in made.values.items() if values}
+    found = {
+        task: (len(values), bootstrap(list(values.values())))
+        for task, values in made.values.items()
+        if values
+    }
     if json_file != "-":
-        console.print(unmarked(f"{opened.label}: share over questions [95% interval]"), style="bold", soft_wrap=True)
+        console.print(
+            unmarked(f"{opened.label}: share over questions [95% interval]"), style="bold", soft_wrap=True
+        )
         table = tables.table("", "task", "questions", "score")
         for task, (count, value) in found.items():
             table.add_row(task, str(count), f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]")
@@ -72,7 +88,10 @@ def score(
         console.print(table)
         console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
     if json_file:
-        result: dict[str, Any] = {"artifact": dict(made.manifest.artifact), "questions": dict(made.manifest.questions)}
+        result: dict[str, Any] = {
+            "artifact": dict(made.manifest.artifact),
+            "questions": dict(made.manifest.questions),
+        }
         tasks = {
             task: {"questions": count, **value._asdict(), "by_question": made.values[task]}
             for task, (count, value) in found.items()

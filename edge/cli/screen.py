@@ -1,4 +1,5 @@
-"""The terminal view of one answer: its tokens coloured by entropy, the course of entropy and dispersion, speed, the machine."""
+"""The terminal view of one answer: its tokens coloured by entropy, the course of entropy and dispersion,
+speed, the machine."""
 
 from __future__ import annotations
 
@@ -53,7 +54,11 @@ class Screen:
 
     def __init__(self, title: str, notice: str, *, coloured: bool = True) -> None:
         head = Text(escaped(title), style="bold")
-        self._above = [head, *([Text(escaped(notice), style="dim")] if notice else []), legend(coloured=coloured)]
+        self._above = [
+            head,
+            *([Text(escaped(notice), style="dim")] if notice else []),
+            legend(coloured=coloured),
+        ]
         self._coloured = coloured
         self._body = Body()
         self._entropies: list[float] = []
@@ -69,7 +74,9 @@ class Screen:
         self._entropies.append(output.output_entropy)
         self._dispersions.append(math.nan if attention is None else mean(attention.head_dispersion))
         # A terminal obeys escape sequences: what a model says may not carry any.
-        self._body.add(escaped(live.text).replace("\t", TAB), style_of(output.output_entropy, coloured=self._coloured))
+        self._body.add(
+            escaped(live.text).replace("\t", TAB), style_of(output.output_entropy, coloured=self._coloured)
+        )
         self._last = live
 
     def running(self, console: Console) -> Group:
@@ -120,7 +127,10 @@ def status(live: LiveStep, *, means: bool = True) -> Text:
         parts.append(f"entropy {entropy:.3f}")
     if math.isfinite(slope):
         parts.append(f"slope {slope:+.4f} a token")
-    for label, name in (("attention", "attention_entropy"), *([("dispersion", "head_dispersion")] if means else [])):
+    for label, name in (
+        ("attention", "attention_entropy"),
+        *([("dispersion", "head_dispersion")] if means else []),
+    ):
         if math.isfinite(found := statistics.live(name)[0]):
             parts.append(f"{label} {found:.3f}")
     if live.step.stop_reason:

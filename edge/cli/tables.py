@@ -23,11 +23,26 @@ from edge.jobs.doctor import Findings
 from edge.machine.telemetry import Sample
 from edge.registry import RegistryEntry
 
-SHOWN_METRICS = ("output_entropy", "varentropy", "top1_probability", "surprisal", "attention_entropy",
-                 "attention_entropy_normalised", "sink_mass", "head_dispersion", "head_divergence", "hidden_norm",
-                 "layer_delta")  # fmt: skip
+SHOWN_METRICS = (
+    "output_entropy",
+    "varentropy",
+    "top1_probability",
+    "surprisal",
+    "attention_entropy",
+    "attention_entropy_normalised",
+    "sink_mass",
+    "head_dispersion",
+    "head_divergence",
+    "hidden_norm",
+    "layer_delta",
+)
 PARTINGS = 5  # of the answers that part, in the terminal
-WARNINGS = (("output_entropy", "mean"), ("output_entropy", "extreme"), ("surprisal", "sum"), ("attention_entropy", "mean"))
+WARNINGS = (
+    ("output_entropy", "mean"),
+    ("output_entropy", "extreme"),
+    ("surprisal", "sum"),
+    ("attention_entropy", "mean"),
+)
 SHOWN_LAYERS = ("attention_entropy_layer", "head_dispersion", "hidden_norm")
 
 
@@ -45,9 +60,16 @@ def interval(value: Interval, signed: bool = False) -> str:
 
 
 def table(title: str, *columns: str) -> Table:
-    made = Table(title=unmarked(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(
+        title=unmarked(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0 and len(columns) == 4)
+        made.add_column(
+            column,
+            justify="left" if i == 0 else "right",
+            overflow="fold",
+            no_wrap=i == 0 and len(columns) == 4,
+        )
     return made
 
 
@@ -58,40 +80,59 @@ def comparison(d: Divergence) -> Group:
         head.append(f"\n{escaped(d.notice)}", style="dim")
     if not d.same_checkpoint:
         head.append(
-            "\nThe two are not known to come from one checkpoint: a change may not be quantisation's alone.", style="yellow"
+            "\nThe two are not known to come from one checkpoint: a change may not be quantisation's alone.",
+            style="yellow",
         )
-    metrics = table("Change by metric, mean over questions [95% interval]", "metric", "full", "quantised", "change")
+    metrics = table(
+        "Change by metric, mean over questions [95% interval]", "metric", "full", "quantised", "change"
+    )
     for change in d.changes:
         if change.metric in SHOWN_METRICS:
             metrics.add_row(
-                change.metric, number(change.full.value), number(change.quantised.value), interval(change.change, signed=True)
+                change.metric,
+                number(change.full.value),
+                number(change.quantised.value),
+                interval(change.change, signed=True),
             )
     metrics.add_section()
     for change in d.course:
         metrics.add_row(
-            change.metric, number(change.full.value), number(change.quantised.value), interval(change.change, signed=True)
+            change.metric,
+            number(change.full.value),
+            number(change.quantised.value),
+            interval(change.change, signed=True),
         )
     parts: list[RenderableType] = [head, forced(d.forced) if d.forced else free(d.free), metrics]
     if d.layers:
         parts.append(layers(d))
     one, other = d.full_class, d.quantised_class
-    parts.append(Text(
-        f"class: {one.label} (early/late shift {interval(one.shift, True)}) -> "
-        f"{other.label} ({interval(other.shift, True)}), delta {one.delta:g} nats: {'the same' if d.same_class else 'changed'}"
-    ))  # fmt: skip
+    parts.append(
+        Text(
+            f"class: {one.label} (early/late shift {interval(one.shift, True)}) -> "
+            f"{other.label} ({interval(other.shift, True)}), delta {one.delta:g} nats: "
+            f"{'the same' if d.same_class else 'changed'}"
+        )
+    )
     if d.truth:
         parts.append(truth(d.truth))
     return Group(*parts)
 
 
 def truth(found: TruthChange) -> Group:
-    """Whether answers turned untrue, and whether output and attention entropy still warn of those that are."""
+    """Whether answers turned untrue, and whether output and attention entropy still warn of those that
+    are."""
     made = table(
-        f"Truth of the answers ({unmarked(found.source)} labels) [95% interval]", "measure", "full", "quantised", "change"
+        f"Truth of the answers ({unmarked(found.source)} labels) [95% interval]",
+        "measure",
+        "full",
+        "quantised",
+        "change",
     )
     if found.outcomes:
         o = found.outcomes
-        made.add_row("share untrue", number(o.full.value), number(o.quantised.value), interval(o.change, signed=True))
+        made.add_row(
+            "share untrue", number(o.full.value), number(o.quantised.value), interval(o.change, signed=True)
+        )
         made.add_row("answers that turned untrue / true", "", "", f"{o.became_untrue} / {o.became_true}")
     shown = [each for name in WARNINGS if (each := found.of(*name))]
     for each in shown:
@@ -102,22 +143,43 @@ def truth(found: TruthChange) -> Group:
 
 
 def forced(part: ForcedPart) -> Group:
-    """llama-perplexity's list under its names, the error over questions beside its own over tokens; hidden states by layer."""
-    known = "whole vocabulary" if part.exact else f"{part.reference_k} most likely tokens and the rest: a lower bound"
-    note = f"KL(full || quantised), {known}" if part.kl else "KL: not kept, trace the full run with --reference"
-    made = table(f"On the same {part.tokens} tokens. {note}", "statistic", "value", "± by question", "± by token")
+    """llama-perplexity's list under its names, the error over questions beside its own over tokens; hidden
+    states by layer."""
+    known = (
+        "whole vocabulary"
+        if part.exact
+        else f"{part.reference_k} most likely tokens and the rest: a lower bound"
+    )
+    note = (
+        f"KL(full || quantised), {known}" if part.kl else "KL: not kept, trace the full run with --reference"
+    )
+    made = table(
+        f"On the same {part.tokens} tokens. {note}", "statistic", "value", "± by question", "± by token"
+    )
     section = part.statistics[0].section
     for found in part.statistics:
         if found.section != section:
             made.add_section()
             section = found.section
-        scale, unit = (100.0, "%") if found.section == PROBABILITY or found.name.startswith("Cor") else (1.0, "")
-        errors = ("" if math.isnan(error) else f"{scale * error:.2g}{unit}" for error in (found.error, found.token_error))
+        scale, unit = (
+            (100.0, "%") if found.section == PROBABILITY or found.name.startswith("Cor") else (1.0, "")
+        )
+        errors = (
+            "" if math.isnan(error) else f"{scale * error:.2g}{unit}"
+            for error in (found.error, found.token_error)
+        )
         made.add_row(found.name, f"{scale * found.value:.6g}{unit}", *errors)
     parts: list[RenderableType] = [made]
     if part.hidden_error and part.hidden_similarity:
-        hidden = table("Residual stream against the full model's, mean over questions", "layer", "relative error", "cosine")
-        for layer, (error, cosine) in enumerate(zip(part.hidden_error.mean, part.hidden_similarity.mean, strict=True)):
+        hidden = table(
+            "Residual stream against the full model's, mean over questions",
+            "layer",
+            "relative error",
+            "cosine",
+        )
+        for layer, (error, cosine) in enumerate(
+            zip(part.hidden_error.mean, part.hidden_similarity.mean, strict=True)
+        ):
             hidden.add_row(str(layer), number(float(error)), f"{cosine:.6f}")
         parts.append(hidden)
     return Group(*parts)
@@ -136,7 +198,13 @@ def partings(part: FreePart) -> Table:
     """The first token that differs, and what each model said there with how much probability."""
     shown = part.first[:PARTINGS]
     more = f"; all {len(part.first)} are in the JSON" if len(part.first) > len(shown) else ""
-    made = table(f"Where answers part, the first {len(shown)}{more}", "question", "step", "full said", "quantised said")
+    made = table(
+        f"Where answers part, the first {len(shown)}{more}",
+        "question",
+        "step",
+        "full said",
+        "quantised said",
+    )
     made.columns[0].no_wrap = False
 
     def said(text: str, probability: float) -> str:
@@ -144,16 +212,22 @@ def partings(part: FreePart) -> Table:
 
     for each in shown:
         made.add_row(
-            unmarked(each.question), str(each.step), said(each.full_token, each.full_probability),
+            unmarked(each.question),
+            str(each.step),
+            said(each.full_token, each.full_probability),
             said(each.quantised_token, each.quantised_probability),
-        )  # fmt: skip
+        )
     return made
 
 
 def layers(d: Divergence) -> Table:
     """Change by layer; layer 0 of a hidden metric is the embedding output. Intervals are in the JSON."""
     changes = {change.metric: change for change in d.layers if change.metric in SHOWN_LAYERS}
-    made = table("Change by layer, mean over questions (* where the 95% interval leaves out 0)", "layer", *SHOWN_LAYERS)
+    made = table(
+        "Change by layer, mean over questions (* where the 95% interval leaves out 0)",
+        "layer",
+        *SHOWN_LAYERS,
+    )
     depth = max(len(change.mean) for change in changes.values())
     for layer in range(depth):
         cells = []
@@ -188,7 +262,12 @@ def find_artifacts(root: Path) -> list[Found]:
 def models(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> Group:
     known = table("Known models", "id", "architecture", "licence", "checkpoint")
     for entry in registry.values():
-        known.add_row(entry.model_id, entry.model_type, entry.licence, "embedded" if entry.folder else f"hub: {entry.hub}")
+        known.add_row(
+            entry.model_id,
+            entry.model_type,
+            entry.licence,
+            "embedded" if entry.folder else f"hub: {entry.hub}",
+        )
     built = table("Built artifacts", "folder", "model", "precision", "taps", "MB")
     for folder, artifact, problem in found:
         if artifact is None:
@@ -196,8 +275,17 @@ def models(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> Group:
         else:
             manifest = artifact.manifest
             size = sum(record.size for record in manifest.files.values()) / 1e6
-            built.add_row(unmarked(str(folder)), unmarked(manifest.model_id), manifest.precision, manifest.taps, f"{size:.1f}")
-    return Group(known, built if found else Text("No artifacts here: build one with 'edge-export build nano-llama ...'"))
+            built.add_row(
+                unmarked(str(folder)),
+                unmarked(manifest.model_id),
+                manifest.precision,
+                manifest.taps,
+                f"{size:.1f}",
+            )
+    return Group(
+        known,
+        built if found else Text("No artifacts here: build one with 'edge-export build nano-llama ...'"),
+    )
 
 
 def state(now: Sample) -> str:
@@ -211,7 +299,13 @@ def state(now: Sample) -> str:
     if now.power_w is not None:
         said.append(f"{now.power_w:.1f} W")
     if now.throttled is not None:
-        said.append("slowed down" if now.throttled else "slowed down since boot" if now.throttled_before else "not slowed down")
+        said.append(
+            "slowed down"
+            if now.throttled
+            else "slowed down since boot"
+            if now.throttled_before
+            else "not slowed down"
+        )
     return ", ".join(said) or "no sensor can be read"
 
 
@@ -232,7 +326,10 @@ def doctor(found: Findings) -> Group:
         ("processor", f"{machine.processor or 'unknown'} ({machine.machine}), {machine.cores} usable"),
         *([("cores", machine.core_kinds)] if machine.core_kinds else []),
         ("SIMD", " ".join(machine.simd) or "none known"),
-        ("memory", f"{gigabytes(machine.memory_bytes)}, {gigabytes(found.memory_available_bytes)} available"),
+        (
+            "memory",
+            f"{gigabytes(machine.memory_bytes)}, {gigabytes(found.memory_available_bytes)} available",
+        ),
         ("swap", gigabytes(machine.swap_bytes)),
         ("now", state(found.now)),
         ("disk here", f"{gigabytes(found.disk_free_bytes)} free"),
@@ -242,7 +339,10 @@ def doctor(found: Findings) -> Group:
     libraries = Table.grid(padding=(0, 2))
     for name, version in found.versions.items():
         libraries.add_row(name, version or "not installed")
-    said = [heading("onnx-* artifacts"), Text(f"run by onnxruntime {found.versions['onnxruntime']}, with every tap")]
+    said = [
+        heading("onnx-* artifacts"),
+        Text(f"run by onnxruntime {found.versions['onnxruntime']}, with every tap"),
+    ]
     if found.signals:
         said.append(Text(f"signals are computed in numpy, 1 to 2% slower: {found.signals}", style="dim"))
     said.append(heading("GGUF files"))
@@ -250,10 +350,19 @@ def doctor(found: Findings) -> Group:
         said.append(Text(f"cannot be run: {llama.problem}", style="yellow"))
     else:
         low, high = llama.tested
-        said.append(Text(f"run by llama-cpp-python {llama.installed} (tested: {low if low == high else f'{low} to {high}'}), "
-                         f"{'with' if llama.gpu else 'without'} GPU"))  # fmt: skip
+        said.append(
+            Text(
+                f"run by llama-cpp-python {llama.installed} (tested: "
+                f"{low if low == high else f'{low} to {high}'}), "
+                f"{'with' if llama.gpu else 'without'} GPU"
+            )
+        )
         for architecture, problem in llama.taps.items():
-            style, text = ("yellow", f"logits alone: {problem}") if problem else ("", "attention and hidden states are traced")
+            style, text = (
+                ("yellow", f"logits alone: {problem}")
+                if problem
+                else ("", "attention and hidden states are traced")
+            )
             said.append(Text(f"{architecture}: {text}", style=style))
         if llama.callback:
             said.append(Text(f"taps are read in Python, about 1% slower: {llama.callback}", style="dim"))

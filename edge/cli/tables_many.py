@@ -15,15 +15,36 @@ from edge.cli.terminal import escaped, unmarked
 
 def many(found: Many) -> Group:
     """Costs and damage of each artifact. ≥ stands before a KL that is a lower bound."""
-    head = Text(escaped(f"{len(found.lines)} artifacts against {found.full.label}, {found.questions} questions"), style="bold")
+    head = Text(
+        escaped(f"{len(found.lines)} artifacts against {found.full.label}, {found.questions} questions"),
+        style="bold",
+    )
     if found.notice:
         head.append(f"\n{escaped(found.notice)}", style="dim")
     if any(not run.same_checkpoint for run in found.runs):
-        head.append("\nNot all are known to come from one checkpoint: a change may not be quantisation's alone.", style="yellow")
-    first = table("Cost and damage (top 1: share of tokens with the same most likely one)",
-                  "artifact", "MB", "RSS MB", "tokens/s", "mean KL", "± s.e.", "top 1")  # fmt: skip
-    second = table("Change, mean over questions (* where the 95% interval leaves out 0; intervals are in the JSON)",
-                   "artifact", "ln PPL ratio", "output entropy", "attention entropy", "hidden error", "class")  # fmt: skip
+        head.append(
+            "\nNot all are known to come from one checkpoint: a change may not be quantisation's alone.",
+            style="yellow",
+        )
+    first = table(
+        "Cost and damage (top 1: share of tokens with the same most likely one)",
+        "artifact",
+        "MB",
+        "RSS MB",
+        "tokens/s",
+        "mean KL",
+        "± s.e.",
+        "top 1",
+    )
+    second = table(
+        "Change, mean over questions (* where the 95% interval leaves out 0; intervals are in the JSON)",
+        "artifact",
+        "ln PPL ratio",
+        "output entropy",
+        "attention entropy",
+        "hidden error",
+        "class",
+    )
     every = (found.full, *found.lines)
     one_model = len({line.label.removesuffix(line.precision) for line in every}) == 1
     names = [unmarked(line.precision if one_model else line.label) for line in every]
@@ -49,7 +70,11 @@ def damages(damage: Damage | None) -> tuple[str, str, str]:
     if damage is None:
         return "-", "-", "-"
     bound = "" if damage.exact or math.isnan(damage.kl) else "≥ "
-    return f"{bound}{number(damage.kl)}", number(damage.kl_error, digits=2), f"{100 * damage.same_top1.value:.2f}%"
+    return (
+        f"{bound}{number(damage.kl)}",
+        number(damage.kl_error, digits=2),
+        f"{100 * damage.same_top1.value:.2f}%",
+    )
 
 
 def change(value: Interval | None) -> str:

@@ -1,4 +1,5 @@
-"""What a terminal is shown and how: harmless text, colours of entropy, bars, and views that are drawn in place."""
+"""What a terminal is shown and how: harmless text, colours of entropy, bars, and views that are drawn in
+place."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from rich.markup import escape
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-# Categories of Unicode that steer instead of show: controls, format characters (they reorder or hide text), halves of
-# surrogate pairs, line and paragraph separators. The two joiners are format characters that scripts and emoji need.
+# Categories of Unicode that steer instead of show: controls, format characters (they reorder or hide text),
+# halves of surrogate pairs, line and paragraph separators. The two joiners are format characters that
+# scripts and emoji need.
 STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
 BARS = "▁▂▃▄▅▆▇█"
@@ -24,12 +26,14 @@ CLEAR_LINE, CLEAR_BELOW, NEXT = "\x1b[2K", "\x1b[J", "\n"
 
 
 def escaped(text: str, kept: str = "\n\t") -> str:
-    """The text with everything that steers a terminal written as \\x1b, \\u202e and so on, `kept` left as it is."""
+    """The text with everything that steers a terminal written as \\x1b, \\u202e and so on, `kept` left as it
+    is."""
     if text.isprintable():
         return text
     safe = kept + JOINERS
     return "".join(
-        c if c in safe or unicodedata.category(c) not in STEERING else c.encode("unicode_escape").decode() for c in text
+        c if c in safe or unicodedata.category(c) not in STEERING else c.encode("unicode_escape").decode()
+        for c in text
     )
 
 
@@ -45,7 +49,8 @@ def one_line(text: str, label: str = "", style: str = "dim") -> Text:
 
 
 class Level(NamedTuple):
-    """Entropies up to `edge` nats are shown in `colour`, or as `plain` where colours are not wanted (NO_COLOR)."""
+    """Entropies up to `edge` nats are shown in `colour`, or as `plain` where colours are not wanted
+    (NO_COLOR)."""
 
     edge: float
     colour: str
@@ -76,10 +81,13 @@ def legend(*, coloured: bool = True) -> Text:
 
 
 def sparkline(values: Sequence[float], width: int = SPARK_WIDTH, least: float = 1.0) -> str:
-    """The last values as bars, the tallest for the largest shown (for `least`, where all are smaller); NaN is a gap."""
+    """The last values as bars, the tallest for the largest shown (for `least`, where all are smaller); NaN
+    is a gap."""
     shown = values[-width:]
     top = max(least, *(v for v in shown if not math.isnan(v)), 0.0)
-    return "".join(" " if math.isnan(v) else BARS[min(len(BARS) - 1, max(0, int(v / top * len(BARS))))] for v in shown)
+    return "".join(
+        " " if math.isnan(v) else BARS[min(len(BARS) - 1, max(0, int(v / top * len(BARS))))] for v in shown
+    )
 
 
 def bar(share: float, width: int) -> Text:
@@ -103,7 +111,8 @@ def megabytes(size: int) -> str:
 
 
 def can_draw(console: Console) -> bool:
-    """Whether the console is a terminal whose cursor can be moved (FORCE_COLOR makes rich take a pipe for one)."""
+    """Whether the console is a terminal whose cursor can be moved (FORCE_COLOR makes rich take a pipe for
+    one)."""
     return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
 
 
@@ -114,9 +123,10 @@ def up(rows: int) -> str:
 class Frame:
     """A view that is drawn again and again in the same place; `due` once in `every` seconds.
 
-    Each drawing is one write that begins and ends with the terminal in its normal state: cursor shown, colours reset, long
-    lines wrapped. So whatever ends or stops the process between two drawings leaves the terminal sane. Within a drawing lines
-    are not wrapped: where terminal and program disagree on the width of a character, only that line is cut.
+    Each drawing is one write that begins and ends with the terminal in its normal state: cursor shown,
+    colours reset, long lines wrapped. So whatever ends or stops the process between two drawings leaves the
+    terminal sane. Within a drawing lines are not wrapped: where terminal and program disagree on the width
+    of a character, only that line is cut.
     """
 
     def __init__(self, console: Console, every: float = 0.1) -> None:
@@ -131,15 +141,24 @@ class Frame:
         return time.monotonic() - self._drawn >= self._every
 
     def draw(self, view: RenderableType) -> None:
-        """Draws the view over the last one, its changed lines alone; of a view that is higher than the terminal, its end."""
+        """Draws the view over the last one, its changed lines alone; of a view that is higher than the
+        terminal, its end."""
         size = self._console.width, self._console.height
-        lines = self._console.render_lines(view, self._console.options.update(height=None), pad=False)[-max(1, size[1] - 1) :]
+        lines = self._console.render_lines(view, self._console.options.update(height=None), pad=False)[
+            -max(1, size[1] - 1) :
+        ]
         written = [self._ansi(line) for line in lines]
         same = [size == self._size and old == new for old, new in zip(self._lines, written, strict=False)]
         same += [False] * (len(written) - len(same))
-        body = "".join(NEXT if kept else f"{CLEAR_LINE}{line}{NEXT}" for kept, line in zip(same, written, strict=True))
+        body = "".join(
+            NEXT if kept else f"{CLEAR_LINE}{line}{NEXT}" for kept, line in zip(same, written, strict=True)
+        )
         self._write(f"{HIDE}{NO_WRAP}{self._to_top()}{body}{CLEAR_BELOW}{WRAP}{SHOW}")
-        self._lines, self._size, self._widths = written, size, [Segment.get_line_length(line) for line in lines]
+        self._lines, self._size, self._widths = (
+            written,
+            size,
+            [Segment.get_line_length(line) for line in lines],
+        )
         self._drawn = time.monotonic()
 
     def clear(self) -> None:

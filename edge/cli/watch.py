@@ -26,17 +26,23 @@ SPARK_WIDTH = 48
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="Run directory of `edge run` or `edge force`.", autocompletion=complete_runs)],
+    run: Annotated[
+        Path,
+        typer.Argument(help="Run directory of `edge run` or `edge force`.", autocompletion=complete_runs),
+    ],
     once: Annotated[bool, typer.Option("--once", help="Say how it stands and leave.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 1.0,
     json_file: Annotated[
         str | None,
         typer.Option(
-            "--json", help="Write what is seen as JSON to this file, anew at each change (-: a line each on standard output)."
+            "--json",
+            help="Write what is seen as JSON to this file, anew at each change (-: a line each on standard "
+            "output).",
         ),
     ] = None,
 ) -> None:
-    """Follow a run that another terminal makes: state, questions done, rate, time left, last answers. Never writes into it."""
+    """Follow a run that another terminal makes: state, questions done, rate, time left, last answers. Never
+    writes into it."""
     check_json(json_file)
     if not 0.1 <= every <= 3600:
         raise UserError(f"--every is {every:g}: a number of seconds from 0.1 to 3600 is needed")
@@ -89,10 +95,18 @@ def as_json(seen: Seen) -> dict[str, Any]:
     values = seen._asdict() | {
         "entropy": None if math.isnan(seen.entropy) else seen.entropy,
         "machine": seen.machine and seen.machine._asdict(),
-        "answers": [a._asdict() | {"entropy": None if math.isnan(a.entropy) else a.entropy} for a in seen.answers[-LATEST:]],
+        "answers": [
+            a._asdict() | {"entropy": None if math.isnan(a.entropy) else a.entropy}
+            for a in seen.answers[-LATEST:]
+        ],
         "problems": list(seen.problems),
     }
-    names = {"left": "left_s", "quiet": "quiet_s", "entropy": "output_entropy_mean", "answers": "last_answers"}
+    names = {
+        "left": "left_s",
+        "quiet": "quiet_s",
+        "entropy": "output_entropy_mean",
+        "answers": "last_answers",
+    }
     return {names.get(name, name): value for name, value in values.items()}
 
 

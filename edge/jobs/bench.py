@@ -1,7 +1,9 @@
-"""How fast artifacts run here, beside one another: what `edge run` does for each token, in interleaved rounds.
+"""How fast artifacts run here, beside one another: what `edge run` does for each token, in interleaved
+rounds.
 
-Every contestant has a process of its own, which is stopped while another runs, since idle sessions' waiting threads would disturb
-it. Rounds are taken in rotating order, and the same rounds are compared, so that a machine that slows down slows all.
+Every contestant has a process of its own, which is stopped while another runs, since idle sessions' waiting
+threads would disturb it. Rounds are taken in rotating order, and the same rounds are compared, so that a
+machine that slows down slows all.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Opened(NamedTuple):
 
 
 class Round(NamedTuple):
-    """One round: seconds for the prompt and its first token, then for each further token, and the peak of resident memory."""
+    """One round: seconds for the prompt and its first token, then for each further token, and the peak of
+    resident memory."""
 
     first_s: float
     token_s: list[float]
@@ -65,8 +68,8 @@ class Running(NamedTuple):
 class Result(NamedTuple):
     """Of one contestant at one context length: medians and quartiles over the rounds after the first.
 
-    `ratio` is the time a token over that of the first contestant, by round; `bandwidth` the share of the machine's read
-    bandwidth that reading `weight_bytes` once a token takes, NaN where they are not known.
+    `ratio` is the time a token over that of the first contestant, by round; `bandwidth` the share of the
+    machine's read bandwidth that reading `weight_bytes` once a token takes, NaN where they are not known.
     """
 
     name: str
@@ -91,14 +94,18 @@ def race(
     tokens: int,
     on_round: Callable[[str, int, int], None] = ignore,
 ) -> tuple[dict[str, Opened], dict[tuple[str, int], list[Round]]]:
-    """Runs every contestant, a function of a pipe and its further arguments, in a process of its own, one at a time.
+    """Runs every contestant, a function of a pipe and its further arguments, in a process of its own, one at
+    a time.
 
-    A contestant sends Opened, then answers each (context, tokens) with a Round, until None comes. The first round of each
-    context warms up and is left out. Raises UserError with what a contestant said when it fails.
+    A contestant sends Opened, then answers each (context, tokens) with a Round, until None comes. The first
+    round of each context warms up and is left out. Raises UserError with what a contestant said when it
+    fails.
     """
     with started(contestants) as running:
         opened = {name: each.said for name, each in running.items()}
-        found: dict[tuple[str, int], list[Round]] = {(name, context): [] for name in contestants for context in contexts}
+        found: dict[tuple[str, int], list[Round]] = {
+            (name, context): [] for name in contestants for context in contexts
+        }
         for context in contexts:
 
             def on_turn(name: str, number: int, context: int = context) -> None:
@@ -113,7 +120,8 @@ def race(
 def turns(
     running: Mapping[str, Running], asked: Any, rounds: int, on_turn: Callable[[str, int], None] = ignore
 ) -> Iterator[tuple[str, int, Any]]:
-    """Asks every process the same once a round, in rotating order, one at a time: name, round (0 warms up) and answer."""
+    """Asks every process the same once a round, in rotating order, one at a time: name, round (0 warms up)
+    and answer."""
     for number in range(rounds + 1):
         for name in rotated(running, number):
             on_turn(name, number)
@@ -126,7 +134,8 @@ def turns(
 
 
 def rotated(names: Iterable[str], by: int) -> list[str]:
-    """The names in the order that begins with the one `by` places further, so that none is always the first."""
+    """The names in the order that begins with the one `by` places further, so that none is always the
+    first."""
     order = list(names)
     return order[by % len(order) :] + order[: by % len(order)]
 
@@ -158,14 +167,17 @@ def receive(name: str, pipe: Connection) -> Any:
     try:
         said = pipe.recv()
     except (EOFError, ConnectionError):
-        raise UserError(f"{name} ended before it was done: see what it said above, free memory or leave it out") from None
+        raise UserError(
+            f"{name} ended before it was done: see what it said above, free memory or leave it out"
+        ) from None
     if isinstance(said, UserError):
         raise said
     return said
 
 
 def traced(pipe: Connection, path: Path, runtime: Runtime, capacity: int) -> None:
-    """A contestant: everything that `edge run` does for a token of an artifact or GGUF file, on given tokens."""
+    """A contestant: everything that `edge run` does for a token of an artifact or GGUF file, on given
+    tokens."""
     try:
         began = time.perf_counter()
         artifact = open_artifact(path)
@@ -177,7 +189,9 @@ def traced(pipe: Connection, path: Path, runtime: Runtime, capacity: int) -> Non
             context, tokens = asked
             ids = random_ids(backend.spec.vocabulary, context, tokens)
             times: list[float] = []
-            record = AnswerRecord(backend.spec, prompter, Prompt(tuple(ids[:context]), ""), 0, "", "", "", forced=True)
+            record = AnswerRecord(
+                backend.spec, prompter, Prompt(tuple(ids[:context]), ""), 0, "", "", "", forced=True
+            )
             began = time.perf_counter()
             for step, _ in force(backend, reader, ids[:context], ids[context:], LENGTH):
                 record.add(step, ForcedValues(0.0, 0.0, same_top1=True))
@@ -194,7 +208,9 @@ def traced(pipe: Connection, path: Path, runtime: Runtime, capacity: int) -> Non
 
 def random_ids(vocabulary: int, context: int, tokens: int) -> list[int]:
     """The same for every contestant: a prompt of `context` ids, then one more than `tokens`."""
-    ids: list[int] = np.random.default_rng(context).integers(FIRST_ID, vocabulary, context + tokens + 1).tolist()
+    ids: list[int] = (
+        np.random.default_rng(context).integers(FIRST_ID, vocabulary, context + tokens + 1).tolist()
+    )
     return ids
 
 
@@ -204,7 +220,8 @@ def peak_rss() -> int:
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads read from memory together: the best of some rounds over far more than caches hold."""
+    """Bytes a second that so many threads read from memory together: the best of some rounds over far more
+    than caches hold."""
     blocks = [np.ones(READ_BYTES // 8, np.int64) for _ in range(threads)]
     best = 0.0
     for _ in range(READ_ROUNDS):
@@ -224,7 +241,10 @@ def weight_bytes(artifact: Artifact) -> int:
 
 
 def summarise(
-    opened: Mapping[str, Opened], found: Mapping[tuple[str, int], Sequence[Round]], weights: Mapping[str, int], bandwidth: float
+    opened: Mapping[str, Opened],
+    found: Mapping[tuple[str, int], Sequence[Round]],
+    weights: Mapping[str, int],
+    bandwidth: float,
 ) -> list[Result]:
     """One Result for each contestant and context, in their order."""
     first = next(iter(opened))

@@ -23,8 +23,8 @@ REPETITION_LIMIT = 15  # the paper's rule: one token so many times in a row ends
 class DecodeSettings:
     """How tokens are chosen and when to stop.
 
-    `temperature` 0 is greedy; above it tokens are sampled with `seed`. `reference_k` > 0 keeps that many of the most
-    likely tokens of each step. Raises UserError when a number is out of range.
+    `temperature` 0 is greedy; above it tokens are sampled with `seed`. `reference_k` > 0 keeps that many of
+    the most likely tokens of each step. Raises UserError when a number is out of range.
     """
 
     max_new_tokens: int = 1000
@@ -36,7 +36,9 @@ class DecodeSettings:
         if self.max_new_tokens < 1:
             raise UserError(f"--max-new-tokens is {self.max_new_tokens}: a positive number is needed")
         if not 0.0 <= self.temperature <= 100.0:
-            raise UserError(f"--temperature is {self.temperature}: a number from 0 (greedy) to 100 is needed")
+            raise UserError(
+                f"--temperature is {self.temperature}: a number from 0 (greedy) to 100 is needed"
+            )
         if self.seed < 0:
             raise UserError(f"--seed is {self.seed}: a number from 0 is needed")
 
@@ -48,7 +50,9 @@ def sampler(settings: DecodeSettings, index: int) -> np.random.Generator:
 
 def sample(logits: Array, temperature: float, rng: np.random.Generator) -> int:
     """One id from softmax(logits / temperature), by inversion of the cumulative sum in float64."""
-    shifted = logits.astype(np.float64) - logits.max()  # before the division, which a tiny temperature makes overflow
+    shifted = (
+        logits.astype(np.float64) - logits.max()
+    )  # before the division, which a tiny temperature makes overflow
     with np.errstate(over="ignore"):
         cumulative = np.cumsum(np.exp(shifted / temperature))
     drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
@@ -60,11 +64,16 @@ def repeated(tokens: Sequence[int]) -> bool:
 
 
 def generate(
-    backend: Backend, reader: SignalReader, prompt_ids: Sequence[int], settings: DecodeSettings, index: int = 0
+    backend: Backend,
+    reader: SignalReader,
+    prompt_ids: Sequence[int],
+    settings: DecodeSettings,
+    index: int = 0,
 ) -> Iterator[Step]:
     """Answers one prompt. Yields nothing when the prompt alone does not fit the context.
 
-    Stops at a stop id, at `max_new_tokens`, at REPETITION_LIMIT equal tokens in a row, or where the cache is full.
+    Stops at a stop id, at `max_new_tokens`, at REPETITION_LIMIT equal tokens in a row, or where the cache is
+    full.
     """
     if len(prompt_ids) > backend.capacity:
         return
@@ -78,8 +87,12 @@ def generate(
         taps = backend.step(tokens[-1]) if tokens else backend.prefill(prompt_ids)
         signals = reader.read(taps)
         output = signals.output
-        token = output.top1 if settings.temperature == 0.0 else sample(taps.logits, settings.temperature, rng)
-        kept = top_k(taps.logits, output.log_normaliser, settings.reference_k) if settings.reference_k else None
+        token = (
+            output.top1 if settings.temperature == 0.0 else sample(taps.logits, settings.temperature, rng)
+        )
+        kept = (
+            top_k(taps.logits, output.log_normaliser, settings.reference_k) if settings.reference_k else None
+        )
         token_surprisal = surprisal(taps.logits, output.log_normaliser, token)
         elapsed = (time.perf_counter() - started) * 1e3
         tokens.append(token)
@@ -105,7 +118,11 @@ class ForcedStep(NamedTuple):
 
 
 def force(
-    backend: Backend, reader: SignalReader, prompt_ids: Sequence[int], tokens: Sequence[int], stop_reason: str
+    backend: Backend,
+    reader: SignalReader,
+    prompt_ids: Sequence[int],
+    tokens: Sequence[int],
+    stop_reason: str,
 ) -> Iterator[ForcedStep]:
     """Feeds `tokens` whatever this model would have said; the last step carries `stop_reason`.
 

@@ -1,4 +1,5 @@
-"""What this machine is and what can run on it: memory, disk, libraries, and whether llama.cpp gives its taps."""
+"""What this machine is and what can run on it: memory, disk, libraries, and whether llama.cpp gives its
+taps."""
 
 from __future__ import annotations
 
@@ -30,11 +31,13 @@ POSITIONS = 8
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """`installed` is the binding's version, "" for none; `tested` the oldest and newest version that taps are tested with.
+    """`installed` is the binding's version, "" for none; `tested` the oldest and newest version that taps
+    are tested with.
 
-    `taps` says for each architecture why attention and hidden states cannot be read, "" where they can. `features` is
-    llama.cpp's own account of the processor features it was built for, `gpu` whether it can put layers on one,
-    `callback` why taps are read by Python and not by compiled code, which takes a little longer, "" where they are not.
+    `taps` says for each architecture why attention and hidden states cannot be read, "" where they can.
+    `features` is llama.cpp's own account of the processor features it was built for, `gpu` whether it can
+    put layers on one, `callback` why taps are read by Python and not by compiled code, which takes a little
+    longer, "" where they are not.
     """
 
     installed: str
@@ -48,9 +51,9 @@ class LlamaCpp:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything `edge doctor` says; `now` is what the sensors give. Bytes; a library that is not installed is "" among
-    `versions`. `signals` says why they are computed by numpy and not by compiled code, which takes less time, "" where
-    it is not."""
+    """Everything `edge doctor` says; `now` is what the sensors give. Bytes; a library that is not installed
+    is "" among `versions`. `signals` says why they are computed by numpy and not by compiled code, which
+    takes less time, "" where it is not."""
 
     device: device.Device
     now: Sample
@@ -71,7 +74,8 @@ def examine(folder: Path) -> Findings:
         now=Sensors().sample(0),
         memory_available_bytes=device.available_memory(),
         disk_free_bytes=shutil.disk_usage(folder).free,
-        versions={"edgetrace": __version__, "python": platform.python_version()} | {name: installed(name) for name in LIBRARIES},
+        versions={"edgetrace": __version__, "python": platform.python_version()}
+        | {name: installed(name) for name in LIBRARIES},
         llama_cpp=examine_llama_cpp(),
         signals=compiled_code().problem,
     )
@@ -96,7 +100,10 @@ def examine_llama_cpp() -> LlamaCpp:
         installed=version(),
         problem="",
         tested=(low, high),
-        taps={name: taps_problem(DATA / f"probe-{name}.gguf", architecture) for architecture, name in ARCHITECTURES.items()},
+        taps={
+            name: taps_problem(DATA / f"probe-{name}.gguf", architecture)
+            for architecture, name in ARCHITECTURES.items()
+        },
         features=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
         gpu=bool(lib.llama_supports_gpu_offload()),
         callback=compiled_callback().problem,
@@ -109,7 +116,9 @@ def taps_problem(path: Path, architecture: str) -> str:
         with Header(path) as header:
             spec = read_spec(header, architecture, Vocabulary(path))
         files = {path.name: record_file(path)}
-        artifact = Artifact(path.parent, Manifest(path.stem, path.name, "gguf-f16", "rows", spec, files, "", {}))
+        artifact = Artifact(
+            path.parent, Manifest(path.stem, path.name, "gguf-f16", "rows", spec, files, "", {})
+        )
         backend = LlamaBackend(artifact, capacity=POSITIONS, runtime=Runtime(threads=1))
     except UserError as error:
         return str(error)

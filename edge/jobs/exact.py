@@ -1,4 +1,5 @@
-"""The full-precision model beside the one that is measured, both reading the same tokens: whole KL, and hidden states."""
+"""The full-precision model beside the one that is measured, both reading the same tokens: whole KL, and
+hidden states."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def check_full(artifact: Artifact, reference: Run) -> None:
     """Raises UserError unless `artifact` is the one that made the reference run."""
     if describe_artifact(artifact) != reference.manifest.artifact:
         raise UserError(
-            f"{artifact.label} is not the artifact that made {reference.folder} ({reference.manifest.label}): "
+            f"{artifact.label} is not the artifact that made {reference.folder} "
+            f"({reference.manifest.label}): "
             "give that one with --exact"
         )
 
@@ -29,10 +31,14 @@ def check_full(artifact: Artifact, reference: Run) -> None:
 class FullModel:
     """Opened as it was for the reference run, with a cache of `capacity` positions."""
 
-    def __init__(self, artifact: Artifact, reference: Run, runtime: Runtime, capacity: int, on_note: OnNote) -> None:
+    def __init__(
+        self, artifact: Artifact, reference: Run, runtime: Runtime, capacity: int, on_note: OnNote
+    ) -> None:
         settings = reference.manifest.settings
         chosen = {name: settings[name] for name in RUNTIME_SETTINGS if name in settings}
-        usual = Runtime(runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway)
+        usual = Runtime(
+            runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway
+        )
         self._backend = open_backend(artifact, replace(usual, **chosen), capacity, on_note)
         self._reader = SignalReader(artifact.manifest.model)
 
@@ -49,7 +55,9 @@ class FullModel:
             kl=kl_exact(full.logits, own.log_normaliser, taps.logits, output.log_normaliser),
             reference_surprisal=surprisal(full.logits, own.log_normaliser, token),
             same_top1=own.top1 == output.top1,
-            hidden=None if full.hidden is None or taps.hidden is None else hidden_distance(full.hidden, taps.hidden),
+            hidden=None
+            if full.hidden is None or taps.hidden is None
+            else hidden_distance(full.hidden, taps.hidden),
         )
 
     def close(self) -> None:

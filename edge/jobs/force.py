@@ -1,4 +1,5 @@
-"""Teacher forcing: this model reads the tokens of another run, so that positions align and distributions compare."""
+"""Teacher forcing: this model reads the tokens of another run, so that positions align and distributions
+compare."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ from edge.errors import OnNote, UserError, ignore
 from edge.files import file_sha256
 from edge.jobs.decode import force as force_steps
 from edge.jobs.exact import FullModel, check_full
-from edge.jobs.run import Progress, Recorder, check_run_disk, describe_artifact, now, sensors_for, stop_on_signal, tell_damaged
+from edge.jobs.run import (
+    Progress,
+    Recorder,
+    check_run_disk,
+    describe_artifact,
+    now,
+    sensors_for,
+    stop_on_signal,
+    tell_damaged,
+)
 from edge.machine import device
 from edge.machine.telemetry import Cooling
 from edge.questions.prompt import Prompt, Prompter
@@ -70,12 +80,16 @@ def distributions(steps: pa.Table) -> list[TopK]:
         return []
     cells = [steps.column(name).combine_chunks() for name in ("reference_token_ids", "reference_logprobs")]
     flat = [cell.flatten().to_numpy() for cell in cells]
-    rows = [np.split(values, np.cumsum(cell.value_lengths())[:-1]) for values, cell in zip(flat, cells, strict=True)]
+    rows = [
+        np.split(values, np.cumsum(cell.value_lengths())[:-1])
+        for values, cell in zip(flat, cells, strict=True)
+    ]
     return [TopK(*kept) for kept in zip(*rows, steps.column("reference_rest").to_pylist(), strict=True)]
 
 
 class Listener:
-    """What the reference answer says of this model's passes over its tokens, by its kept distributions or by the full model."""
+    """What the reference answer says of this model's passes over its tokens, by its kept distributions or by
+    the full model."""
 
     def __init__(self, answer: ReferenceAnswer, full: FullModel | None) -> None:
         self._answer, self._full = answer, full
@@ -94,14 +108,22 @@ class Listener:
 
 
 def force(
-    artifact: Artifact, like: Path, out: Path, *, exact: Artifact | None = None, runtime: Runtime | None = None,
-    pause_above: float | None = None, on_progress: Callable[[Progress], None] = ignore, on_note: OnNote = ignore,
-) -> RunManifest:  # fmt: skip
+    artifact: Artifact,
+    like: Path,
+    out: Path,
+    *,
+    exact: Artifact | None = None,
+    runtime: Runtime | None = None,
+    pause_above: float | None = None,
+    on_progress: Callable[[Progress], None] = ignore,
+    on_note: OnNote = ignore,
+) -> RunManifest:
     """Traces `artifact` on the prompts and tokens of the run `like` into the run directory `out`.
 
-    Adds KL(reference || this) (null where `like` was made without --reference), the reference's surprisal and whether
-    the most likely token is the same. With `exact`, the artifact that made `like`, both are stepped together: KL is over the
-    whole vocabulary, and the distance of the residual streams is added. Raises UserError when tokenizers or vocabularies differ.
+    Adds KL(reference || this) (null where `like` was made without --reference), the reference's surprisal
+    and whether the most likely token is the same. With `exact`, the artifact that made `like`, both are
+    stepped together: KL is over the whole vocabulary, and the distance of the residual streams is added.
+    Raises UserError when tokenizers or vocabularies differ.
     """
     runtime = runtime or Runtime()
     check_runtime(artifact, runtime)
@@ -119,7 +141,11 @@ def force(
         artifact=describe_artifact(artifact),
         model=artifact.manifest.model,
         # How the tokens came about is the reference's, how they are read is ours.
-        settings={name: value for name, value in reference.manifest.settings.items() if name not in RUNTIME_SETTINGS}
+        settings={
+            name: value
+            for name, value in reference.manifest.settings.items()
+            if name not in RUNTIME_SETTINGS
+        }
         | deciding(artifact, runtime),
         questions={**reference.manifest.questions, "selected": len(lengths)},
         like={"run_sha256": file_sha256(like / RUN_NAME), "artifact": reference.manifest.artifact}
@@ -132,7 +158,8 @@ def force(
     for index, length in lengths.items():
         if length.positions > capacity:
             raise UserError(
-                f"question {index} of {like} takes {length.positions} positions, more than the {capacity} this artifact was "
+                f"question {index} of {like} takes {length.positions} positions, more than the {capacity} "
+                f"this artifact was "
                 "built for: build it with a larger --context"
             )
     with RunWriter(out, manifest) as writer:
@@ -146,7 +173,9 @@ def force(
             backend = open_backend(artifact, runtime, longest, on_note)
             full = FullModel(exact, reference, runtime, longest, on_note) if exact else None
         reader = SignalReader(backend.spec)
-        recorder = Recorder(writer, PartBuffer(forced=True, exact=exact is not None), backend, sensors, on_note)
+        recorder = Recorder(
+            writer, PartBuffer(forced=True, exact=exact is not None), backend, sensors, on_note
+        )
         on_progress(Progress(recorder.done, total, None))
         with stop_on_signal() as check:
             cooling = Cooling(sensors, pause_above, check, on_note)
@@ -155,11 +184,20 @@ def force(
                     if answer.question_index in writer.done:
                         continue
                     record = AnswerRecord(
-                        backend.spec, prompter, answer.prompt, answer.question_index, answer.question_id, answer.question,
-                        answer.category, forced=True, cache_bytes_each=backend.cache_bytes_each,
-                    )  # fmt: skip
+                        backend.spec,
+                        prompter,
+                        answer.prompt,
+                        answer.question_index,
+                        answer.question_id,
+                        answer.question,
+                        answer.category,
+                        forced=True,
+                        cache_bytes_each=backend.cache_bytes_each,
+                    )
                     listener = Listener(answer, full)
-                    for step, taps in force_steps(backend, reader, answer.prompt.ids, answer.tokens, answer.stop_reason):
+                    for step, taps in force_steps(
+                        backend, reader, answer.prompt.ids, answer.tokens, answer.stop_reason
+                    ):
                         record.add(step, listener.values(step.step, taps, step.signals))
                         on_progress(Progress(recorder.done, total, record))
                         check()
@@ -196,17 +234,19 @@ def answer_lengths(reference: Run) -> dict[int, Length]:
 
 
 def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> None:
-    """Raises UserError unless the artifact reads and writes the same tokens as the reference run's model. `sampled`: a sampled
-    run will do although it kept no distributions."""
+    """Raises UserError unless the artifact reads and writes the same tokens as the reference run's model.
+    `sampled`: a sampled run will do although it kept no distributions."""
     theirs, ours = reference.manifest.artifact, describe_artifact(artifact)
     if theirs["tokenizer_sha256"] != ours["tokenizer_sha256"]:
         raise UserError(
-            f"{reference.folder} was traced with another tokenizer ({theirs['model_id']}) than {artifact.label}: "
+            f"{reference.folder} was traced with another tokenizer ({theirs['model_id']}) than "
+            f"{artifact.label}: "
             "force an artifact of the same model"
         )
     if reference.manifest.model.vocabulary != artifact.manifest.model.vocabulary:
         raise UserError(
-            f"{reference.folder} has a vocabulary of {reference.manifest.model.vocabulary}, {artifact.label} one of "
+            f"{reference.folder} has a vocabulary of {reference.manifest.model.vocabulary}, "
+            f"{artifact.label} one of "
             f"{artifact.manifest.model.vocabulary}: force an artifact of the same model"
         )
     if (
@@ -214,4 +254,7 @@ def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> No
         and float(reference.manifest.settings["temperature"]) > 0
         and not reference.manifest.settings.get("reference_k")
     ):
-        raise UserError(f"{reference.folder} was sampled without --reference: its most likely tokens are unknown, trace it again")
+        raise UserError(
+            f"{reference.folder} was sampled without --reference: its most likely tokens are unknown, trace "
+            f"it again"
+        )

@@ -38,7 +38,8 @@ class Gauge:
 
 
 class LiveStep(NamedTuple):
-    """A step with the text that it completes ("" while a character is unfinished), the answer so far and the machine's state."""
+    """A step with the text that it completes ("" while a character is unfinished), the answer so far and the
+    machine's state."""
 
     step: Step
     text: str
@@ -47,20 +48,30 @@ class LiveStep(NamedTuple):
 
 
 def answer(
-    artifact: Artifact, question: str, settings: DecodeSettings, *,
-    prompt: str | None = None, date: str | None = None, runtime: Runtime | None = None,
+    artifact: Artifact,
+    question: str,
+    settings: DecodeSettings,
+    *,
+    prompt: str | None = None,
+    date: str | None = None,
+    runtime: Runtime | None = None,
     on_note: OnNote = ignore,
-) -> Iterator[LiveStep]:  # fmt: skip
-    """Answers one question step by step. Raises UserError when it does not fit the context, Interrupted on a signal."""
+) -> Iterator[LiveStep]:
+    """Answers one question step by step. Raises UserError when it does not fit the context, Interrupted on a
+    signal."""
     prompter = Prompter(artifact, prompt, date)
     made = prompter.prompt(question)
     limit = artifact.manifest.model.context
     if len(made.ids) > limit:
-        raise UserError(f"the question has {len(made.ids)} tokens, the artifact was built for {limit}: ask a shorter one")
+        raise UserError(
+            f"the question has {len(made.ids)} tokens, the artifact was built for {limit}: ask a shorter one"
+        )
     backend = open_backend(artifact, runtime or Runtime(), capacity_for([made], settings, limit), on_note)
     gauge = Gauge(Sensors())
     try:
-        record = AnswerRecord(backend.spec, prompter, made, 0, "", question, "", cache_bytes_each=backend.cache_bytes_each)
+        record = AnswerRecord(
+            backend.spec, prompter, made, 0, "", question, "", cache_bytes_each=backend.cache_bytes_each
+        )
         pending: list[int] = []
         told = False
         with stop_on_signal() as check:
@@ -83,7 +94,8 @@ def answer(
 
 
 def as_json(live: LiveStep) -> dict[str, Any]:
-    """One step as plain values, for a stream of JSON lines; null stands for what is undefined or cannot be read."""
+    """One step as plain values, for a stream of JSON lines; null stands for what is undefined or cannot be
+    read."""
     step, record = live.step, live.record
     output, attention, hidden = step.signals
     return {

@@ -31,7 +31,8 @@ FLUSH_ROWS = 4096
 
 
 class Progress(NamedTuple):
-    """After each token: how many questions are done of how many, and the record that it belongs to (None at the start).
+    """After each token: how many questions are done of how many, and the record that it belongs to (None at
+    the start).
 
     `finished` says that this record is over and counted in `done`.
     """
@@ -43,7 +44,8 @@ class Progress(NamedTuple):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; what was finished is on disk. `code` is the exit code, 128 + the signal's number."""
+    """SIGINT or SIGTERM arrived; what was finished is on disk. `code` is the exit code, 128 + the signal's
+    number."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"interrupted by signal {code - 128}")
@@ -52,9 +54,11 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], None]]:
-    """Gives a function that raises Interrupted once SIGINT or SIGTERM has come, so that a token is never cut in half.
+    """Gives a function that raises Interrupted once SIGINT or SIGTERM has come, so that a token is never cut
+    in half.
 
-    Reading a long prompt can take a minute on a small board: a second signal raises Interrupted between two chunks of it.
+    Reading a long prompt can take a minute on a small board: a second signal raises Interrupted between two
+    chunks of it.
     """
     received: list[int] = []
 
@@ -68,7 +72,9 @@ def stop_on_signal() -> Iterator[Callable[[], None]]:
             raise Interrupted(128 + received[0])
 
     # Python delivers signals to the main thread only; a job in another thread leaves them to its program.
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    numbers = (
+        (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    )
     previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield check
@@ -78,7 +84,8 @@ def stop_on_signal() -> Iterator[Callable[[], None]]:
 
 
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:
-    """What a run keeps of its artifact: enough to tell whether two runs used the same weights and tokenizer."""
+    """What a run keeps of its artifact: enough to tell whether two runs used the same weights and
+    tokenizer."""
     manifest = artifact.manifest
     return {
         "model_id": manifest.model_id,
@@ -121,11 +128,17 @@ def tell_damaged(writer: RunWriter, on_note: OnNote) -> None:
 class Recorder:
     """Puts finished answers and telemetry into a run directory, in parts that are due by time or by size.
 
-    Where the backend has lost its taps, run.json says so before the rows without them are written, and `on_note` hears it.
+    Where the backend has lost its taps, run.json says so before the rows without them are written, and
+    `on_note` hears it.
     """
 
     def __init__(
-        self, writer: RunWriter, buffer: PartBuffer, backend: Backend, sensors: telemetry.Sensors, on_note: OnNote
+        self,
+        writer: RunWriter,
+        buffer: PartBuffer,
+        backend: Backend,
+        sensors: telemetry.Sensors,
+        on_note: OnNote,
     ) -> None:
         self.writer, self.buffer, self.backend, self._on_note = writer, buffer, backend, on_note
         self.note_lost_taps()
@@ -160,35 +173,56 @@ class Recorder:
 
 
 def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: int) -> int:
-    """Positions that the longest answer to any of the prompts can take, at most the context: a cache is no larger than needed."""
+    """Positions that the longest answer to any of the prompts can take, at most the context: a cache is no
+    larger than needed."""
     longest = max((len(made.ids) for made in prompts), default=1)
     return min(context, longest + settings.max_new_tokens)
 
 
 def check_run_disk(
-    out: Path, artifact: Artifact, runtime: Runtime, tokens: int, answers: int, *, longest: int | None = None,
-    reference_k: int = 0, forced: bool = False,
-) -> None:  # fmt: skip
-    """Raises UserError where so many tokens of so many answers do not fit on the disk at `out`; see check_disk for `longest`."""
+    out: Path,
+    artifact: Artifact,
+    runtime: Runtime,
+    tokens: int,
+    answers: int,
+    *,
+    longest: int | None = None,
+    reference_k: int = 0,
+    forced: bool = False,
+) -> None:
+    """Raises UserError where so many tokens of so many answers do not fit on the disk at `out`; see
+    check_disk for `longest`."""
     if runtime.anyway:
         return
     tapped = runtime.taps != "none" and artifact.manifest.taps != "none"
-    needed = disk_needed(artifact.manifest.model, tokens, answers, reference_k=reference_k, forced=forced, taps=tapped)
+    needed = disk_needed(
+        artifact.manifest.model, tokens, answers, reference_k=reference_k, forced=forced, taps=tapped
+    )
     check_disk(out, needed, longest)
 
 
 def run(
-    artifact: Artifact, questions: Sequence[Question], out: Path, settings: DecodeSettings, *,
-    prompt: str | None = None, date: str | None = None, limit: int | None = None, shard: str = "1/1",
-    runtime: Runtime | None = None, pause_above: float | None = None,
-    on_progress: Callable[[Progress], None] = ignore, on_note: OnNote = ignore,
-) -> RunManifest:  # fmt: skip
-    """Traces the answers to `questions`, or to those that `limit` and `shard` select, into the run directory `out`.
+    artifact: Artifact,
+    questions: Sequence[Question],
+    out: Path,
+    settings: DecodeSettings,
+    *,
+    prompt: str | None = None,
+    date: str | None = None,
+    limit: int | None = None,
+    shard: str = "1/1",
+    runtime: Runtime | None = None,
+    pause_above: float | None = None,
+    on_progress: Callable[[Progress], None] = ignore,
+    on_note: OnNote = ignore,
+) -> RunManifest:
+    """Traces the answers to `questions`, or to those that `limit` and `shard` select, into the run directory
+    `out`.
 
-    Continues an unfinished run of the same settings, does nothing for a finished one. Waits while the machine is hotter than
-    `pause_above` degrees Celsius. `on_note` hears what the user should
-    know although the run goes on. Raises UserError for bad input and Interrupted on SIGINT or SIGTERM, after writing what is
-    finished.
+    Continues an unfinished run of the same settings, does nothing for a finished one. Waits while the
+    machine is hotter than `pause_above` degrees Celsius. `on_note` hears what the user should know although
+    the run goes on. Raises UserError for bad input and Interrupted on SIGINT or SIGTERM, after writing what
+    is finished.
     """
     runtime = runtime or Runtime()
     check_runtime(artifact, runtime)
@@ -217,12 +251,25 @@ def run(
             return writer.manifest
         with writer.or_nothing():
             left, longest = len(chosen) - len(writer.done), settings.max_new_tokens
-            check_run_disk(out, artifact, runtime, left * longest, left, longest=longest, reference_k=settings.reference_k)
+            check_run_disk(
+                out,
+                artifact,
+                runtime,
+                left * longest,
+                left,
+                longest=longest,
+                reference_k=settings.reference_k,
+            )
             backend = open_backend(
-                artifact, runtime, capacity_for(list(prompts.values()), settings, artifact.manifest.model.context), on_note
+                artifact,
+                runtime,
+                capacity_for(list(prompts.values()), settings, artifact.manifest.model.context),
+                on_note,
             )
         reader = SignalReader(backend.spec)
-        recorder = Recorder(writer, PartBuffer(reference=settings.reference_k > 0), backend, sensors, on_note)
+        recorder = Recorder(
+            writer, PartBuffer(reference=settings.reference_k > 0), backend, sensors, on_note
+        )
         on_progress(Progress(recorder.done, len(chosen), None))
         with stop_on_signal() as check:
             cooling = telemetry.Cooling(sensors, pause_above, check, on_note)
@@ -232,9 +279,15 @@ def run(
                         continue
                     made = prompts[question.index]
                     record = AnswerRecord(
-                        backend.spec, prompter, made, question.index, question.question_id, question.question,
-                        question.category, cache_bytes_each=backend.cache_bytes_each,
-                    )  # fmt: skip
+                        backend.spec,
+                        prompter,
+                        made,
+                        question.index,
+                        question.question_id,
+                        question.question,
+                        question.category,
+                        cache_bytes_each=backend.cache_bytes_each,
+                    )
                     for step in generate(backend, reader, made.ids, settings, question.index):
                         record.add(step)
                         on_progress(Progress(recorder.done, len(chosen), record))

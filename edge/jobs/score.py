@@ -39,8 +39,8 @@ class Choice(NamedTuple):
 
 
 def choices(question: Question) -> list[Choice]:
-    """mc1: the best answer, then all false ones; mc2: all true ones, then all false ones; binary: the two best. A task whose
-    true or false answers the question does not have is left out."""
+    """mc1: the best answer, then all false ones; mc2: all true ones, then all false ones; binary: the two
+    best. A task whose true or false answers the question does not have is left out."""
     offered = {
         "mc1": ((question.best,), question.incorrect),
         "mc2": (question.correct, question.incorrect),
@@ -68,29 +68,33 @@ class Encoded(NamedTuple):
 
 
 def encode(prompter: Prompter, question: Question) -> Encoded:
-    """The benchmark's preset and " " + choice, cut where lm-evaluation-harness cuts: prompt and choice are tokenised as one
-    text, and what follows as many tokens as the prompt alone has is the choice."""
+    """The benchmark's preset and " " + choice, cut where lm-evaluation-harness cuts: prompt and choice are
+    tokenised as one text, and what follows as many tokens as the prompt alone has is the choice."""
     prompt = prompter.prompt(question.question)
     found = {}
     for text in dict.fromkeys(choice.text for choice in choices(question)):
         whole = prompter.tokenizer.encode(f"{prompt.text} {text}", special=True)
         if len(whole) <= len(prompt.ids):
-            raise UserError(f"the answer {text[:40]!r} has no tokens of its own: write it out in the questions")
+            raise UserError(
+                f"the answer {text[:40]!r} has no tokens of its own: write it out in the questions"
+            )
         found[text] = tuple(whole[len(prompt.ids) :])
     return Encoded(prompt.ids, found)
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """How many first tokens all prompts share, at most all but two of the shortest: a pass over a single token would round
-    quantised activations in another way (edge/backends/onnx.py), so that a list of one question gave it other bits."""
+    """How many first tokens all prompts share, at most all but two of the shortest: a pass over a single
+    token would round quantised activations in another way (edge/backends/onnx.py), so that a list of one
+    question gave it other bits."""
     first, last = min(prompts), max(prompts)  # what the least and the greatest share, all between them share
     alike: int = sum(itertools.takewhile(bool, map(operator.eq, first, last)))
     return max(0, min(alike, min(map(len, prompts)) - 2))
 
 
 class Scorer:
-    """Log-likelihoods on one backend. The `shared` first tokens, which all prompts have, are computed once, a question's prompt
-    once for all of its choices: so a question's numbers are the same bits whichever were scored before it."""
+    """Log-likelihoods on one backend. The `shared` first tokens, which all prompts have, are computed once,
+    a question's prompt once for all of its choices: so a question's numbers are the same bits whichever were
+    scored before it."""
 
     def __init__(self, backend: Backend, shared: int) -> None:
         self._backend, self._shared = backend, shared
@@ -101,7 +105,10 @@ class Scorer:
             self._backend.prefill(encoded.prompt[: self._shared])
         self._backend.rewind(self._shared)
         first = log_softmax(self._backend.prefill(encoded.prompt[self._shared :]).logits)
-        return {text: self._continue(first, ids, len(encoded.prompt)) for text, ids in encoded.continuations.items()}
+        return {
+            text: self._continue(first, ids, len(encoded.prompt))
+            for text, ids in encoded.continuations.items()
+        }
 
     def _continue(self, first: npt.NDArray[np.float64], ids: Sequence[int], length: int) -> float:
         if self._backend.length != length:
@@ -132,18 +139,23 @@ def mc1(true: Sequence[bool], logprobs: Sequence[float]) -> float:
 
 
 def mc2(true: Sequence[bool], logprobs: Sequence[float]) -> float:
-    """Share of the choices' probability that the true ones have: softmax over the summed log-probabilities. Equals the
-    harness's, which divides plain exponentials, where those do not vanish."""
+    """Share of the choices' probability that the true ones have: softmax over the summed log-probabilities.
+    Equals the harness's, which divides plain exponentials, where those do not vanish."""
     weights = np.exp(np.asarray(logprobs) - max(logprobs))
     return float(weights[np.asarray(true, np.bool_)].sum() / weights.sum())
 
 
 def binary(true: Sequence[bool], logprobs: Sequence[float]) -> float:
-    """1 where the best answer is likelier than the best incorrect one (Evans, Chua and Lin 2025); a tie is 0."""
+    """1 where the best answer is likelier than the best incorrect one (Evans, Chua and Lin 2025); a tie is
+    0."""
     return float(logprobs[list(true).index(True)] > logprobs[list(true).index(False)])
 
 
-RULES: dict[str, Callable[[Sequence[bool], Sequence[float]], float]] = {"mc1": mc1, "mc2": mc2, "binary": binary}
+RULES: dict[str, Callable[[Sequence[bool], Sequence[float]], float]] = {
+    "mc1": mc1,
+    "mc2": mc2,
+    "binary": binary,
+}
 
 
 def by_question(rows: pa.Table) -> dict[str, dict[int, float]]:
@@ -151,11 +163,16 @@ def by_question(rows: pa.Table) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, tuple[list[bool], list[float]]]] = {task: {} for task in TASKS}
     names = ("question_index", "task", "choice", "true", "logprob")
     ordered = rows.sort_by([("question_index", "ascending"), ("choice", "ascending")])
-    for index, task, _, true, logprob in zip(*(ordered.column(name).to_pylist() for name in names), strict=True):
+    for index, task, _, true, logprob in zip(
+        *(ordered.column(name).to_pylist() for name in names), strict=True
+    ):
         sides, logprobs = found[task].setdefault(index, ([], []))
         sides.append(true)
         logprobs.append(logprob)
-    return {task: {index: RULES[task](*value) for index, value in values.items()} for task, values in found.items()}
+    return {
+        task: {index: RULES[task](*value) for index, value in values.items()}
+        for task, values in found.items()
+    }
 
 
 # The job
@@ -170,28 +187,45 @@ class Scored:
 
 
 def score(
-    artifact: Artifact, questions: Sequence[Question], out: Path, *, limit: int | None = None, shard: str = "1/1",
-    runtime: Runtime | None = None, on_progress: Callable[[Progress], None] = ignore, on_note: OnNote = ignore,
-) -> Scored:  # fmt: skip
-    """Scores the choices of the questions into the directory `out`; continues where it was stopped, as `edge run` does.
+    artifact: Artifact,
+    questions: Sequence[Question],
+    out: Path,
+    *,
+    limit: int | None = None,
+    shard: str = "1/1",
+    runtime: Runtime | None = None,
+    on_progress: Callable[[Progress], None] = ignore,
+    on_note: OnNote = ignore,
+) -> Scored:
+    """Scores the choices of the questions into the directory `out`; continues where it was stopped, as `edge
+    run` does.
 
-    Raises UserError for bad input, also where a choice does not fit the artifact's context, and Interrupted on a signal after
-    writing what is finished.
+    Raises UserError for bad input, also where a choice does not fit the artifact's context, and Interrupted
+    on a signal after writing what is finished.
     """
     runtime = runtime or Runtime()
     check_runtime(artifact, runtime)
     selected = select(questions, limit, shard)
     chosen = [question for question in selected if choices(question)]
     if not chosen:
-        raise UserError("no question has a true and a false answer to choose from: fill them in, or give other --questions")
+        raise UserError(
+            "no question has a true and a false answer to choose from: fill them in, or give other "
+            "--questions"
+        )
     if len(chosen) < len(selected):
-        on_note(f"{len(selected) - len(chosen)} questions have no true and false answers to choose from: left out")
+        on_note(
+            f"{len(selected) - len(chosen)} questions have no true and false answers to choose from: left "
+            f"out"
+        )
     prompter = Prompter(artifact, "qa")
     encoded = {question.index: encode(prompter, question) for question in chosen}
     longest = max(made.positions for made in encoded.values())
     # Of every shard's questions, so that neither shards nor what is left to do decide a bit.
     others = [question for question in select(questions, limit, "1/1") if question.index not in encoded]
-    prompts = [*(made.prompt for made in encoded.values()), *(prompter.prompt(other.question).ids for other in others)]
+    prompts = [
+        *(made.prompt for made in encoded.values()),
+        *(prompter.prompt(other.question).ids for other in others),
+    ]
     shared = common_prefix(prompts)
     if longest > (context := artifact.manifest.model.context):
         raise UserError(
@@ -233,11 +267,15 @@ def rows_of(
         logprobs = scorer.score(made)
         rows = [
             {
-                "question_index": question.index, "question_id": question.question_id, "category": question.category,
-                **choice._asdict(), "tokens": len(made.continuations[choice.text]), "logprob": logprobs[choice.text],
+                "question_index": question.index,
+                "question_id": question.question_id,
+                "category": question.category,
+                **choice._asdict(),
+                "tokens": len(made.continuations[choice.text]),
+                "logprob": logprobs[choice.text],
             }
             for choice in choices(question)
-        ]  # fmt: skip
+        ]
         yield pa.Table.from_pylist(rows, schema=SCHEMA)
         check()
 

@@ -30,9 +30,11 @@ def read_integer(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Device:
-    """Board or machine name, processor, cores this process may use, memory and swap in bytes, operating system.
+    """Board or machine name, processor, cores this process may use, memory and swap in bytes, operating
+    system.
 
-    `simd` are the instruction sets of FEATURES that the processor says it has, `core_kinds` how many cores of which part.
+    `simd` are the instruction sets of FEATURES that the processor says it has, `core_kinds` how many cores
+    of which part.
     """
 
     board: str | None
@@ -49,21 +51,48 @@ class Device:
         return asdict(self)
 
 
-# What speeds quantised arithmetic up, as /proc/cpuinfo names it: on ARM (asimd is NEON, asimddp the dot product, i8mm the matrix
-# product of bytes, asimdhp half precision) and on x86.
-FEATURES = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
-            "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")  # fmt: skip
+# What speeds quantised arithmetic up, as /proc/cpuinfo names it: on ARM (asimd is NEON, asimddp the dot
+# product, i8mm the matrix product of bytes, asimdhp half precision) and on x86.
+FEATURES = (
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+)
 # CPU part of ARM's cores in /proc/cpuinfo.
-PARTS = {"0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
-         "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd41": "Cortex-A78", "0xd42": "Cortex-A78AE",
-         "0xd44": "Cortex-X1"}  # fmt: skip
+PARTS = {
+    "0xd03": "Cortex-A53",
+    "0xd04": "Cortex-A35",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73",
+    "0xd0a": "Cortex-A75",
+    "0xd0b": "Cortex-A76",
+    "0xd41": "Cortex-A78",
+    "0xd42": "Cortex-A78AE",
+    "0xd44": "Cortex-X1",
+}
 
 
 def describe(root: Path = SYSTEM) -> Device:
     """Reads /proc and /sys below `root`."""
     cpuinfo, memory = read_text(root / "proc/cpuinfo") or "", read_text(root / "proc/meminfo") or ""
     return Device(
-        board=read_text(root / "proc/device-tree/model") or read_text(root / "sys/class/dmi/id/product_name"),
+        board=read_text(root / "proc/device-tree/model")
+        or read_text(root / "sys/class/dmi/id/product_name"),
         processor=processor(cpuinfo),
         machine=platform.machine(),
         cores=usable_cores(),
@@ -117,12 +146,14 @@ def meminfo(text: str, key: str) -> int | None:
 
 
 def available_memory(root: Path = SYSTEM) -> int | None:
-    """Bytes of memory that this process can still take: what the machine has left, or its control group where that is less."""
+    """Bytes of memory that this process can still take: what the machine has left, or its control group
+    where that is less."""
     free = [meminfo(read_text(root / "proc/meminfo") or "", "MemAvailable"), *group_memory(root)]
     return min((size for size in free if size is not None), default=None)
 
 
-# Of a control group: folder below /sys/fs/cgroup, files of limit and use, and what of memory.stat can be dropped.
+# Of a control group: folder below /sys/fs/cgroup, files of limit and use, and what of memory.stat can be
+# dropped.
 GROUPS = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -130,7 +161,8 @@ GROUPS = {
 
 
 def group_memory(root: Path = SYSTEM) -> list[int]:
-    """Bytes left in each limited control group around this process (container, systemd unit), its file cache not counted."""
+    """Bytes left in each limited control group around this process (container, systemd unit), its file cache
+    not counted."""
     left = []
     for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")

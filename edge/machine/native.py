@@ -1,6 +1,7 @@
 """C beside Python: a source file compiled on the machine it runs on, once, and kept for its user.
 
-What is compiled always has a twin in Python or numpy, so that a machine without a compiler does the same, more slowly.
+What is compiled always has a twin in Python or numpy, so that a machine without a compiler does the same,
+more slowly.
 """
 
 from __future__ import annotations
@@ -38,14 +39,19 @@ def cache_folder() -> Path:
 
 
 def kept_at(source: Path, flags: tuple[str, ...] = ()) -> Path:
-    """Where the library of a source and further flags is kept, but for its own digest: by both, machine and Python."""
+    """Where the library of a source and further flags is kept, but for its own digest: by both, machine and
+    Python."""
     made_of = repr(((*FLAGS, *flags), sysconfig.get_config_var("SOABI"))).encode()
-    return cache_folder() / f"{source.stem}-{hashlib.sha256(source.read_bytes() + made_of).hexdigest()[:DIGITS]}"
+    return (
+        cache_folder()
+        / f"{source.stem}-{hashlib.sha256(source.read_bytes() + made_of).hexdigest()[:DIGITS]}"
+    )
 
 
 @functools.cache
 def compiled(source: Path, flags: tuple[str, ...] = ()) -> Compiled:
-    """Compiles a source with these flags beside FLAGS, unless an earlier process of this user has, and loads it."""
+    """Compiles a source with these flags beside FLAGS, unless an earlier process of this user has, and loads
+    it."""
     try:
         at = kept_at(source, flags)
         for path in at.parent.glob(f"{at.name}-*.so"):
@@ -65,7 +71,8 @@ def is_ours(path: Path) -> bool:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a kept library is what was compiled: a damaged one would end the process as soon as it is loaded."""
+    """Whether a kept library is what was compiled: a damaged one would end the process as soon as it is
+    loaded."""
     return path.stem.endswith(f"-{file_sha256(path)[:DIGITS]}")
 
 
@@ -79,8 +86,11 @@ def compile_to(at: Path, source: Path, flags: tuple[str, ...]) -> Path:
         made = Path(folder, "made.so")
         subprocess.run(  # noqa: S603 - our own source, a compiler from PATH
             [compiler, *FLAGS, *flags, "-o", str(made), str(source), *LIBRARIES],
-            check=True, capture_output=True, text=True, timeout=SECONDS,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
         ctypes.CDLL(str(made))  # what cannot be loaded is not kept
         return keep(made, at)
 

@@ -1,9 +1,11 @@
-"""How the machine feels while it works: temperature, clock, throttling, power, memory. What cannot be read is null, no error.
+"""How the machine feels while it works: temperature, clock, throttling, power, memory. What cannot be read
+is null, no error.
 
-Sources: the kernel's thermal zones, cooling devices, cpufreq, hwmon and powercap below /sys (Documentation/ABI of Linux); a
-Raspberry Pi's throttling flags (raspberrypi.com/documentation/computers/os.html, get_throttled) and a Pi 5's supply rails
-(pmic_read_adc) through vcgencmd; a Jetson's INA3221 and over-current counters (Jetson Linux Developer Guide, power and thermal
-management). docs/device.md says which board has what.
+Sources: the kernel's thermal zones, cooling devices, cpufreq, hwmon and powercap below /sys
+(Documentation/ABI of Linux); a Raspberry Pi's throttling flags
+(raspberrypi.com/documentation/computers/os.html, get_throttled) and a Pi 5's supply rails (pmic_read_adc)
+through vcgencmd; a Jetson's INA3221 and over-current counters (Jetson Linux Developer Guide, power and
+thermal management). docs/device.md says which board has what.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from edge.errors import OnNote
 from edge.machine.device import SYSTEM, available_memory, meminfo, read_integer, read_text
 
 PLAUSIBLE = (-40.0, 150.0)  # degrees Celsius: zones that are switched off give -256 or nothing
-NOW, SINCE_BOOT = 0b1111, 0b1111 << 16  # get_throttled: under-voltage, frequency capped, throttled, soft temperature limit
+NOW, SINCE_BOOT = (
+    0b1111,
+    0b1111 << 16,
+)  # get_throttled: under-voltage, frequency capped, throttled, soft temperature limit
 # Cooling devices that slow the processor down, as drivers name them; others are fans.
 SLOWING = re.compile(r"cpufreq|cpu-freq|cpu_freq|throttle|Processor", re.IGNORECASE)
 COMMAND_EVERY = 5.0  # seconds between two questions to vcgencmd, which takes milliseconds
@@ -35,10 +40,11 @@ TOTAL_INPUT = ("VDD_IN", "POM_5V_IN", "SYS5V")  # a Jetson's rail through which 
 class Sample(NamedTuple):
     """One telemetry row: what was done, and what the machine said.
 
-    `unix_time` in seconds since 1970; `question_index` just finished; bytes; degrees Celsius of the hottest zone; MHz of the
-    fastest core and the most it may have now; `throttle_flags` the firmware's bits (Raspberry Pi); `throttled` whether the
-    processor is slowed down now, whatever says so, `throttled_before` since boot; `over_current_events` since boot (Jetson);
-    watts drawn now; joules since the last sample (a counter); seconds waited for the machine to cool since the last sample.
+    `unix_time` in seconds since 1970; `question_index` just finished; bytes; degrees Celsius of the hottest
+    zone; MHz of the fastest core and the most it may have now; `throttle_flags` the firmware's bits
+    (Raspberry Pi); `throttled` whether the processor is slowed down now, whatever says so,
+    `throttled_before` since boot; `over_current_events` since boot (Jetson); watts drawn now; joules since
+    the last sample (a counter); seconds waited for the machine to cool since the last sample.
     """
 
     unix_time: float
@@ -80,7 +86,8 @@ TELEMETRY = pa.schema(
 
 
 class Vcgencmd:
-    """A Raspberry Pi's firmware, asked at most every COMMAND_EVERY seconds; None for whatever it does not answer."""
+    """A Raspberry Pi's firmware, asked at most every COMMAND_EVERY seconds; None for whatever it does not
+    answer."""
 
     def __init__(self, path: str | None) -> None:
         self._program = shutil.which("vcgencmd", path=path)
@@ -96,7 +103,12 @@ class Vcgencmd:
     def _run(self, program: str, question: str) -> str | None:
         try:
             done = subprocess.run(  # noqa: S603 - a fixed word to the board's own tool
-                [program, question], capture_output=True, text=True, errors="replace", timeout=COMMAND_SECONDS, check=False
+                [program, question],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=COMMAND_SECONDS,
+                check=False,
             )
         except (OSError, subprocess.SubprocessError):
             self._program = None  # what does not answer once is not asked again
@@ -112,7 +124,8 @@ class Counter(NamedTuple):
 
 
 class Sensors:
-    """Everything readable below `root`; `path` is where vcgencmd is looked for (default: PATH). Sensors are looked for once."""
+    """Everything readable below `root`; `path` is where vcgencmd is looked for (default: PATH). Sensors are
+    looked for once."""
 
     def __init__(self, root: Path = SYSTEM, path: str | None = None) -> None:
         self._root = root
@@ -124,7 +137,9 @@ class Sensors:
         ]
         policies = sorted(root.glob("sys/devices/system/cpu/cpufreq/policy*"))
         self._policies = policies or sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
-        self._throttled_file = next(iter(sorted(root.glob("sys/devices/platform/*/*firmware/get_throttled"))), None)
+        self._throttled_file = next(
+            iter(sorted(root.glob("sys/devices/platform/*/*firmware/get_throttled"))), None
+        )
         self._rails = list(rails(root))
         self._over_current = sorted(root.glob("sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt"))
         self._counters = [
@@ -170,7 +185,12 @@ class Sensors:
 
     def _megahertz(self, name: str) -> float | None:
         return max(
-            (value / 1000 for folder in self._policies if (value := read_integer(folder / name)) is not None), default=None
+            (
+                value / 1000
+                for folder in self._policies
+                if (value := read_integer(folder / name)) is not None
+            ),
+            default=None,
         )
 
     def _flags(self) -> int | None:
@@ -195,7 +215,8 @@ class Sensors:
             drawn = [
                 volts * amperes / 1e6  # millivolts and milliamperes
                 for volt, ampere in self._rails
-                if (volts := read_integer(volt)) is not None and (amperes := read_integer(ampere)) is not None
+                if (volts := read_integer(volt)) is not None
+                and (amperes := read_integer(ampere)) is not None
             ]
             return sum(drawn) if len(drawn) == len(self._rails) else None
         return pmic_watts(self._vcgencmd.ask("pmic_read_adc") or "")
@@ -222,7 +243,8 @@ class Sensors:
 
 
 def rails(root: Path) -> list[tuple[Path, Path]]:
-    """Voltage and current files of an INA3221 (Jetson): of the input rail where there is one, else of every labelled rail."""
+    """Voltage and current files of an INA3221 (Jetson): of the input rail where there is one, else of every
+    labelled rail."""
     found: dict[str, tuple[Path, Path]] = {}
     for folder in sorted(root.glob("sys/class/hwmon/hwmon*")):
         if not (read_text(folder / "name") or "").startswith("ina3221"):
@@ -238,7 +260,8 @@ def rails(root: Path) -> list[tuple[Path, Path]]:
 
 
 def pmic_watts(text: str) -> float | None:
-    """Watts through the rails whose current and voltage a Pi 5's `pmic_read_adc` gives: the chips' part, not the whole board."""
+    """Watts through the rails whose current and voltage a Pi 5's `pmic_read_adc` gives: the chips' part, not
+    the whole board."""
     values: dict[str, dict[str, float]] = {}
     for name, kind, number in RAIL.findall(text):
         try:
@@ -260,14 +283,25 @@ LOOK_EVERY = 2.0  # seconds between two looks at the sensor
 class Cooling:
     """Waits while the machine is hotter than `above` degrees Celsius, until it is HYSTERESIS degrees cooler.
 
-    `check` is called while waiting (it may raise), `on_note` hears about each pause. Does nothing where `above` is None.
+    `check` is called while waiting (it may raise), `on_note` hears about each pause. Does nothing where
+    `above` is None.
     """
 
     def __init__(
-        self, sensors: Sensors, above: float | None, check: Callable[[], None], on_note: OnNote,
+        self,
+        sensors: Sensors,
+        above: float | None,
+        check: Callable[[], None],
+        on_note: OnNote,
         sleep: Callable[[float], None] = time.sleep,
-    ) -> None:  # fmt: skip
-        self._sensors, self._above, self._check, self._on_note, self._sleep = sensors, above, check, on_note, sleep
+    ) -> None:
+        self._sensors, self._above, self._check, self._on_note, self._sleep = (
+            sensors,
+            above,
+            check,
+            on_note,
+            sleep,
+        )
         self._looked = -LOOK_EVERY
         self._paused = 0.0
 
@@ -279,7 +313,9 @@ class Cooling:
         found = self._sensors.temperature()
         if found is None or found <= self._above:
             return
-        self._on_note(f"{found:.1f} °C, above {self._above:g}: waiting until it is {self._above - HYSTERESIS:g}")
+        self._on_note(
+            f"{found:.1f} °C, above {self._above:g}: waiting until it is {self._above - HYSTERESIS:g}"
+        )
         while found is not None and found > self._above - HYSTERESIS:
             self._check()
             self._sleep(LOOK_EVERY)

@@ -20,8 +20,9 @@ LARGEST = 64 << 20
 def fetch(url: str, target: Path, sha256: str | None, check: Callable[[Path], object], by_hand: str) -> str:
     """Downloads `url` to `target` after `check` has accepted the downloaded file; its SHA-256.
 
-    Raises UserError, ending in `by_hand`, when the address cannot be reached or has no such file, the transfer is cut, or the
-    checksum differs, and where nothing can be written; what was at `target` is then as it was.
+    Raises UserError, ending in `by_hand`, when the address cannot be reached or has no such file, the
+    transfer is cut, or the checksum differs, and where nothing can be written; what was at `target` is then
+    as it was.
     """
     if not url.startswith(("https://", "http://")):
         raise UserError(f"--url is {url!r}: give an http or https address, or {by_hand}")
@@ -37,11 +38,15 @@ def fetch(url: str, target: Path, sha256: str | None, check: Callable[[Path], ob
                 check(tried)
             except UserError as error:
                 reason = str(error).replace(str(tried), "the file")
-                raise UserError(f"{url} holds other than TruthfulQA's questions ({reason}); {by_hand}") from error
+                raise UserError(
+                    f"{url} holds other than TruthfulQA's questions ({reason}); {by_hand}"
+                ) from error
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = f"cannot write {error.filename or tempfile.gettempdir()} ({error.strerror or error})"
-        raise UserError(f"{reason}: free space, or give other places with TMPDIR and XDG_DATA_HOME") from error
+        raise UserError(
+            f"{reason}: free space, or give other places with TMPDIR and XDG_DATA_HOME"
+        ) from error
     write_whole(target, lambda temporary: temporary.write_bytes(data))
     return found
 
@@ -52,9 +57,13 @@ def download(url: str, by_hand: str) -> bytes:
             data: bytes = answer.read(LARGEST + 1)
             expected = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
-        raise UserError(f"{url} answers {error.code} ({error.reason}): check the address, or {by_hand}") from error
+        raise UserError(
+            f"{url} answers {error.code} ({error.reason}): check the address, or {by_hand}"
+        ) from error
     except http.client.IncompleteRead as error:
-        raise UserError(f"the transfer of {url} was cut after {len(error.partial)} bytes: try again, or {by_hand}") from error
+        raise UserError(
+            f"the transfer of {url} was cut after {len(error.partial)} bytes: try again, or {by_hand}"
+        ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"cannot reach {url} ({reason}): try again with a network, or {by_hand}") from error
@@ -62,5 +71,7 @@ def download(url: str, by_hand: str) -> bytes:
         raise UserError(f"{url} is larger than {LARGEST >> 20} MB: check the address, or {by_hand}")
     # read(n) gives what there is where a transfer ends early.
     if expected is not None and expected.isdigit() and len(data) < int(expected):
-        raise UserError(f"the transfer of {url} was cut after {len(data)} of {expected} bytes: try again, or {by_hand}")
+        raise UserError(
+            f"the transfer of {url} was cut after {len(data)} of {expected} bytes: try again, or {by_hand}"
+        )
     return data

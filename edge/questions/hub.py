@@ -1,4 +1,5 @@
-"""TruthfulQA as the hub has it: rows of its `generation` or `multiple_choice` form, in Parquet or JSON lines."""
+"""TruthfulQA as the hub has it: rows of its `generation` or `multiple_choice` form, in Parquet or JSON
+lines."""
 
 from __future__ import annotations
 
@@ -27,14 +28,17 @@ def read_rows(path: Path) -> list[Row]:
             rows = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         detail = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read the questions {path} ({detail}): give Parquet or JSON lines as the hub has them") from error
+        raise UserError(
+            f"cannot read the questions {path} ({detail}): give Parquet or JSON lines as the hub has them"
+        ) from error
     if not rows:
         raise UserError(f"{path} holds no questions: add at least one row")
     return rows
 
 
 def cells_of(path: Path, number: int, row: Row) -> tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]:
-    """Cells under the CSV's names, true and false answers. Raises UserError, naming the row, for one of neither form."""
+    """Cells under the CSV's names, true and false answers. Raises UserError, naming the row, for one of
+    neither form."""
     try:
         if "mc1_targets" in row:
             best = targets(row["mc1_targets"], 1)
@@ -49,8 +53,10 @@ def cells_of(path: Path, number: int, row: Row) -> tuple[dict[str, str], tuple[s
         return cells | {"Question": text(row["question"])}, true, false
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path} row {number + 1} is neither the hub's generation nor its multiple_choice form ({error}): "
-            "give question, best_answer, correct_answers and incorrect_answers, or mc1_targets and mc2_targets"
+            f"{path} row {number + 1} is neither the hub's generation nor its multiple_choice form "
+            f"({error}): "
+            "give question, best_answer, correct_answers and incorrect_answers, or mc1_targets and "
+            "mc2_targets"
         ) from error
 
 

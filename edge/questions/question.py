@@ -1,4 +1,5 @@
-"""Questions with their reference answers: TruthfulQA's CSV of 817 or of 790 questions, its forms on the hub, or your own."""
+"""Questions with their reference answers: TruthfulQA's CSV of 817 or of 790 questions, its forms on the hub,
+or your own."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ ANSWER_SEPARATOR = ";"
 
 @dataclass(frozen=True)
 class Question:
-    """One question; `index` is its row in the file, from 0. `best_incorrect` is "" in the file of 817 questions."""
+    """One question; `index` is its row in the file, from 0. `best_incorrect` is "" in the file of 817
+    questions."""
 
     index: int
     question: str
@@ -41,8 +43,13 @@ class Question:
 
 
 def fetched_path() -> Path:
-    """Where `edge questions fetch` puts the authors' CSV: below $XDG_DATA_HOME, by default ~/.local/share."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "edgetrace" / "truthfulqa.csv"
+    """Where `edge questions fetch` puts the authors' CSV: below $XDG_DATA_HOME, by default
+    ~/.local/share."""
+    return (
+        Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        / "edgetrace"
+        / "truthfulqa.csv"
+    )
 
 
 def default_questions() -> Path:
@@ -55,22 +62,29 @@ def split_answers(cell: str) -> tuple[str, ...]:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Reads a CSV in TruthfulQA's columns (those of 2025 or before), or by their names' ends the hub's Parquet and JSON lines;
-    further columns are ignored.
+    """Reads a CSV in TruthfulQA's columns (those of 2025 or before), or by their names' ends the hub's
+    Parquet and JSON lines; further columns are ignored.
 
-    Raises UserError, naming file, row and mend, when it is missing, empty, not UTF-8, lacks a column or a question.
+    Raises UserError, naming file, row and mend, when it is missing, empty, not UTF-8, lacks a column or a
+    question.
     """
     if path.suffix.lower() in (PARQUET, *JSON_LINES):
-        return [made_of(path, number, *cells_of(path, number, row)) for number, row in enumerate(read_rows(path))]
+        return [
+            made_of(path, number, *cells_of(path, number, row)) for number, row in enumerate(read_rows(path))
+        ]
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read the questions {path} ({error.strerror}): give a CSV file with --questions") from error
+        raise UserError(
+            f"cannot read the questions {path} ({error.strerror}): give a CSV file with --questions"
+        ) from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{path} is not UTF-8 (line {line}, byte {error.start}): save it again as UTF-8") from error
+        raise UserError(
+            f"{path} is not UTF-8 (line {line}, byte {error.start}): save it again as UTF-8"
+        ) from error
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         columns = reader.fieldnames
@@ -78,7 +92,10 @@ def read_questions(path: Path) -> list[Question]:
             raise UserError(f"{path} is empty: a CSV with the columns {', '.join(REQUIRED)} is needed")
         missing = [name for name in REQUIRED if name not in columns]
         if missing:
-            raise UserError(f"{path} lacks the column {' and '.join(missing)}: the columns needed are {', '.join(REQUIRED)}")
+            raise UserError(
+                f"{path} lacks the column {' and '.join(missing)}: the columns needed are "
+                f"{', '.join(REQUIRED)}"
+            )
         questions = [question_of(path, index, row) for index, row in enumerate(reader)]
     except csv.Error as error:
         raise UserError(f"{path} is not a well-formed CSV ({error}): save it again as CSV") from error
@@ -88,11 +105,22 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def question_of(path: Path, index: int, row: dict[str, str | None]) -> Question:
-    cells = {name: (row.get(name) or "").strip() for name in (*REQUIRED, "Best Incorrect Answer", "Type", "Category", "Source")}
-    return made_of(path, index, cells, split_answers(cells["Correct Answers"]), split_answers(cells["Incorrect Answers"]))
+    cells = {
+        name: (row.get(name) or "").strip()
+        for name in (*REQUIRED, "Best Incorrect Answer", "Type", "Category", "Source")
+    }
+    return made_of(
+        path,
+        index,
+        cells,
+        split_answers(cells["Correct Answers"]),
+        split_answers(cells["Incorrect Answers"]),
+    )
 
 
-def made_of(path: Path, index: int, cells: Mapping[str, str], correct: tuple[str, ...], incorrect: tuple[str, ...]) -> Question:
+def made_of(
+    path: Path, index: int, cells: Mapping[str, str], correct: tuple[str, ...], incorrect: tuple[str, ...]
+) -> Question:
     if not cells["Question"]:
         raise UserError(f"{path} has no question in data row {index + 1}: fill it in or delete the row")
     return Question(
@@ -114,20 +142,30 @@ def questions_sha256(questions: Sequence[Question]) -> str:
 
 
 def select(questions: Sequence[Question], limit: int | None, shard: str) -> list[Question]:
-    """The first `limit` questions, of them every N-th for shard I/N (I from 1). Raises UserError for bad numbers and for a shard
-    that has none."""
+    """The first `limit` questions, of them every N-th for shard I/N (I from 1). Raises UserError for bad
+    numbers and for a shard that has none."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}: a positive number of questions is needed")
     number, count = parse_shard(shard)
     asked = list(questions[:limit])
     if asked and number > len(asked):
-        raise UserError(f"--shard is {shard} of {len(asked)} questions and would have none: make at most {len(asked)} shards")
+        raise UserError(
+            f"--shard is {shard} of {len(asked)} questions and would have none: make at most {len(asked)} "
+            f"shards"
+        )
     return asked[number - 1 :: count]
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
     """I and N of "I/N"; raises UserError unless 1 <= I <= N."""
     number, slash, count = shard.partition("/")
-    if slash and number.isascii() and number.isdigit() and count.isascii() and count.isdigit() and 1 <= int(number) <= int(count):
+    if (
+        slash
+        and number.isascii()
+        and number.isdigit()
+        and count.isascii()
+        and count.isdigit()
+        and 1 <= int(number) <= int(count)
+    ):
         return int(number), int(count)
     raise UserError(f"--shard is {shard!r}: give I/N with I from 1 to N, for example 2/4")

@@ -1,7 +1,8 @@
 """The question browser's data: every answer of a model's runs, packed so that thousands fit into a page.
 
-Tokens are indices into one vocabulary a model; entropies and surprisals are hundredths of a nat, KL thousandths. What
-the page can work out (a forced run's tokens, a greedy token's probability) is left out. `questions.js` reads this form.
+Tokens are indices into one vocabulary a model; entropies and surprisals are hundredths of a nat, KL
+thousandths. What the page can work out (a forced run's tokens, a greedy token's probability) is left out.
+`questions.js` reads this form.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from edge.report.model import ModelGroup, RunData
 
 SCALE = 100.0  # of entropy, surprisal and probability
 KL_SCALE = 1000.0
-TOP_SHARE = 99.0  # percentile of entropy that has the strongest colour: a single outlier must not pale all others
+TOP_SHARE = (
+    99.0  # percentile of entropy that has the strongest colour: a single outlier must not pale all others
+)
 GREEDY_TOLERANCE = 0.005
 
 
 class Packed(NamedTuple):
     """One run's answers in the order of the questions. An answer is [tokens or 0, entropies, surprisals,
-    top-1 probabilities or 0, KL or 0, stop reason, text or 0]: 0 for tokens stands for those of the reference, for
-    probabilities for exp(-surprisal), for text for the tokens joined. Of single probabilities, 0 is exp(-surprisal) and any
-    other number one more than hundredths."""
+    top-1 probabilities or 0, KL or 0, stop reason, text or 0]: 0 for tokens stands for those of the
+    reference, for probabilities for exp(-surprisal), for text for the tokens joined. Of single
+    probabilities, 0 is exp(-surprisal) and any other number one more than hundredths."""
 
     name: str
     forced: bool
@@ -48,9 +51,14 @@ def browser_data(group: ModelGroup) -> dict[str, Any]:
     labels = [data.study.labels if data.study is not None else None for data in group.runs]
     return {
         # By run: the outcome of each answer in the order of the questions, "" where nobody has judged it.
-        "outcomes": [[found.outcome.get(index, "") for index in table.column(0).to_pylist()] if found else 0 for found in labels],
+        "outcomes": [
+            [found.outcome.get(index, "") for index in table.column(0).to_pylist()] if found else 0
+            for found in labels
+        ],
         "judges": [found.source if found else 0 for found in labels],
-        "questions": [list(row) for row in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True)],
+        "questions": [
+            list(row) for row in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True)
+        ],
         "vocabulary": list(vocabulary),
         "reasons": list(reasons),
         "context": group.spec.context,
@@ -62,7 +70,8 @@ def browser_data(group: ModelGroup) -> dict[str, Any]:
 def pack(
     data: RunData, vocabulary: dict[str, int], reasons: dict[str, int], reference: dict[int, list[int]]
 ) -> tuple[Packed, dict[int, list[int]]]:
-    """A run's answers, and its tokens by question; new tokens and stop reasons are added to the two indices."""
+    """A run's answers, and its tokens by question; new tokens and stop reasons are added to the two
+    indices."""
     answers = data.run.answers(["question_index", "answer", "stop_reason"])
     rows = {row[0]: row[1:] for row in zip(*(answers.column(i).to_pylist() for i in range(3)), strict=True)}
     columns = ["token", "output_entropy", "surprisal", "top1_probability", *(["kl"] if data.forced else [])]

@@ -1,4 +1,5 @@
-"""Figures as plain plotly.js values. Built by hand, not by plotly's Python classes: those add a template of 8 kB to each."""
+"""Figures as plain plotly.js values. Built by hand, not by plotly's Python classes: those add a template of
+8 kB to each."""
 
 from __future__ import annotations
 
@@ -23,16 +24,34 @@ from edge.report.model import (
 
 Values = dict[str, Any]  # what plotly.js takes: JSON by nature, typed by its own schema
 SIGNIFICANT = 4
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#56b4e9")  # Okabe and Ito, told apart by the colour-blind
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#8c6d1f",
+    "#56b4e9",
+)  # Okabe and Ito, told apart by the colour-blind
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 SEQUENTIAL = "Cividis"
 DIVERGING = [[0.0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1.0, "#b2182b"]]
 HISTOGRAM_BINS = 30
 PERCENTILES = (
-    ("min", "min"), ("p0_1", "0.1"), ("p1", "1"), ("p5", "5"), ("p10", "10"), ("p25", "25"), ("median", "50"),
-    ("p75", "75"), ("p90", "90"), ("p95", "95"), ("p99", "99"), ("p99_9", "99.9"), ("max", "max"),
-)  # fmt: skip
+    ("min", "min"),
+    ("p0_1", "0.1"),
+    ("p1", "1"),
+    ("p5", "5"),
+    ("p10", "10"),
+    ("p25", "25"),
+    ("median", "50"),
+    ("p75", "75"),
+    ("p90", "90"),
+    ("p95", "95"),
+    ("p99", "99"),
+    ("p99_9", "99.9"),
+    ("max", "max"),
+)
 
 
 class Panel(NamedTuple):
@@ -52,7 +71,8 @@ class Variant(NamedTuple):
 
 class Figure(NamedTuple):
     """`caption` says in a sentence what is shown; `choice` labels the select, where there is more than one
-    variant; `hides` starts without forced runs whose free ones are drawn too: on the reference's tokens they hide it."""
+    variant; `hides` starts without forced runs whose free ones are drawn too: on the reference's tokens they
+    hide it."""
 
     name: str
     title: str
@@ -81,8 +101,15 @@ def axis(title: str, **more: Any) -> Values:
 
 def figures(group: ModelGroup) -> list[Figure]:
     """All figures that the group's runs allow, in the order of the page."""
-    made = [along_answer(group), attention_along_answer(group), dispersion_along_answer(group), head_maps(group),
-            by_layer(group), kl_percentiles(group), shifts(group)]  # fmt: skip
+    made = [
+        along_answer(group),
+        attention_along_answer(group),
+        dispersion_along_answer(group),
+        head_maps(group),
+        by_layer(group),
+        kl_percentiles(group),
+        shifts(group),
+    ]
     return [figure for figure in made if figure is not None]
 
 
@@ -95,14 +122,27 @@ def curve_traces(index: int, data: RunData, curve: Curve) -> list[Values]:
     around = np.concatenate([curve.x, curve.x[::-1]])
     edge = np.concatenate([curve.high, curve.low[::-1]])
     band = {
-        "x": rounded(around), "y": rounded(edge), "fill": "toself", "fillcolor": colour + "26", "mode": "none",
-        "type": "scatter", "hoverinfo": "skip", "showlegend": False, "meta": [index, True], "name": name,
-    }  # fmt: skip
+        "x": rounded(around),
+        "y": rounded(edge),
+        "fill": "toself",
+        "fillcolor": colour + "26",
+        "mode": "none",
+        "type": "scatter",
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "meta": [index, True],
+        "name": name,
+    }
     line = {
-        "x": rounded(curve.x), "y": rounded(curve.mean), "type": "scatter", "mode": "lines", "name": name,
-        "line": {"color": colour, "width": 2.5, "dash": DASHES[index % len(DASHES)]}, "meta": [index, False],
+        "x": rounded(curve.x),
+        "y": rounded(curve.mean),
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "line": {"color": colour, "width": 2.5, "dash": DASHES[index % len(DASHES)]},
+        "meta": [index, False],
         "hovertemplate": "%{y:.3g} nat at t/N = %{x:.2f}",
-    }  # fmt: skip
+    }
     return [band, line]
 
 
@@ -122,7 +162,9 @@ def curve_panel(group: ModelGroup, metric: str, title: str, unit: str) -> Panel 
     return Panel(title, sorted(traces, key=lambda trace: not trace["meta"][1]), layout)
 
 
-def one_variant(name: str, title: str, caption: str, panels: Sequence[Panel | None], *, hides: bool = False) -> Figure | None:
+def one_variant(
+    name: str, title: str, caption: str, panels: Sequence[Panel | None], *, hides: bool = False
+) -> Figure | None:
     drawn = [panel for panel in panels if panel is not None]
     return Figure(name, title, caption, [Variant("", drawn)], hides=hides) if drawn else None
 
@@ -131,15 +173,21 @@ BAND = "Lines are means over questions, bands run from the 10th to the 90th perc
 
 
 def along_answer(group: ModelGroup) -> Figure | None:
-    caption = (f"How unsure the model is of its next token from the first (0) to the last (1) token of an answer. {BAND} "
-               "A forced run reads the reference's tokens.")  # fmt: skip
+    caption = (
+        f"How unsure the model is of its next token from the first (0) to the last (1) token of an answer. "
+        f"{BAND} "
+        "A forced run reads the reference's tokens."
+    )
     panel = curve_panel(group, OUTPUT, "Output entropy", "output entropy (nat)")
     return one_variant("entropy", "Output entropy along the answer", caption, [panel], hides=True)
 
 
 def attention_along_answer(group: ModelGroup) -> Figure | None:
-    caption = (f"How widely attention spreads, mean over layers and heads. {BAND} The raw value may rise with the context alone, "
-               "for its bound is ln K with K visible keys; the second plot divides by that bound.")  # fmt: skip
+    caption = (
+        f"How widely attention spreads, mean over layers and heads. {BAND} The raw value may rise with the "
+        f"context alone, "
+        "for its bound is ln K with K visible keys; the second plot divides by that bound."
+    )
     panels = [
         curve_panel(group, ATTENTION, "Raw", "attention entropy (nat)"),
         curve_panel(group, NORMALISED, "Divided by ln K", "share of the bound"),
@@ -148,7 +196,10 @@ def attention_along_answer(group: ModelGroup) -> Figure | None:
 
 
 def dispersion_along_answer(group: ModelGroup) -> Figure | None:
-    caption = f"How far the heads of a layer differ (standard deviation of their attention entropies), mean over layers. {BAND}"
+    caption = (
+        "How far the heads of a layer differ (standard deviation of their attention entropies), "
+        f"mean over layers. {BAND}"
+    )
     panel = curve_panel(group, DISPERSION, "Head dispersion", "head dispersion (nat)")
     return one_variant("dispersion", "Head dispersion along the answer", caption, [panel], hides=True)
 
@@ -159,10 +210,20 @@ def dispersion_along_answer(group: ModelGroup) -> Figure | None:
 def heat(z: Float64, low: float, high: float, scale: Any, unit: str) -> tuple[list[Values], Values]:
     layers, heads = z.shape
     trace = {
-        "type": "heatmap", "z": [rounded(row) for row in z], "x0": 1, "dx": 1, "y0": 1, "dy": 1, "zmin": low, "zmax": high,
-        "colorscale": scale, "hovertemplate": f"layer %{{y}}, head %{{x}}: %{{z:.3g}} {unit}<extra></extra>",
-        "colorbar": {"title": {"text": unit}, "thickness": 10, "len": 1}, "xgap": 1, "ygap": 1,
-    }  # fmt: skip
+        "type": "heatmap",
+        "z": [rounded(row) for row in z],
+        "x0": 1,
+        "dx": 1,
+        "y0": 1,
+        "dy": 1,
+        "zmin": low,
+        "zmax": high,
+        "colorscale": scale,
+        "hovertemplate": f"layer %{{y}}, head %{{x}}: %{{z:.3g}} {unit}<extra></extra>",
+        "colorbar": {"title": {"text": unit}, "thickness": 10, "len": 1},
+        "xgap": 1,
+        "ygap": 1,
+    }
     layout = {
         "xaxis": axis("head", dtick=max(1, heads // 8), tick0=1, showgrid=False),
         "yaxis": axis("layer", dtick=max(1, layers // 8), tick0=1, showgrid=False),
@@ -174,8 +235,11 @@ def head_maps(group: ModelGroup) -> Figure | None:
     full = group.reference.heads
     if full is None:
         return None
-    maps = [(c, c.quantised.heads, c.divergence.heads[0].mean) for c in group.comparisons
-            if c.quantised.heads is not None and c.divergence.heads]  # fmt: skip
+    maps = [
+        (c, c.quantised.heads, c.divergence.heads[0].mean)
+        for c in group.comparisons
+        if c.quantised.heads is not None and c.divergence.heads
+    ]
     # One scale for all runs of the group, so that switching between them misleads nobody.
     everything = np.concatenate([full.ravel(), *(heads.ravel() for _, heads, _ in maps)])
     low, high = (value or 0.0 for value in rounded((np.nanmin(everything), np.nanmax(everything))))
@@ -183,18 +247,30 @@ def head_maps(group: ModelGroup) -> Figure | None:
     reach = float(f"{reach:.{SIGNIFICANT}g}")
     first = Panel(group.reference.name, *heat(full, low, high, SEQUENTIAL, "nat"))
     variants = [
-        Variant(c.quantised.name, [
-            first,
-            Panel(c.quantised.name, *heat(heads, low, high, SEQUENTIAL, "nat")),
-            Panel("Difference", *heat(difference, -reach, reach, DIVERGING, "nat")),
-        ])
+        Variant(
+            c.quantised.name,
+            [
+                first,
+                Panel(c.quantised.name, *heat(heads, low, high, SEQUENTIAL, "nat")),
+                Panel("Difference", *heat(difference, -reach, reach, DIVERGING, "nat")),
+            ],
+        )
         for c, heads, difference in maps
-    ]  # fmt: skip
+    ]
     caption = "Attention entropy of every head in every layer, mean over questions."
     if variants:
-        caption += (" Both runs share one colour scale; the difference (quantised − full) is red where attention spreads more, "
-                    "blue where it narrows. Free-running answers differ in their tokens too, forced ones do not.")  # fmt: skip
-    return Figure("heads", "Attention entropy by layer and head", caption, variants or [Variant("", [first])], "Set beside it")
+        caption += (
+            " Both runs share one colour scale; the difference (quantised − full) is red where attention "
+            "spreads more, "
+            "blue where it narrows. Free-running answers differ in their tokens too, forced ones do not."
+        )
+    return Figure(
+        "heads",
+        "Attention entropy by layer and head",
+        caption,
+        variants or [Variant("", [first])],
+        "Set beside it",
+    )
 
 
 def by_layer(group: ModelGroup) -> Figure | None:
@@ -203,8 +279,11 @@ def by_layer(group: ModelGroup) -> Figure | None:
         layer_panel(group, "head_dispersion", "Head dispersion", "change (nat)", relative=False),
         layer_panel(group, "hidden_norm", "Norm of the hidden state", "change (%)", relative=True),
     ]
-    caption = ("Change (quantised − full) in each layer, mean over questions with its 95% interval; one that leaves out 0 "
-               "is a change beyond chance. Layer 0 of the hidden state is the embedding.")  # fmt: skip
+    caption = (
+        "Change (quantised − full) in each layer, mean over questions with its 95% interval; one that "
+        "leaves out 0 "
+        "is a change beyond chance. Layer 0 of the hidden state is the embedding."
+    )
     return one_variant("layers", "Change by layer", caption, panels)
 
 
@@ -221,15 +300,25 @@ def layer_panel(group: ModelGroup, metric: str, title: str, unit: str, *, relati
         layers = np.arange(len(mean)) + (0 if metric == "hidden_norm" else 1)
         traces.append(
             {
-                "type": "scatter", "mode": "lines+markers", "name": label(c.quantised), "meta": [i, False],
-                "x": layers.tolist(), "y": rounded(mean),
-                "error_y": {"type": "data", "symmetric": False, "array": rounded(high - mean), "arrayminus": rounded(mean - low),
-                            "thickness": 1.5, "width": 4},
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": label(c.quantised),
+                "meta": [i, False],
+                "x": layers.tolist(),
+                "y": rounded(mean),
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": rounded(high - mean),
+                    "arrayminus": rounded(mean - low),
+                    "thickness": 1.5,
+                    "width": 4,
+                },
                 "line": {"color": COLOURS[i % len(COLOURS)], "width": 1, "dash": DASHES[i % len(DASHES)]},
                 "marker": {"size": 7, "symbol": SYMBOLS[i % len(SYMBOLS)]},
                 "hovertemplate": f"layer %{{x}}: %{{y:.3g}}{' %' if relative else ' nat'}",
             }
-        )  # fmt: skip
+        )
     if not traces:
         return None
     depth = len(traces[0]["x"])
@@ -250,20 +339,29 @@ def kl_percentiles(group: ModelGroup) -> Figure | None:
         "xaxis": axis("percentile of tokens", type="category"),
         "yaxis": axis("KL(full ‖ quantised), nat", type="log", dtick=1, exponentformat="power"),
     }
-    caption = ("How far the quantised model's distribution over the next token lies from the full one on the same tokens, sorted "
-               "from the least to the most changed token, on a logarithmic scale (values of 0 have no place on it).")  # fmt: skip
-    return one_variant("kl", "Divergence of the distributions", caption, [Panel("", traces, layout)] if traces else [])
+    caption = (
+        "How far the quantised model's distribution over the next token lies from the full one on the same "
+        "tokens, sorted "
+        "from the least to the most changed token, on a logarithmic scale (values of 0 have no place on it)."
+    )
+    return one_variant(
+        "kl", "Divergence of the distributions", caption, [Panel("", traces, layout)] if traces else []
+    )
 
 
 def kl_trace(i: int, c: Comparison, kl: Distribution) -> Values:
     values = [getattr(kl, name) for name, _ in PERCENTILES]
     return {
-        "type": "scatter", "mode": "lines+markers", "name": label(c.quantised), "meta": [i, False],
-        "x": [label for _, label in PERCENTILES], "y": rounded(v if v > 0 else math.nan for v in values),
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": label(c.quantised),
+        "meta": [i, False],
+        "x": [label for _, label in PERCENTILES],
+        "y": rounded(v if v > 0 else math.nan for v in values),
         "line": {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)]},
         "marker": {"size": 7, "symbol": SYMBOLS[i % len(SYMBOLS)]},
         "hovertemplate": "%{y:.3g} nat at %{x}",
-    }  # fmt: skip
+    }
 
 
 def shifts(group: ModelGroup) -> Figure | None:
@@ -279,21 +377,41 @@ def shifts(group: ModelGroup) -> Figure | None:
         counts, _ = np.histogram(values, edges)
         traces.append(
             {
-                "type": "scatter", "mode": "lines", "name": label(data), "meta": [i, False],
-                "x": rounded(np.repeat(edges, 2)), "y": [0, *np.repeat(counts, 2).tolist(), 0],
-                "fill": "tozeroy", "fillcolor": COLOURS[i % len(COLOURS)] + "22",
+                "type": "scatter",
+                "mode": "lines",
+                "name": label(data),
+                "meta": [i, False],
+                "x": rounded(np.repeat(edges, 2)),
+                "y": [0, *np.repeat(counts, 2).tolist(), 0],
+                "fill": "tozeroy",
+                "fillcolor": COLOURS[i % len(COLOURS)] + "22",
                 "line": {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)], "width": 1.5},
                 "hovertemplate": "%{y} questions at %{x:.2f} nat",
             }
-        )  # fmt: skip
+        )
     layout = {
         "xaxis": axis("late − early output entropy (nat)"),
         "yaxis": axis("questions", rangemode="tozero"),
         "shapes": [
-            {"type": "rect", "xref": "x", "yref": "paper", "x0": -delta, "x1": delta, "y0": 0, "y1": 1, "layer": "below",
-             "line": {"width": 0}, "fillcolor": "rgba(128,128,128,0.25)"}
+            {
+                "type": "rect",
+                "xref": "x",
+                "yref": "paper",
+                "x0": -delta,
+                "x1": delta,
+                "y0": 0,
+                "y1": 1,
+                "layer": "below",
+                "line": {"width": 0},
+                "fillcolor": "rgba(128,128,128,0.25)",
+            }
         ],
-    }  # fmt: skip
-    caption = (f"How output entropy shifts from the first to the last fifth of each answer; the grey strip is ±{delta:g} nat "
-               "around 0. The class goes by the interval of the mean over questions, not by single answers.")  # fmt: skip
-    return one_variant("shifts", "Early to late shift of each question", caption, [Panel("", traces, layout)], hides=True)
+    }
+    caption = (
+        f"How output entropy shifts from the first to the last fifth of each answer; the grey strip is "
+        f"±{delta:g} nat "
+        "around 0. The class goes by the interval of the mean over questions, not by single answers."
+    )
+    return one_variant(
+        "shifts", "Early to late shift of each question", caption, [Panel("", traces, layout)], hides=True
+    )

@@ -1,5 +1,6 @@
-"""From groups to the text of the HTML file. Whatever came from a model or a file is escaped here, twice over:
-markup by autoescape, JSON blocks by `json_block`; and a policy in the page runs none but our two scripts."""
+"""From groups to the text of the HTML file. Whatever came from a model or a file is escaped here, twice
+over: markup by autoescape, JSON blocks by `json_block`; and a policy in the page runs none but our two
+scripts."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from edge.report.overview import overview
 from edge.version import __version__
 
 HERE = Path(__file__).parent
-# A JSON string may hold these as escapes anywhere, so that no text can end its script element or begin another.
+# A JSON string may hold these as escapes anywhere, so that no text can end its script element or begin
+# another.
 ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -87,7 +89,9 @@ def view(group: ModelGroup) -> GroupView:
     return GroupView(
         group=group,
         figures=drawn,
-        figure_data=json_block({"runs": looks, "figures": {figure.name: figure.to_json() for figure in drawn}}),
+        figure_data=json_block(
+            {"runs": looks, "figures": {figure.name: figure.to_json() for figure in drawn}}
+        ),
         browser=packed_block(browser_data(group)),
         notes=tables.notes(group),
         studies=[data.study for data in group.runs if data.study is not None],
@@ -108,8 +112,11 @@ def render(groups: Sequence[ModelGroup], library: str) -> str:
     )
     environment.globals |= {"t": tables, "p": paper, "u": truth, "changes_of": changes_of}
     environment.filters |= {
-        "interval": tables.interval, "percent": tables.percent, "integer": tables.integer, "number": tables.number,
-    }  # fmt: skip
+        "interval": tables.interval,
+        "percent": tables.percent,
+        "integer": tables.integer,
+        "number": tables.number,
+    }
     scripts = f"{checksum(app)} {checksum(library)}"
     return environment.get_template("template.html.j2").render(
         views=[view(group) for group in groups],

@@ -1,4 +1,5 @@
-"""Models x precisions: what quantisation changes, one measure a table, in a stronger colour where it changes more."""
+"""Models x precisions: what quantisation changes, one measure a table, in a stronger colour where it changes
+more."""
 
 from __future__ import annotations
 
@@ -34,12 +35,19 @@ def matrices(groups: Sequence[ModelGroup]) -> list[Matrix]:
     compared = [group for group in groups if group.comparisons]
     if len(compared) < 2:
         return []
-    rank = {c.quantised.run.manifest.precision: bits_rank(c.quantised.run) for group in compared for c in group.comparisons}
+    rank = {
+        c.quantised.run.manifest.precision: bits_rank(c.quantised.run)
+        for group in compared
+        for c in group.comparisons
+    }
     names = sorted(rank, key=lambda name: rank[name])
     found = [(group, {pair.name: pair for pair in pairs(group)}) for group in compared]
     made = []
     for caption, cell in MEASURES.items():
-        rows = [(g.model_id, [cell(g, by[name]) if name in by else Cell(ABSENT) for name in names]) for g, by in found]
+        rows = [
+            (g.model_id, [cell(g, by[name]) if name in by else Cell(ABSENT) for name in names])
+            for g, by in found
+        ]
         if any(each.text != ABSENT for _, cells in rows for each in cells):
             made.append(Matrix(caption, names, rows))
     return made
@@ -53,7 +61,11 @@ def shade(value: float, least: float, most: float) -> int:
 
 
 def kl(group: ModelGroup, pair: Pair) -> Cell:
-    if pair.forced is None or pair.forced.divergence.forced is None or pair.forced.divergence.forced.kl is None:
+    if (
+        pair.forced is None
+        or pair.forced.divergence.forced is None
+        or pair.forced.divergence.forced.kl is None
+    ):
         return Cell(ABSENT)
     return Cell(kl_text(pair.forced.divergence), shade(pair.forced.divergence.forced.kl.mean, 1e-5, 1.0))
 
@@ -80,7 +92,10 @@ def model_class(group: ModelGroup, pair: Pair) -> Cell:
     """Of the precision's own answers: forced tokens are another model's."""
     if pair.free is None:
         return Cell(ABSENT)
-    full, quantised = group.reference.dynamics.model_class.label, pair.free.quantised.dynamics.model_class.label
+    full, quantised = (
+        group.reference.dynamics.model_class.label,
+        pair.free.quantised.dynamics.model_class.label,
+    )
     return Cell(quantised) if full == quantised else Cell(f"{quantised} (was {full})", STEPS // 2)
 
 

@@ -1,4 +1,5 @@
-"""From runs to what the report says: groups by model, each with its reference, comparisons and where change starts."""
+"""From runs to what the report says: groups by model, each with its reference, comparisons and where change
+starts."""
 
 from __future__ import annotations
 
@@ -21,21 +22,34 @@ from edge.runs.run_directory import Run
 
 # Most exact first: the first of these among a model's free runs is what the others are compared with.
 PRECISIONS = (
-    "onnx-fp32", "gguf-f32", "onnx-fp16", "gguf-f16", "onnx-int8", "gguf-q8_0", "gguf-q4_k_m", "onnx-int4-mixed",
-    "onnx-int4", "gguf-q4_0",
-)  # fmt: skip
+    "onnx-fp32",
+    "gguf-f32",
+    "onnx-fp16",
+    "gguf-f16",
+    "onnx-int8",
+    "gguf-q8_0",
+    "gguf-q4_k_m",
+    "onnx-int4-mixed",
+    "onnx-int4",
+    "gguf-q4_0",
+)
 LAYER_METRICS = ("attention_entropy_layer", "head_dispersion", "hidden_norm")
 OUTPUT, ATTENTION, NORMALISED, DISPERSION = (
-    "output_entropy", "attention_entropy", "attention_entropy_normalised", "head_dispersion",
-)  # fmt: skip
+    "output_entropy",
+    "attention_entropy",
+    "attention_entropy_normalised",
+    "head_dispersion",
+)
 
 
 @dataclass(frozen=True)
 class RunData:
-    """One run with all that is drawn of it. `name` is unique in its group; `heads` is [L, H], None without taps.
+    """One run with all that is drawn of it. `name` is unique in its group; `heads` is [L, H], None without
+    taps.
 
-    `without_rows` counts questions that did not fit the context, so that nothing was traced. `curves` is empty where
-    none was; curves of attention are of each step's mean over layers (and heads). `study` is of free runs that have tokens.
+    `without_rows` counts questions that did not fit the context, so that nothing was traced. `curves` is
+    empty where none was; curves of attention are of each step's mean over layers (and heads). `study` is of
+    free runs that have tokens.
     """
 
     run: Run
@@ -54,8 +68,9 @@ class RunData:
 
 
 class LayerStart(NamedTuple):
-    """Where a by-layer metric changes. `largest` has the largest relative change among layers whose 95% interval
-    leaves out 0, `first` is the first of those and `sure` their number; layers count from 1, 0 is the embedding."""
+    """Where a by-layer metric changes. `largest` has the largest relative change among layers whose 95%
+    interval leaves out 0, `first` is the first of those and `sure` their number; layers count from 1, 0 is
+    the embedding."""
 
     metric: str
     layers: int
@@ -95,7 +110,8 @@ class ModelGroup:
 def build_groups(runs: Sequence[Run], delta: float) -> list[ModelGroup]:
     """Groups in the order in which their models first come. The same folder given twice counts once.
 
-    Raises UserError when there are no runs, a model has no free-running one, or runs of a model cannot be compared.
+    Raises UserError when there are no runs, a model has no free-running one, or runs of a model cannot be
+    compared.
     """
     if not runs:
         raise UserError("there is nothing to report: give at least one run directory")
@@ -103,11 +119,15 @@ def build_groups(runs: Sequence[Run], delta: float) -> list[ModelGroup]:
     for run in {run.folder.resolve(): run for run in runs}.values():
         by_model.setdefault(run.manifest.model_id, []).append(run)
     classes = paper_classes()
-    return [build_group(model_id, members, classes.get(model_id, ""), delta) for model_id, members in by_model.items()]
+    return [
+        build_group(model_id, members, classes.get(model_id, ""), delta)
+        for model_id, members in by_model.items()
+    ]
 
 
 def paper_classes() -> dict[str, str]:
-    """The paper's verdicts by model id; none where the registry is not installed, for a report can do without."""
+    """The paper's verdicts by model id; none where the registry is not installed, for a report can do
+    without."""
     try:
         return {entry.model_id: entry.paper_class for entry in read_registry().values()}
     except UserError:
@@ -117,7 +137,10 @@ def paper_classes() -> dict[str, str]:
 def build_group(model_id: str, runs: list[Run], paper_class: str, delta: float) -> ModelGroup:
     free = [run for run in runs if run.manifest.kind == "run"]
     if not free:
-        raise UserError(f"{runs[0].folder} is a forced run and has nothing to stand beside: give the run it is --like, too")
+        raise UserError(
+            f"{runs[0].folder} is a forced run and has nothing to stand beside: give the run it is --like, "
+            f"too"
+        )
     reference = min(free, key=bits_rank)
     others = [run for run in runs if run is not reference]
     # Forced before free: only the former compares position by position, so it is what figures show first.
@@ -131,7 +154,8 @@ def build_group(model_id: str, runs: list[Run], paper_class: str, delta: float) 
         paper_class=paper_class,
         reference=first,
         comparisons=tuple(
-            comparison(first, read_run(run, name, delta), delta) for run, name in zip(ordered[1:], names[1:], strict=True)
+            comparison(first, read_run(run, name, delta), delta)
+            for run, name in zip(ordered[1:], names[1:], strict=True)
         ),
         several_checkpoints=not all(run.manifest.same_checkpoint(reference.manifest) for run in others),
     )
@@ -147,7 +171,10 @@ def unique_names(runs: Iterable[Run]) -> list[str]:
     """Precision and kind; the folder's name as well where two would be called the same."""
     plain = [f"{run.manifest.precision}{' forced' if run.manifest.kind == 'force' else ''}" for run in runs]
     count = Counter(plain)
-    named = [f"{name} ({run.folder.name})" if count[name] > 1 else name for name, run in zip(plain, runs, strict=True)]
+    named = [
+        f"{name} ({run.folder.name})" if count[name] > 1 else name
+        for name, run in zip(plain, runs, strict=True)
+    ]
     seen: Counter[str] = Counter()
     for i, name in enumerate(named):
         seen[name] += 1
@@ -178,7 +205,11 @@ def comparison(full: RunData, quantised: RunData, delta: float) -> Comparison:
     divergence = compare(full.run, quantised.run, delta, outcomes=False)  # the studies judge them
     changes = {change.metric: change for change in divergence.layers}
     answered = quantised.dynamics.questions - quantised.without_rows
-    starts = tuple(start(changes[m], full.layers[m], answered) for m in LAYER_METRICS if m in changes and m in full.layers)
+    starts = tuple(
+        start(changes[m], full.layers[m], answered)
+        for m in LAYER_METRICS
+        if m in changes and m in full.layers
+    )
     return Comparison(quantised, divergence, starts)
 
 
@@ -191,7 +222,12 @@ def start(change: LayerChange, full: Float64, answered: int) -> LayerStart:
         return LayerStart(change.metric, len(sure), int(sure.sum()), None, None, float("nan"))
     largest = int(comparable[np.argmax(np.abs(relative[comparable]))])
     return LayerStart(
-        change.metric, len(sure), int(sure.sum()), int(comparable[0]) + offset, largest + offset, float(relative[largest])
+        change.metric,
+        len(sure),
+        int(sure.sum()),
+        int(comparable[0]) + offset,
+        largest + offset,
+        float(relative[largest]),
     )
 
 

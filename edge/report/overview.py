@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 from edge.analysis.divergence import Divergence, FreePart
 from edge.report.model import Comparison, ModelGroup
-from edge.report.tables import change_of, class_reason, interval, kl_text, layer_name, metric_name, number, percent
+from edge.report.tables import (
+    change_of,
+    class_reason,
+    interval,
+    kl_text,
+    layer_name,
+    metric_name,
+    number,
+    percent,
+)
 
 
 class Short(NamedTuple):
@@ -31,7 +40,8 @@ class Pair(NamedTuple):
 
 
 def overview(groups: Sequence[ModelGroup]) -> list[Short]:
-    """Which class, how much quantisation changes, where that starts, whether entropy can be trusted as a warning."""
+    """Which class, how much quantisation changes, where that starts, whether entropy can be trusted as a
+    warning."""
     return [Short(group, answers(group)) for group in groups]
 
 
@@ -75,20 +85,24 @@ def kl_part(found: Divergence) -> str:
 
 
 def starts(pair: Pair) -> list[str]:
-    """The first layer that changes beyond chance, by the metric in which that is earliest, and the token where answers part."""
+    """The first layer that changes beyond chance, by the metric in which that is earliest, and the token
+    where answers part."""
     shown = pair.shown
     said = []
     if shown is not None and shown.starts:
         found = [(start.first, start.metric) for start in shown.starts if start.first is not None]
         if found:
             layer, metric = min(found, key=lambda each: each[0])
-            where = f"{layer_name(metric, layer)} is the first to change beyond chance ({metric_name(metric).lower()})"
+            name = metric_name(metric).lower()
+            where = f"{layer_name(metric, layer)} is the first to change beyond chance ({name})"
         else:
             where = "no layer changes beyond chance"
         where += "" if shown.quantised.forced else ", on its own answers, so the tokens differ too"
         said.append(f"{pair.name}: {where}.")
     elif shown is not None:
-        said.append(f"{pair.name}: layers are not known, attention and hidden states were not recorded in both runs.")
+        said.append(
+            f"{pair.name}: layers are not known, attention and hidden states were not recorded in both runs."
+        )
     if pair.free and pair.free.divergence.free:
         said.append(first_token(pair.free.divergence.free))
     return said
@@ -104,7 +118,8 @@ def first_token(free: FreePart) -> str:
 
 
 def warning(group: ModelGroup) -> str:
-    """From the reference's outcomes: AUROC of the mean output entropy, and whether it withstands correction."""
+    """From the reference's outcomes: AUROC of the mean output entropy, and whether it withstands
+    correction."""
     study = group.reference.study
     if study is None or study.truth is None:
         return "Not known: no outcomes are labelled (edge label does that)."
@@ -116,4 +131,5 @@ def warning(group: ModelGroup) -> str:
     auroc = f"the mean output entropy of an answer has AUROC {interval(mean.auroc)} over {judged}"
     if all(p is not mean for p in truth.found):
         return f"No sign of it: {auroc}, which after Holm’s correction is no better than chance (0.5)."
-    return f"{'Yes' if mean.auroc.value > 0.5 else 'Only the other way round'}: {auroc}, beyond chance after Holm’s correction."
+    way = "Yes" if mean.auroc.value > 0.5 else "Only the other way round"
+    return f"{way}: {auroc}, beyond chance after Holm’s correction."

@@ -1,4 +1,5 @@
-"""The paper's figures 1, 3 and 4 and those of outcomes; its figure 2 is output entropy along the answer in `figures`."""
+"""The paper's figures 1, 3 and 4 and those of outcomes; its figure 2 is output entropy along the answer in
+`figures`."""
 
 from __future__ import annotations
 
@@ -22,39 +23,80 @@ def paper_figures(group: ModelGroup) -> list[Figure]:
     """Those that the group's runs allow; each has one variant for each run."""
     studies = [data.study for data in group.runs if data.study is not None]
     made = [
-        Figure("relations", "Four relations", RELATIONS_CAPTION, [relations(s) for s in studies if s.relations], CHOICE),
-        Figure("correlations", "Correlations between metrics", CORRELATIONS_CAPTION, [heat_map(s) for s in studies], CHOICE),
-        Figure("drift", "Drift from token to token", DRIFT_CAPTION,
-               [v for s in studies if (v := drift(s)) is not None], CHOICE),
-        Figure("outcomes", "Outcomes", OUTCOMES_CAPTION, [outcomes(s.name, s.truth) for s in studies if s.truth], CHOICE),
-        Figure("by-outcome", "Output entropy along true and untrue answers", BY_OUTCOME_CAPTION,
-               [v for s in studies if s.truth and (v := by_outcome(s.name, s.truth)) is not None], CHOICE),
-        Figure("risk", "Risk, coverage and calibration", RISK_CAPTION,
-               [risk(s.name, s.truth) for s in studies if s.truth and s.truth.shown], CHOICE),
-    ]  # fmt: skip
+        Figure(
+            "relations",
+            "Four relations",
+            RELATIONS_CAPTION,
+            [relations(s) for s in studies if s.relations],
+            CHOICE,
+        ),
+        Figure(
+            "correlations",
+            "Correlations between metrics",
+            CORRELATIONS_CAPTION,
+            [heat_map(s) for s in studies],
+            CHOICE,
+        ),
+        Figure(
+            "drift",
+            "Drift from token to token",
+            DRIFT_CAPTION,
+            [v for s in studies if (v := drift(s)) is not None],
+            CHOICE,
+        ),
+        Figure(
+            "outcomes",
+            "Outcomes",
+            OUTCOMES_CAPTION,
+            [outcomes(s.name, s.truth) for s in studies if s.truth],
+            CHOICE,
+        ),
+        Figure(
+            "by-outcome",
+            "Output entropy along true and untrue answers",
+            BY_OUTCOME_CAPTION,
+            [v for s in studies if s.truth and (v := by_outcome(s.name, s.truth)) is not None],
+            CHOICE,
+        ),
+        Figure(
+            "risk",
+            "Risk, coverage and calibration",
+            RISK_CAPTION,
+            [risk(s.name, s.truth) for s in studies if s.truth and s.truth.shown],
+            CHOICE,
+        ),
+    ]
     return [figure for figure in made if figure.variants]
 
 
 RELATIONS_CAPTION = (
-    "Some tokens, evenly spaced through the run (the paper’s figure 3; which four pairs it draws is not in our sources, "
+    "Some tokens, evenly spaced through the run (the paper’s figure 3; which four pairs it draws is not in "
+    "our sources, "
     "these four are our choice). Tokens of one answer are not independent."
 )
 CORRELATIONS_CAPTION = (
-    "Pearson correlations over all tokens (the paper’s figure 4) above the diagonal, and along single answers, mean over "
+    "Pearson correlations over all tokens (the paper’s figure 4) above the diagonal, and along single "
+    "answers, mean over "
     "questions, below it: where the two differ, it is answers that differ from each other, not tokens."
 )
 DRIFT_CAPTION = (
-    "How far the hidden state moves from one token to the next, mean over layers: what the paper leaves for later. The "
+    "How far the hidden state moves from one token to the next, mean over layers: what the paper leaves for "
+    "later. The "
     "band is the 95% interval of the mean over questions, at each place by itself."
 )
-OUTCOMES_CAPTION = "How many answers came out how (the paper’s figure 1). Automatic labels compare words, not meanings."
+OUTCOMES_CAPTION = (
+    "How many answers came out how (the paper’s figure 1). Automatic labels compare words, not meanings."
+)
 BY_OUTCOME_CAPTION = (
-    "Mean output entropy along answers that were judged true and untrue, with 95% intervals over questions at each place "
+    "Mean output entropy along answers that were judged true and untrue, with 95% intervals over questions "
+    "at each place "
     "by itself; the second plot is their difference."
 )
 RISK_CAPTION = (
-    "Left: share of untrue answers among those that a score is surest of, as more are covered (dotted: a perfect score). "
-    "Right: share that is untrue against the predicted probability, cross-fitted: no answer was judged by a fit that had "
+    "Left: share of untrue answers among those that a score is surest of, as more are covered (dotted: a "
+    "perfect score). "
+    "Right: share that is untrue against the predicted probability, cross-fitted: no answer was judged by a "
+    "fit that had "
     "seen it."
 )
 
@@ -68,10 +110,13 @@ def relations(study: Study) -> Variant:
     panels = []
     for (x, y), points in study.relations.items():
         trace = {
-            "type": "scatter", "mode": "markers", "x": rounded(points[:, 0]),
-            "y": rounded(points[:, 1]), "marker": {"size": 4, "color": COLOURS[0], "opacity": 0.35},
+            "type": "scatter",
+            "mode": "markers",
+            "x": rounded(points[:, 0]),
+            "y": rounded(points[:, 1]),
+            "marker": {"size": 4, "color": COLOURS[0], "opacity": 0.35},
             "hovertemplate": "%{x:.3g}, %{y:.3g}<extra></extra>",
-        }  # fmt: skip
+        }
         layout = {"xaxis": axis(series_name(x)), "yaxis": axis(series_name(y))}
         panels.append(Panel(f"{series_name(x)} and {series_name(y).lower()}", [trace], layout))
     return Variant(study.name, panels)
@@ -86,32 +131,60 @@ def heat_map(study: Study) -> Variant:
         z[i, j], z[j, i] = c.over_tokens, c.within.value
     labels = [series_name(name) for name in names]
     trace: Values = {
-        "type": "heatmap", "z": [rounded(row) for row in z], "x": labels, "y": labels, "zmin": -1, "zmax": 1,
-        "colorscale": DIVERGING, "xgap": 1, "ygap": 1, "colorbar": {"thickness": 10, "len": 1},
+        "type": "heatmap",
+        "z": [rounded(row) for row in z],
+        "x": labels,
+        "y": labels,
+        "zmin": -1,
+        "zmax": 1,
+        "colorscale": DIVERGING,
+        "xgap": 1,
+        "ygap": 1,
+        "colorbar": {"thickness": 10, "len": 1},
         "hovertemplate": "%{y} and %{x}: %{z:.2f}<extra></extra>",
-    }  # fmt: skip
-    layout = {"height": 620, "xaxis": axis("", type="category", tickangle=-45, showgrid=False),
-              "yaxis": axis("", type="category", autorange="reversed", showgrid=False)}  # fmt: skip
+    }
+    layout = {
+        "height": 620,
+        "xaxis": axis("", type="category", tickangle=-45, showgrid=False),
+        "yaxis": axis("", type="category", autorange="reversed", showgrid=False),
+    }
     return Variant(study.name, [Panel("", [trace], layout)])
 
 
 def band_and_line(course: MeanCourse, colour: str, name: str) -> list[Values]:
     """The interval of a mean, and the mean."""
     band = {
-        "type": "scatter", "mode": "none", "x": rounded([*course.x, *course.x[::-1]]),
-        "y": rounded([*course.high, *course.low[::-1]]), "fill": "toself", "fillcolor": colour + "26", "hoverinfo": "skip",
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "none",
+        "x": rounded([*course.x, *course.x[::-1]]),
+        "y": rounded([*course.high, *course.low[::-1]]),
+        "fill": "toself",
+        "fillcolor": colour + "26",
+        "hoverinfo": "skip",
+    }
     line = {
-        "type": "scatter", "mode": "lines", "x": rounded(course.x), "y": rounded(course.mean), "name": name,
-        "line": {"color": colour, "width": 2.5}, "hovertemplate": "%{y:.3g} at t/N = %{x:.2f}",
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "x": rounded(course.x),
+        "y": rounded(course.mean),
+        "name": name,
+        "line": {"color": colour, "width": 2.5},
+        "hovertemplate": "%{y:.3g} at t/N = %{x:.2f}",
+    }
     return [band, line]
 
 
 def key(course: MeanCourse, colour: str, name: str) -> Values:
     """The line's name at its end."""
-    return {"x": 1, "y": rounded(course.mean[-1:])[0], "xanchor": "right", "yanchor": "bottom", "text": name, "showarrow": False,
-            "font": {"color": colour}}  # fmt: skip
+    return {
+        "x": 1,
+        "y": rounded(course.mean[-1:])[0],
+        "xanchor": "right",
+        "yanchor": "bottom",
+        "text": name,
+        "showarrow": False,
+        "font": {"color": colour},
+    }
 
 
 def place_axis() -> Values:
@@ -124,58 +197,119 @@ def drift(study: Study) -> Variant | None:
         course = study.paper.courses.get(name)
         if course is not None and course.questions:
             layout = {"xaxis": place_axis(), "yaxis": axis(series_name(name))}
-            panels.append(Panel(series_name(name), band_and_line(course, COLOURS[0], series_name(name)), layout))
+            panels.append(
+                Panel(series_name(name), band_and_line(course, COLOURS[0], series_name(name)), layout)
+            )
     return Variant(study.name, panels) if panels else None
 
 
 def outcomes(name: str, truth: Truth) -> Variant:
     trace = {
-        "type": "bar", "x": [OUTCOME_NAMES[outcome] for outcome in truth.counts], "y": list(truth.counts.values()),
-        "marker": {"color": [TRUE, TRUE, UNTRUE, UNTRUE]}, "hovertemplate": "%{y} answers<extra></extra>",
-    }  # fmt: skip
-    layout = {"xaxis": axis(f"outcome ({truth.source})", type="category"), "yaxis": axis("answers", rangemode="tozero")}
+        "type": "bar",
+        "x": [OUTCOME_NAMES[outcome] for outcome in truth.counts],
+        "y": list(truth.counts.values()),
+        "marker": {"color": [TRUE, TRUE, UNTRUE, UNTRUE]},
+        "hovertemplate": "%{y} answers<extra></extra>",
+    }
+    layout = {
+        "xaxis": axis(f"outcome ({truth.source})", type="category"),
+        "yaxis": axis("answers", rangemode="tozero"),
+    }
     return Variant(name, [Panel("", [trace], layout)])
 
 
 def by_outcome(name: str, truth: Truth) -> Variant | None:
-    lines = [(course, colour, kind) for course, colour, kind in
-             ((truth.true_course, TRUE, "true"), (truth.untrue_course, UNTRUE, "untrue")) if course is not None]  # fmt: skip
+    lines = [
+        (course, colour, kind)
+        for course, colour, kind in (
+            (truth.true_course, TRUE, "true"),
+            (truth.untrue_course, UNTRUE, "untrue"),
+        )
+        if course is not None
+    ]
     if not lines:
         return None
-    layout = {"xaxis": place_axis(), "yaxis": axis("output entropy (nat)"), "annotations": [key(*line) for line in lines]}
+    layout = {
+        "xaxis": place_axis(),
+        "yaxis": axis("output entropy (nat)"),
+        "annotations": [key(*line) for line in lines],
+    }
     panels = [Panel("By outcome", [trace for line in lines for trace in band_and_line(*line)], layout)]
     if truth.course_difference is not None:
         layout = {"xaxis": place_axis(), "yaxis": axis("untrue − true (nat)", zeroline=True)}
-        panels.append(Panel("Difference", band_and_line(truth.course_difference, COLOURS[2], "untrue − true"), layout))
+        panels.append(
+            Panel("Difference", band_and_line(truth.course_difference, COLOURS[2], "untrue − true"), layout)
+        )
     return Variant(name, panels)
 
 
 def risk(name: str, truth: Truth) -> Variant:
     curves: list[Values] = []
     bins: list[Values] = [
-        {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "line": {"dash": "dot", "color": "#888888"},
-         "hoverinfo": "skip"}
-    ]  # fmt: skip
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [0, 1],
+            "y": [0, 1],
+            "line": {"dash": "dot", "color": "#888888"},
+            "hoverinfo": "skip",
+        }
+    ]
     for i, shown in enumerate(truth.shown):
         colour, title = COLOURS[i % len(COLOURS)], text(score_name(*shown.score))
         kept = np.unique(np.linspace(0, len(shown.risk.coverage) - 1, CURVE_POINTS).astype(np.int64))
-        curves.append({
-            "type": "scatter", "mode": "lines", "x": rounded(shown.risk.coverage[kept]), "y": rounded(shown.risk.risk[kept]),
-            "name": title, "line": {"color": colour}, "hovertemplate": "%{y:.3g} at coverage %{x:.2f}",
-        })  # fmt: skip
+        curves.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": rounded(shown.risk.coverage[kept]),
+                "y": rounded(shown.risk.risk[kept]),
+                "name": title,
+                "line": {"color": colour},
+                "hovertemplate": "%{y:.3g} at coverage %{x:.2f}",
+            }
+        )
         if i == 0:
-            curves.append({
-                "type": "scatter", "mode": "lines", "x": rounded(shown.risk.coverage[kept]),
-                "y": rounded(shown.risk.best[kept]), "name": "perfect", "line": {"color": "#888888", "dash": "dot"},
-            })  # fmt: skip
-        bins.append({
-            "type": "scatter", "mode": "lines+markers", "x": rounded(b.probability for b in shown.reliability),
-            "y": rounded(b.untrue for b in shown.reliability), "name": title, "line": {"color": colour},
-            "text": [f"{b.questions} answers" for b in shown.reliability], "hovertemplate": "%{y:.3g}, %{text}",
-        })  # fmt: skip
-    return Variant(name, [
-        Panel("Risk and coverage", curves, {"xaxis": axis("share of answers kept", range=[0, 1]),
-                                            "yaxis": axis("share untrue", rangemode="tozero")}),
-        Panel("Calibration", bins, {"xaxis": axis("predicted probability of untrue", range=[0, 1]),
-                                    "yaxis": axis("share untrue", range=[0, 1])}),
-    ])  # fmt: skip
+            curves.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": rounded(shown.risk.coverage[kept]),
+                    "y": rounded(shown.risk.best[kept]),
+                    "name": "perfect",
+                    "line": {"color": "#888888", "dash": "dot"},
+                }
+            )
+        bins.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "x": rounded(b.probability for b in shown.reliability),
+                "y": rounded(b.untrue for b in shown.reliability),
+                "name": title,
+                "line": {"color": colour},
+                "text": [f"{b.questions} answers" for b in shown.reliability],
+                "hovertemplate": "%{y:.3g}, %{text}",
+            }
+        )
+    return Variant(
+        name,
+        [
+            Panel(
+                "Risk and coverage",
+                curves,
+                {
+                    "xaxis": axis("share of answers kept", range=[0, 1]),
+                    "yaxis": axis("share untrue", rangemode="tozero"),
+                },
+            ),
+            Panel(
+                "Calibration",
+                bins,
+                {
+                    "xaxis": axis("predicted probability of untrue", range=[0, 1]),
+                    "yaxis": axis("share untrue", range=[0, 1]),
+                },
+            ),
+        ],
+    )

@@ -1,4 +1,5 @@
-"""Damage against what an artifact costs: mean KL against size, memory and speed, with the artifacts that no other one beats."""
+"""Damage against what an artifact costs: mean KL against size, memory and speed, with the artifacts that no
+other one beats."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ from edge.report.figures import COLOURS, SYMBOLS, Figure, Panel, Values, Variant
 from edge.report.model import ModelGroup
 
 CAPTION = (
-    "Each mark is an artifact: down is less damage, and what lies on the dotted line is beaten by no other in both. KL is that "
-    "of runs on the reference’s tokens, a lower bound unless they were made with --exact; bars are its standard error. Memory "
+    "Each mark is an artifact: down is less damage, and what lies on the dotted line is beaten by no other "
+    "in both. KL is that "
+    "of runs on the reference’s tokens, a lower bound unless they were made with --exact; bars are its "
+    "standard error. Memory "
     "and speed are those of its run alone, or of the forced one."
 )
 
@@ -47,7 +50,11 @@ class Point(NamedTuple):
 
 def pareto_figures(group: ModelGroup) -> list[Figure]:
     """The figure, where at least two artifacts have a KL above 0 (a logarithmic axis has no place for 0)."""
-    variants = [Variant(each.name, [panel(each, points)]) for each in AXES if len(points := points_of(group, each)) > 1]
+    variants = [
+        Variant(each.name, [panel(each, points)])
+        for each in AXES
+        if len(points := points_of(group, each)) > 1
+    ]
     return [Figure("pareto", "Damage against cost", CAPTION, variants, "Cost")] if variants else []
 
 
@@ -58,28 +65,41 @@ def points_of(group: ModelGroup, along: Axis) -> list[Point]:
     for line in lines_of(pairs):
         x, harm = along.value(line.cost), line.damage
         if x is not None and harm is not None and harm.kl > 0.0:
-            made.append(Point(next(forced[folder] for folder in line.folders if folder in forced), line.precision, x, harm))
+            made.append(
+                Point(
+                    next(forced[folder] for folder in line.folders if folder in forced),
+                    line.precision,
+                    x,
+                    harm,
+                )
+            )
     return made
 
 
 def front(points: Sequence[tuple[float, float]], *, larger: bool) -> list[int]:
-    """Indices of the pairs (cost, damage) that no other beats in one without losing in the other, by cost. Less of both is
-    better; `larger`: more of the first is."""
+    """Indices of the pairs (cost, damage) that no other beats in one without losing in the other, by cost.
+    Less of both is better; `larger`: more of the first is."""
     signed = [(-x if larger else x, y) for x, y in points]
     best = [
-        i for i, (x, y) in enumerate(signed)
+        i
+        for i, (x, y) in enumerate(signed)
         if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in signed)
-    ]  # fmt: skip
+    ]
     return sorted(best, key=lambda i: points[i][0])
 
 
 def panel(along: Axis, points: Sequence[Point]) -> Panel:
     edge = [points[i] for i in front([(p.x, p.damage.kl) for p in points], larger=along.larger)]
     line: Values = {
-        "type": "scatter", "mode": "lines", "name": "beaten by none", "x": rounded(p.x for p in edge),
-        "y": rounded(p.damage.kl for p in edge), "line": {"color": "#808080", "dash": "dot", "width": 1.5},
-        "hoverinfo": "skip", "showlegend": False,
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "name": "beaten by none",
+        "x": rounded(p.x for p in edge),
+        "y": rounded(p.damage.kl for p in edge),
+        "line": {"color": "#808080", "dash": "dot", "width": 1.5},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
     layout = {
         "xaxis": axis(along.title),
         "yaxis": axis("mean KL(full ‖ quantised), nat", type="log", exponentformat="power"),
@@ -88,11 +108,25 @@ def panel(along: Axis, points: Sequence[Point]) -> Panel:
 
 
 def mark(point: Point) -> Values:
-    name, bound = point.name.replace("&", "&amp;").replace("<", "&lt;"), "" if point.damage.exact else "at least "
+    name, bound = (
+        point.name.replace("&", "&amp;").replace("<", "&lt;"),
+        "" if point.damage.exact else "at least ",
+    )
     return {
-        "type": "scatter", "mode": "markers+text", "name": name, "text": [name], "textposition": "top center",
-        "x": rounded([point.x]), "y": rounded([point.damage.kl]), "showlegend": False, "cliponaxis": False,
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": name,
+        "text": [name],
+        "textposition": "top center",
+        "x": rounded([point.x]),
+        "y": rounded([point.damage.kl]),
+        "showlegend": False,
+        "cliponaxis": False,
         "error_y": {"type": "data", "array": rounded([point.damage.kl_error]), "thickness": 1.5, "width": 4},
-        "marker": {"size": 11, "symbol": SYMBOLS[point.run % len(SYMBOLS)], "color": COLOURS[point.run % len(COLOURS)]},
+        "marker": {
+            "size": 11,
+            "symbol": SYMBOLS[point.run % len(SYMBOLS)],
+            "color": COLOURS[point.run % len(COLOURS)],
+        },
         "hovertemplate": f"%{{x:.4g}}, KL {bound}%{{y:.3g}} nat<extra>{name}</extra>",
-    }  # fmt: skip
+    }

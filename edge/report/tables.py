@@ -55,10 +55,13 @@ def number(value: float, *, signed: bool = False, digits: int = 4) -> str:
 
 
 def interval(value: Interval, *, signed: bool = False, scale: float = 1.0, unit: str = "") -> str:
-    """value [low, high], to two digits of the interval's half-width; the value alone where a single question gives none."""
+    """value [low, high], to two digits of the interval's half-width; the value alone where a single question
+    gives none."""
     middle, low, high = (v * scale for v in value)
     if not math.isfinite(low) or not high > low:
-        bounds = f" [{number(low, signed=signed)}, {number(high, signed=signed)}]" if math.isfinite(low) else ""
+        bounds = (
+            f" [{number(low, signed=signed)}, {number(high, signed=signed)}]" if math.isfinite(low) else ""
+        )
         return f"{number(middle, signed=signed)}{unit if math.isfinite(middle) else ''}{bounds}"
     decimals = min(9, max(0, 1 - math.floor(math.log10((high - low) / 2))))
     shown = [f"{v:{'+' if signed else ''}.{decimals}f}".replace("-", "−") for v in (middle, low, high)]
@@ -82,7 +85,9 @@ def class_reason(found: DynamicsClass) -> str:
     if found.label == UNDEFINED_CLASS:
         return f"{shift}: fewer than two answers have one, so there is no interval to decide by"
     if found.label == BALANCED:
-        return f"{shift}: its 95% interval lies neither below −{found.delta:g} nor above +{found.delta:g} nat"
+        return (
+            f"{shift}: its 95% interval lies neither below −{found.delta:g} nor above +{found.delta:g} nat"
+        )
     side = f"below −{found.delta:g}" if found.label == DETERMINISTIC else f"above +{found.delta:g}"
     return f"{shift}: its 95% interval lies {side} nat"
 
@@ -96,11 +101,16 @@ def glance(group: ModelGroup) -> Table | None:
         ("KL(full ‖ quantised), mean ± standard error (nat)", kl_text),
         ("Same most likely token", lambda d: percent(d.forced.same_top1) if d.forced else ABSENT),
         ("Identical answers", lambda d: percent(d.free.identical) if d.free else ABSENT),
-        ("Share of the answer before the first difference", lambda d: percent(d.free.common_prefix) if d.free else ABSENT),
-        *((f"Change of {metric_name(m).lower()} (nat)", change_of(m)) for m in ("output_entropy", "attention_entropy",
-                                                                              "head_dispersion")),
+        (
+            "Share of the answer before the first difference",
+            lambda d: percent(d.free.common_prefix) if d.free else ABSENT,
+        ),
+        *(
+            (f"Change of {metric_name(m).lower()} (nat)", change_of(m))
+            for m in ("output_entropy", "attention_entropy", "head_dispersion")
+        ),
         ("Class", lambda d: d.quantised_class.label),
-    ]  # fmt: skip
+    ]
     return Table(
         f"What changes against {group.reference.name}, with 95% intervals over questions "
         f"({ABSENT}: not measured by that kind of run)",
@@ -113,7 +123,11 @@ def kl_text(d: Divergence) -> str:
     if d.forced is None:
         return ABSENT
     kl = d.forced.kl
-    return "reference kept no distributions" if kl is None else f"{number(kl.mean, digits=3)} ± {number(kl.error, digits=2)}"
+    return (
+        "reference kept no distributions"
+        if kl is None
+        else f"{number(kl.mean, digits=3)} ± {number(kl.error, digits=2)}"
+    )
 
 
 def change_of(metric: str) -> Callable[[Divergence], str]:
@@ -127,7 +141,8 @@ def start_text(start: LayerStart) -> str:
         return f"{name}: no layer's 95% interval leaves out 0"
     return (
         f"{name}: the largest relative change is in {layer_name(start.metric, start.largest)} "
-        f"({number(100 * start.relative, signed=True, digits=3)} %); {start.sure} of {start.layers} layers change beyond chance, "
+        f"({number(100 * start.relative, signed=True, digits=3)} %); {start.sure} of {start.layers} layers "
+        f"change beyond chance, "
         f"the first of them is {layer_name(start.metric, start.first)}"
     )
 
@@ -142,37 +157,64 @@ def layer_name(metric: str, layer: int) -> str:
 def metric_table(data: RunData) -> Table:
     dynamics: Dynamics = data.dynamics
     rows = [
-        [metric_name(line.metric), interval(line.over_questions), interval(line.over_tokens), number(line.token_sd)]
+        [
+            metric_name(line.metric),
+            interval(line.over_questions),
+            interval(line.over_tokens),
+            number(line.token_sd),
+        ]
         for line in dynamics.lines
         if math.isfinite(line.over_questions.value)
     ]
-    rows.append(["Slope of output entropy over the answer", interval(dynamics.slope, signed=True), ABSENT, ABSENT])
+    rows.append(
+        ["Slope of output entropy over the answer", interval(dynamics.slope, signed=True), ABSENT, ABSENT]
+    )
     return Table(
         f"{data.name}: means with 95% intervals (bootstrap over questions)",
-        ["Metric", "Mean over questions (each answer weighs the same)", "Mean over tokens (the paper’s way)", "SD over tokens"],
+        [
+            "Metric",
+            "Mean over questions (each answer weighs the same)",
+            "Mean over tokens (the paper’s way)",
+            "SD over tokens",
+        ],
         rows,
     )
 
 
 def change_table(c: Comparison) -> Table:
     rows = [
-        [metric_name(change.metric), interval(change.full), interval(change.quantised), interval(change.change, signed=True)]
+        [
+            metric_name(change.metric),
+            interval(change.full),
+            interval(change.quantised),
+            interval(change.change, signed=True),
+        ]
         for change in c.divergence.changes
         if math.isfinite(change.change.value)
     ]
     return Table(
         f"{c.quantised.name}: change of each metric, means over questions with 95% intervals",
-        ["Metric", "Full", "Quantised", "Change"], rows,
-    )  # fmt: skip
+        ["Metric", "Full", "Quantised", "Change"],
+        rows,
+    )
 
 
 def token_table(c: Comparison, forced: ForcedPart) -> Table:
-    rows = [[metric_name(t.metric), number(t.mean, signed=True), number(t.rms), number(t.pearson), number(t.spearman)]
-            for t in forced.changes]  # fmt: skip
+    rows = [
+        [
+            metric_name(t.metric),
+            number(t.mean, signed=True),
+            number(t.rms),
+            number(t.pearson),
+            number(t.spearman),
+        ]
+        for t in forced.changes
+    ]
     return Table(
         f"{c.quantised.name}: change token by token on the same {integer(forced.tokens)} tokens",
-        ["Metric", "Mean change", "RMS change", "Pearson", "Spearman"], rows,
-    )  # fmt: skip
+        ["Metric", "Mean change", "RMS change", "Pearson", "Spearman"],
+        rows,
+    )
 
 
 def distribution_table(c: Comparison, forced: ForcedPart) -> Table:
@@ -181,18 +223,28 @@ def distribution_table(c: Comparison, forced: ForcedPart) -> Table:
         change = number(getattr(forced.probability_change, name), signed=name not in ("error", "rms"))
         return [number(getattr(kl, name)) if kl else ABSENT, change]
 
-    rows = [["mean", *cells("mean")], ["standard error", *cells("error")], ["root mean square", *cells("rms")]]
-    rows += [[label if label in ("min", "max") else f"{label} %", *cells(name)] for name, label in PERCENTILES]
+    rows = [
+        ["mean", *cells("mean")],
+        ["standard error", *cells("error")],
+        ["root mean square", *cells("rms")],
+    ]
+    rows += [
+        [label if label in ("min", "max") else f"{label} %", *cells(name)] for name, label in PERCENTILES
+    ]
     return Table(
-        f"{c.quantised.name}: distributions over tokens (KL from the {forced.reference_k} most likely tokens and the rest)",
-        ["Statistic", "KL(full ‖ quantised), nat", "Change of the token’s probability"], rows,
-    )  # fmt: skip
+        f"{c.quantised.name}: distributions over tokens (KL from the {forced.reference_k} most likely "
+        f"tokens and the rest)",
+        ["Statistic", "KL(full ‖ quantised), nat", "Change of the token’s probability"],
+        rows,
+    )
 
 
 def perplexity_text(forced: ForcedPart) -> str:
     p = forced.perplexity
-    return (f"perplexity {number(p.full)} in full and {number(p.quantised)} quantised, log of their ratio "
-            f"{interval(p.log_ratio, signed=True)}, correlation of log-probabilities {number(p.correlation)}")  # fmt: skip
+    return (
+        f"perplexity {number(p.full)} in full and {number(p.quantised)} quantised, log of their ratio "
+        f"{interval(p.log_ratio, signed=True)}, correlation of log-probabilities {number(p.correlation)}"
+    )
 
 
 def layer_table(c: Comparison) -> Table | None:
@@ -203,12 +255,19 @@ def layer_table(c: Comparison) -> Table | None:
 
     def cell(values: Any, layer: int) -> str:
         i = layer - (depth - len(values.mean))  # by-layer metrics of attention have no row for the embedding
-        return interval(Interval(values.mean[i], values.low[i], values.high[i]), signed=True) if i >= 0 else ABSENT
+        return (
+            interval(Interval(values.mean[i], values.low[i], values.high[i]), signed=True)
+            if i >= 0
+            else ABSENT
+        )
 
     return Table(
         f"{c.quantised.name}: change by layer, means over questions with 95% intervals",
         ["Layer", *(metric_name(change.metric) for change in changes)],
-        [["0 (embedding)" if layer == 0 else str(layer), *(cell(change, layer) for change in changes)] for layer in range(depth)],
+        [
+            ["0 (embedding)" if layer == 0 else str(layer), *(cell(change, layer) for change in changes)]
+            for layer in range(depth)
+        ],
     )
 
 
@@ -218,7 +277,10 @@ def stop_table(group: ModelGroup) -> Table:
         "Why answers ended (number of answers)",
         ["Reason", *(data.name for data in group.runs)],
         [
-            [reason.replace("_", " "), *(str(data.dynamics.stop_reasons.get(reason, 0)) for data in group.runs)]
+            [
+                reason.replace("_", " "),
+                *(str(data.dynamics.stop_reasons.get(reason, 0)) for data in group.runs),
+            ]
             for reason in reasons
         ],
     )
@@ -229,15 +291,32 @@ def provenance_table(runs: Sequence[RunData]) -> Table:
     rows = []
     for data in runs:
         m, settings = data.run.manifest, data.run.manifest.settings
-        device = [m.device.get("board") or m.device.get("processor"), m.device.get("system"), cores(m.device.get("cores"))]
-        how = [f"{name.replace('_', ' ')} {settings[name]}" for name in ("prompt", "temperature", "max_new_tokens", "seed")
-               if settings.get(name) is not None]  # fmt: skip
-        rows.append([
-            data.name, integer(data.dynamics.questions), integer(data.dynamics.tokens), ", ".join(how), moment(m.created),
-            ", ".join(str(part) for part in device if part) or ABSENT,
-            ", ".join(f"{name} {version}" for name, version in m.versions.items()) or ABSENT,
-        ])  # fmt: skip
-    return Table("How the runs were traced", ["Run", "Questions", "Tokens", "Settings", "Begun", "Device", "Versions"], rows)
+        device = [
+            m.device.get("board") or m.device.get("processor"),
+            m.device.get("system"),
+            cores(m.device.get("cores")),
+        ]
+        how = [
+            f"{name.replace('_', ' ')} {settings[name]}"
+            for name in ("prompt", "temperature", "max_new_tokens", "seed")
+            if settings.get(name) is not None
+        ]
+        rows.append(
+            [
+                data.name,
+                integer(data.dynamics.questions),
+                integer(data.dynamics.tokens),
+                ", ".join(how),
+                moment(m.created),
+                ", ".join(str(part) for part in device if part) or ABSENT,
+                ", ".join(f"{name} {version}" for name, version in m.versions.items()) or ABSENT,
+            ]
+        )
+    return Table(
+        "How the runs were traced",
+        ["Run", "Questions", "Tokens", "Settings", "Begun", "Device", "Versions"],
+        rows,
+    )
 
 
 def moment(created: str) -> str:
@@ -255,20 +334,25 @@ def notes(group: ModelGroup) -> list[str]:
     untapped = [data.name for data in group.runs if data.run.manifest.artifact["taps"] == "none"]
     if untapped:
         said.append(
-            f"{', '.join(untapped)}: traced from an artifact without taps, so attention and hidden states were not recorded "
+            f"{', '.join(untapped)}: traced from an artifact without taps, so attention and hidden states "
+            f"were not recorded "
             "and their figures and tables leave it out; build the artifact with --taps rows to see them."
         )
     unanswered: dict[int, list[str]] = {}
     for data in group.runs:
         unanswered.setdefault(data.without_rows, []).append(data.name)
     said += [
-        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions did not fit the context of "
+        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions did not fit the "
+        f"context of "
         f"{group.spec.context} positions and have no answer."
         for count, names in unanswered.items()
         if count
     ]
     if group.several_checkpoints:
-        said.append("These runs are not known to come from one checkpoint, so a change may not be quantisation's alone.")
+        said.append(
+            "These runs are not known to come from one checkpoint, so a change may not be quantisation's "
+            "alone."
+        )
     if any(data.run.manifest.settings.get("temperature") for data in group.runs):
         said.append("Some answers were sampled, so two runs may differ by chance as well.")
     return said

@@ -11,12 +11,24 @@ from edge.report.tables import ABSENT, Table, interval, metric_name, number, per
 
 SHOWN = 15  # scores in a table; the export holds all
 OUTCOME_NAMES = {
-    "best": "Best", "correct": "Correct", "best_incorrect": "Best incorrect", "incorrect": "Incorrect",
-}  # fmt: skip
+    "best": "Best",
+    "correct": "Correct",
+    "best_incorrect": "Best incorrect",
+    "incorrect": "Incorrect",
+}
 SUMMARY_NAMES = {
-    "mean": "mean", "sd": "SD", "extreme": "extreme", "slope": "slope", "early": "first 20%", "late": "last 20%",
-    "shift": "late − early", "first": "first token", "last": "last token", "sum": "sum", "": "",
-}  # fmt: skip
+    "mean": "mean",
+    "sd": "SD",
+    "extreme": "extreme",
+    "slope": "slope",
+    "early": "first 20%",
+    "late": "last 20%",
+    "shift": "late − early",
+    "first": "first token",
+    "last": "last token",
+    "sum": "sum",
+    "": "",
+}
 
 
 def score_name(metric: str, summary: str) -> str:
@@ -32,14 +44,18 @@ def verdict(truth: Truth) -> str:
     """The result in a sentence, a null result as one."""
     if truth.problem:
         return truth.problem
-    judged = f"{truth.questions} answers, {truth.source} labels, {truth.tests} tests, Holm's correction at {ALPHA:g}"
+    judged = (
+        f"{truth.questions} answers, {truth.source} labels, {truth.tests} tests, "
+        f"Holm's correction at {ALPHA:g}"
+    )
     if not truth.found:
         return f"No metric predicts untrue answers better than chance after correction ({judged})"
     best = truth.found[0]
     side = "" if best.auroc.value >= 0.5 else ", against the direction that was assumed"
     auroc = f"AUROC {best.auroc.value:.3f} [{best.auroc.low:.3f}, {best.auroc.high:.3f}]{side}"
     return (
-        f"{len(truth.found)} of {truth.tests} scores predict untrue answers beyond chance after correction ({judged}); "
+        f"{len(truth.found)} of {truth.tests} scores predict untrue answers beyond chance after correction "
+        f"({judged}); "
         f"first of them: {score_name(best.metric, best.summary)}, {auroc}"
     )
 
@@ -47,26 +63,37 @@ def verdict(truth: Truth) -> str:
 def outcome_table(truth: Truth) -> Table:
     """Figure 1's numbers: how many answers came out how."""
     total = sum(truth.counts.values())
-    rows = [[OUTCOME_NAMES[name], str(count), f"{100 * count / total:.1f} %"] for name, count in truth.counts.items()]
-    rows.append(["Untrue (best incorrect or incorrect)", str(truth.counts["best_incorrect"] + truth.counts["incorrect"]),
-                 percent(truth.untrue)])  # fmt: skip
+    rows = [
+        [OUTCOME_NAMES[name], str(count), f"{100 * count / total:.1f} %"]
+        for name, count in truth.counts.items()
+    ]
+    rows.append(
+        [
+            "Untrue (best incorrect or incorrect)",
+            str(truth.counts["best_incorrect"] + truth.counts["incorrect"]),
+            percent(truth.untrue),
+        ]
+    )
     rows.append(["Not judged: raters disagree, no label", str(truth.disagreed + truth.unlabelled), ABSENT])
-    return Table(f"Outcomes ({truth.source} labels): {truth.label}", ["Outcome", "Answers", "Share [95%]"], rows)
+    return Table(
+        f"Outcomes ({truth.source} labels): {truth.label}", ["Outcome", "Answers", "Share [95%]"], rows
+    )
 
 
 HEADINGS = ("Score", "AUROC [95%]", "PRR", "AURC", "ECE", "Balanced accuracy", "p (Holm)")
 
 
 def prediction_table(truth: Truth, *, brief: bool = False) -> Table | None:
-    """The scores with the smallest p, whether they are findings or not; None where nothing was judged. `brief` has the
-    interval of AUROC alone, for a terminal of 80 columns."""
+    """The scores with the smallest p, whether they are findings or not; None where nothing was judged.
+    `brief` has the interval of AUROC alone, for a terminal of 80 columns."""
     judged = [p for p in truth.predictions if not math.isnan(p.p)]
     if not judged:
         return None
     score, auroc, prr, aurc, ece, balanced, corrected = HEADINGS
     columns = [score, auroc, prr, aurc, ece, "Bal. acc." if brief else balanced]
     return Table(
-        f"Does it predict untrue answers? {truth.label}: the first {min(SHOWN, len(judged))} of {truth.tests} scores by p; "
+        f"Does it predict untrue answers? {truth.label}: the first {min(SHOWN, len(judged))} of "
+        f"{truth.tests} scores by p; "
         f"{len(truth.found)} below {ALPHA:g} after Holm’s correction",
         [*columns, *([] if brief else ["Answers", "p"]), corrected, *([] if brief else ["q (BH)"])],
         [line(p, brief) for p in judged[:SHOWN]],
@@ -77,9 +104,13 @@ def line(p: Prediction, brief: bool) -> list[str]:
     measures = (p.prr, p.aurc, p.ece, p.balanced_accuracy)
     cells = [number(m.value, digits=3) if brief else interval(m) for m in measures]
     return [
-        score_name(p.metric, p.summary), interval(p.auroc), *cells, *([] if brief else [str(p.questions), p_text(p.p)]),
-        p_text(p.holm), *([] if brief else [p_text(p.q)]),
-    ]  # fmt: skip
+        score_name(p.metric, p.summary),
+        interval(p.auroc),
+        *cells,
+        *([] if brief else [str(p.questions), p_text(p.p)]),
+        p_text(p.holm),
+        *([] if brief else [p_text(p.q)]),
+    ]
 
 
 def change_table(first: str, second: str, changes: Sequence[AurocChange]) -> Table | None:
@@ -87,15 +118,23 @@ def change_table(first: str, second: str, changes: Sequence[AurocChange]) -> Tab
     if not changes:
         return None
     rows = [
-        [score_name(c.metric, c.summary), str(c.questions), number(c.first, digits=3), number(c.second, digits=3),
-         interval(c.difference, signed=True), p_text(c.holm)]
+        [
+            score_name(c.metric, c.summary),
+            str(c.questions),
+            number(c.first, digits=3),
+            number(c.second, digits=3),
+            interval(c.difference, signed=True),
+            p_text(c.holm),
+        ]
         for c in changes[:SHOWN]
-    ]  # fmt: skip
+    ]
     return Table(
-        f"AUROC of {second} against {first}, paired by question; {sum(c.holm < ALPHA for c in changes)} of {len(changes)} differ "
+        f"AUROC of {second} against {first}, paired by question; {sum(c.holm < ALPHA for c in changes)} of "
+        f"{len(changes)} differ "
         f"beyond chance after Holm’s correction",
-        ["Score", "Answers", "First", "Second", "Difference [95%]", "p (Holm)"], rows,
-    )  # fmt: skip
+        ["Score", "Answers", "First", "Second", "Difference [95%]", "p (Holm)"],
+        rows,
+    )
 
 
 def course_text(truth: Truth) -> str:
@@ -106,6 +145,8 @@ def course_text(truth: Truth) -> str:
     apart = int(((difference.low > 0) | (difference.high < 0)).sum())
     whole = Interval(float(difference.mean.mean()), math.nan, math.nan)
     return (
-        f"Output entropy of untrue less that of true answers is {interval(whole, signed=True)} nat on the average over the "
-        f"answer; its interval leaves out 0 in {apart} of {len(difference.mean)} places, each taken by itself."
+        f"Output entropy of untrue less that of true answers is {interval(whole, signed=True)} nat on the "
+        f"average over the "
+        f"answer; its interval leaves out 0 in {apart} of {len(difference.mean)} places, each taken by "
+        f"itself."
     )

@@ -1,4 +1,5 @@
-"""One answer twice, as the full and as the quantised model see it: tokens coloured by entropy, the first divergence marked.
+"""One answer twice, as the full and as the quantised model see it: tokens coloured by entropy, the first
+divergence marked.
 
 An HTML fragment. Every text of a model or a file goes through `escape`; what is not escaped is written here.
 """
@@ -19,7 +20,8 @@ HALF = "color-mix(in srgb, var(--hot) {}%, transparent)"
 
 
 class Token(NamedTuple):
-    """Its text, output entropy in nats, and whether the other model would have said it (None past its end)."""
+    """Its text, output entropy in nats, and whether the other model would have said it (None past its
+    end)."""
 
     text: str
     entropy: float
@@ -54,7 +56,8 @@ def damage_of(c: Comparison) -> float:
 
 
 def chosen(full: Run, comparison: Comparison) -> Pair | None:
-    """Of answers of at most LONGEST tokens the one that parts furthest from both ends: what is shared shows, and what is not."""
+    """Of answers of at most LONGEST tokens the one that parts furthest from both ends: what is shared shows,
+    and what is not."""
     run, part = comparison.quantised.run, comparison.divergence.free
     one, other = tokens_of(full, []), tokens_of(run, ["same_top1"] if part is None else [])
     if part is None:
@@ -64,7 +67,9 @@ def chosen(full: Run, comparison: Comparison) -> Pair | None:
     short = [q for q in steps if max(len(side.get(q, [])) for side in (one, other)) <= LONGEST]
     if not short:
         return None
-    best = max(short, key=lambda q: (min(steps[q], *(len(side.get(q, [])) - steps[q] for side in (one, other))), -q))
+    best = max(
+        short, key=lambda q: (min(steps[q], *(len(side.get(q, [])) - steps[q] for side in (one, other))), -q)
+    )
     asked = full.answers(["question_index", "question"]).to_pylist()
     question = next(row["question"] for row in asked if row["question_index"] == best)
     return Pair(question, part is None, steps[best], one.get(best, []), other.get(best, []))
@@ -79,7 +84,10 @@ def tokens_of(run: Run, extra: list[str]) -> dict[int, list[Token]]:
     found = {}
     for index, table in run.each_question(["token", "output_entropy", *extra]):
         same = table.column("same_top1").to_pylist() if extra else [None] * table.num_rows
-        found[index] = [Token(*row) for row in zip(table.column(1).to_pylist(), table.column(2).to_pylist(), same, strict=True)]
+        found[index] = [
+            Token(*row)
+            for row in zip(table.column(1).to_pylist(), table.column(2).to_pylist(), same, strict=True)
+        ]
     return found
 
 
@@ -93,7 +101,8 @@ def figure(pair: Pair, full: str, quantised: str) -> Markup:
         for name, tokens in sides
     )
     return Markup(
-        '<figure class="text-twice"><h4>The same question, answered twice</h4><p>{}</p>{}<figcaption>{}</figcaption></figure>'
+        '<figure class="text-twice"><h4>The same question, answered '
+        "twice</h4><p>{}</p>{}<figcaption>{}</figcaption></figure>"
     ).format(pair.question, rows, caption(pair, hottest))
 
 
@@ -110,12 +119,15 @@ def token_of(token: Token, marked: bool, hottest: float) -> Markup:
     text = token.text.replace("\n", "↵\n") or "∅"
     style = frame(percent) if marked else Markup("background:" + HALF.format(percent))  # noqa: S704 - a number
     tag = Markup("mark") if marked else Markup("span")
-    return Markup('<{} style="{}" title="{}">{}</{}>').format(tag, style, f"{token.entropy:.2f} nat", escape(text), tag)
+    return Markup('<{} style="{}" title="{}">{}</{}>').format(
+        tag, style, f"{token.entropy:.2f} nat", escape(text), tag
+    )
 
 
 def frame(percent: int) -> Markup:
     """Seen without colours, too."""
-    return Markup(f"color:inherit;outline:2px solid var(--mark);font-weight:700;background:{HALF.format(percent)}")  # noqa: S704
+    background = HALF.format(percent)
+    return Markup(f"color:inherit;outline:2px solid var(--mark);font-weight:700;background:{background}")  # noqa: S704
 
 
 def caption(pair: Pair, hottest: float) -> str:
@@ -123,6 +135,10 @@ def caption(pair: Pair, hottest: float) -> str:
     what = (
         f"Both read the full model’s text; {place} where the quantised model would say another."
         if pair.forced
-        else f"Each answers alone; {place} in which they differ. Of all short answers this pair parts furthest from its ends."
+        else f"Each answers alone; {place} in which they differ. Of all short answers this pair parts "
+        f"furthest from its ends."
     )
-    return f"The stronger a token’s colour, the less sure the model was of it (output entropy, at most {hottest:.2f} nat). {what}"
+    return (
+        "The stronger a token’s colour, the less sure the model was of it "
+        f"(output entropy, at most {hottest:.2f} nat). {what}"
+    )

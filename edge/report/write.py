@@ -1,4 +1,5 @@
-"""Writes the report: one HTML file that shows what runs say, opens offline and asks no server for anything."""
+"""Writes the report: one HTML file that shows what runs say, opens offline and asks no server for
+anything."""
 
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ class ReportSummary(NamedTuple):
 def write_report(runs: Sequence[Run], out: Path, *, delta: float = DELTA) -> ReportSummary:
     """Writes the report of `runs` to the HTML file `out`, whole or not at all.
 
-    Runs are grouped by model id; in each group the most exact free run is what the others are compared with. `delta` is
-    the shift in nats that still counts as balanced. Raises UserError when plotly is missing, `out` cannot be written,
-    or runs of one model cannot be compared.
+    Runs are grouped by model id; in each group the most exact free run is what the others are compared with.
+    `delta` is the shift in nats that still counts as balanced. Raises UserError when plotly is missing,
+    `out` cannot be written, or runs of one model cannot be compared.
     """
     library = plotly_js()  # before minutes of analysis, as is the next line
     check_target(out)
@@ -53,6 +54,8 @@ def check_target(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {out.parent} ({error.strerror}): give another --out") from error
+        raise UserError(
+            f"cannot make the folder {out.parent} ({error.strerror}): give another --out"
+        ) from error
     if not os.access(out.parent, os.W_OK):
         raise UserError(f"cannot write into {out.parent} (permission denied): give another --out")

@@ -30,7 +30,7 @@ OPTIONAL = ("rater", "margin")  # a file made elsewhere may do without
 SCHEMA = pa.schema([
     ("question_index", pa.int32()), ("question_id", pa.string()), ("outcome", pa.string()), ("source", pa.string()),
     ("rater", pa.string()), ("margin", pa.float32()), *((name, pa.float64()) for name in SCORES),
-])  # fmt: skip
+])
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
 
 
@@ -178,7 +178,7 @@ def export_csv(run: Run, path: Path) -> int:
             margin = "" if row.margin is None else f"{row.margin:.6g}"
             rows.append([
                 row.question_index, answer["question_id"], row.outcome or "", row.source, row.rater, margin, *texts
-            ])  # fmt: skip
+            ])
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as stream:

@@ -87,7 +87,7 @@ class AnswerRecord:
     def __init__(
         self, spec: ModelSpec, prompter: Prompter, prompt: Prompt,
         index: int, question_id: str, question: str, category: str, *, forced: bool = False, cache_bytes_each: int = 4,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.spec, self.prompter, self.prompt = spec, prompter, prompt
         self.index, self.question_id, self.question, self.category = index, question_id, question, category
         self.steps: list[Step] = []

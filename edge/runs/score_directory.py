@@ -22,7 +22,7 @@ FOLDER = "choices"
 SCHEMA = pa.schema([
     ("question_index", pa.int32()), ("question_id", pa.string()), ("category", pa.string()), ("task", pa.string()),
     ("choice", pa.int32()), ("true", pa.bool_()), ("text", pa.string()), ("tokens", pa.int32()), ("logprob", pa.float64()),
-])  # fmt: skip
+])
 
 
 @dataclass(frozen=True)

@@ -176,4 +176,4 @@ def answered(row: dict[str, Any]) -> Answered:
     return Answered(
         row["question_index"], row["question"], row["answer"], row["tokens"], row["stop_reason"],
         math.nan if entropy is None else entropy, ((row["prefill_ms"] or 0.0) + (row["decode_ms"] or 0.0)) / 1e3,
-    )  # fmt: skip
+    )

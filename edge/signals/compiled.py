@@ -1,8 +1,10 @@
-"""The signals of one step by compiled code: what `edge.signals.definitions` defines, in one pass over each array.
+"""The signals of one step by compiled code: what `edge.signals.definitions` defines, in one pass over each
+array.
 
-A pass over a model's weights drives everything else out of the processor's caches, numpy's code and the interpreter's among it,
-so that a few dozen small calls a token cost as much as the arithmetic. Here there are three. The numbers are numpy's but for
-rounding (some 1e-7 of an entropy), which is tried on a sample before the code is used; without a compiler numpy does it.
+A pass over a model's weights drives everything else out of the processor's caches, numpy's code and the
+interpreter's among it, so that a few dozen small calls a token cost as much as the arithmetic. Here there
+are three. The numbers are numpy's but for rounding (some 1e-7 of an entropy), which is tried on a sample
+before the code is used; without a compiler numpy does it.
 """
 
 from __future__ import annotations
@@ -33,14 +35,15 @@ from edge.signals.taps import Array
 SOURCE = Path(__file__).with_name("compiled.c")
 FLAGS = ("-ffp-contract=fast", "-fno-math-errno")
 LANES = 16  # numbers beyond the last key that the code wants room for, at most
-# Options for a processor that lists these features in /proc/cpuinfo. Where no line fits, the compiler's own choice: all 64-bit
-# ARM processors have the vectors that it takes for granted there.
+# Options for a processor that lists these features in /proc/cpuinfo. Where no line fits, the compiler's own
+# choice: all 64-bit ARM processors have the vectors that it takes for granted there.
 TARGETS = (({"avx512f", "fma"}, ("-mavx512f", "-mfma")), ({"avx2", "fma"}, ("-mavx2", "-mfma")))
 CLOSE = 1e-5  # how far a number may be from numpy's on the sample, over one plus its size
 
 
 class Code:
-    """The functions of compiled.c. Arrays are float32; the signals are those of `edge.signals.definitions`."""
+    """The functions of compiled.c. Arrays are float32; the signals are those of
+    `edge.signals.definitions`."""
 
     def __init__(self, library: Any) -> None:
         address, integer = ctypes.c_void_p, ctypes.c_int64
@@ -63,7 +66,9 @@ class Code:
         by_layer, by_head, _ = (stride // rows.itemsize for stride in rows.strides)
         made = np.empty(layers * (2 * heads + 3), np.float32)
         mean_row = scratch.take("mean_row", keys + LANES)
-        self._attention(rows.ctypes.data, layers, heads, keys, by_layer, by_head, mean_row.ctypes.data, made.ctypes.data)
+        self._attention(
+            rows.ctypes.data, layers, heads, keys, by_layer, by_head, mean_row.ctypes.data, made.ctypes.data
+        )
         size = layers * heads
         return AttentionSignals(
             attention_entropy=made[:size].reshape(layers, heads),
@@ -74,7 +79,8 @@ class Code:
         )
 
     def hidden(self, now: Array, before: Array, *, has_before: bool) -> HiddenSignals:
-        """See edge.signals.definitions.hidden_signals; both in one piece. `before` is filled with `now` when its values have been used."""
+        """See edge.signals.definitions.hidden_signals; both in one piece. `before` is filled with `now` when
+        its values have been used."""
         streams, width = now.shape
         made = np.empty(5 * streams - 2, np.float32)
         self._hidden(now.ctypes.data, before.ctypes.data, streams, width, made.ctypes.data)
@@ -101,7 +107,11 @@ def compiled_code() -> Found:
     if library is None:
         return Found(None, problem)
     code = Code(library)
-    return Found(code, "") if agrees(code) else Found(None, "what the compiler made gives other numbers than numpy")
+    return (
+        Found(code, "")
+        if agrees(code)
+        else Found(None, "what the compiler made gives other numbers than numpy")
+    )
 
 
 def flags_here() -> tuple[str, ...]:
@@ -116,7 +126,8 @@ def target(cpuinfo: str) -> tuple[str, ...]:
 
 
 def agrees(code: Code) -> bool:
-    """Whether compiled code gives numpy's numbers for a sample: odd sizes, zeros, one row that is all on one key."""
+    """Whether compiled code gives numpy's numbers for a sample: odd sizes, zeros, one row that is all on one
+    key."""
     random, scratch = np.random.default_rng(0), Scratch()
     room = np.full((2, 3, 45), np.inf, np.float32)  # what lies beyond the last key is not looked at
     rows = room[:, :, :43]
@@ -127,10 +138,20 @@ def agrees(code: Code) -> bool:
     now, before = random.normal(size=(2, 4, 37)).astype(np.float32)
     logits = random.normal(0.0, 4.0, 1333).astype(np.float32)
     logits[::7] = -np.inf
-    meant = (output_signals(logits, scratch), attention_signals(rows, scratch), hidden_signals(now, before, scratch))
+    meant = (
+        output_signals(logits, scratch),
+        attention_signals(rows, scratch),
+        hidden_signals(now, before, scratch),
+    )
     made = (code.output(logits), code.attention(rows, scratch), code.hidden(now, before, has_before=True))
-    pairs = zip((value for group in made for value in group), (value for group in meant for value in group), strict=True)
-    return np.array_equal(before, now) and all(close(np.asarray(ours), np.asarray(theirs)) for ours, theirs in pairs)
+    pairs = zip(
+        (value for group in made for value in group),
+        (value for group in meant for value in group),
+        strict=True,
+    )
+    return np.array_equal(before, now) and all(
+        close(np.asarray(ours), np.asarray(theirs)) for ours, theirs in pairs
+    )
 
 
 def close(ours: Array, theirs: Array) -> bool:

@@ -1,8 +1,8 @@
-"""From tapped arrays to the numbers of one step. Each metric has its one definition here, in numpy; `edge.signals.compiled` has
-faster twins of the three that every token needs.
+"""From tapped arrays to the numbers of one step. Each metric has its one definition here, in numpy;
+`edge.signals.compiled` has faster twins of the three that every token needs.
 
-Everything is in nats, from raw logits at temperature 1. L layers, H query heads, K visible keys, D hidden width,
-V vocabulary. A zero attention weight or probability adds nothing to an entropy (0 ln 0 = 0).
+Everything is in nats, from raw logits at temperature 1. L layers, H query heads, K visible keys, D hidden
+width, V vocabulary. A zero attention weight or probability adds nothing to an entropy (0 ln 0 = 0).
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from edge.signals.taps import HUGE, Array
 
 TINY = np.finfo(np.float32).tiny  # ln of it is finite, and 0 * ln(TINY) = 0
 BLOCK = 1 << 16  # attention weights reduced at once
-FLOOR = np.float32(-200.0)  # below exp's float32 range: keeps -inf logits out of products without changing a sum
+FLOOR = np.float32(
+    -200.0
+)  # below exp's float32 range: keeps -inf logits out of products without changing a sum
 
 
 class OutputSignals(NamedTuple):
-    """From the logits of one position. `top1` is the most likely id (the lowest of equals), the others are nats."""
+    """From the logits of one position. `top1` is the most likely id (the lowest of equals), the others are
+    nats."""
 
     output_entropy: float
     varentropy: float
@@ -44,7 +47,8 @@ class AttentionSignals(NamedTuple):
 
 
 class HiddenSignals(NamedTuple):
-    """From the residual stream: [L+1] or [L]; the token ones are None where there is no previous position."""
+    """From the residual stream: [L+1] or [L]; the token ones are None where there is no previous
+    position."""
 
     hidden_norm: Array
     layer_delta: Array
@@ -54,7 +58,8 @@ class HiddenSignals(NamedTuple):
 
 
 class TopK(NamedTuple):
-    """The K most likely tokens, most likely first: ids [K] int32, log-probabilities [K], mass of all others."""
+    """The K most likely tokens, most likely first: ids [K] int32, log-probabilities [K], mass of all
+    others."""
 
     ids: npt.NDArray[np.int32]
     logprobs: Array
@@ -62,8 +67,8 @@ class TopK(NamedTuple):
 
 
 class HiddenDistance(NamedTuple):
-    """How far one model's residual stream is from another's at the same position, each [L+1]: relative L2 error
-    |h - h_full| / |h_full| (0 where both are zero) and cosine."""
+    """How far one model's residual stream is from another's at the same position, each [L+1]: relative L2
+    error |h - h_full| / |h_full| (0 where both are zero) and cosine."""
 
     hidden_error: Array
     hidden_similarity: Array
@@ -92,19 +97,24 @@ class Scratch:
 
 
 def most_likely(logits: Array) -> tuple[int, float]:
-    """The lowest id of the largest logit, and that logit. Raises UserError when it is not finite, or one is not a number."""
+    """The lowest id of the largest logit, and that logit. Raises UserError when it is not finite, or one is
+    not a number."""
     top1 = int(logits.argmax())
     largest = float(logits[top1])
     if not math.isfinite(largest):
-        raise UserError("the logits are not finite, so the weights are damaged or too large: build from a whole checkpoint")
+        raise UserError(
+            "the logits are not finite, so the weights are damaged or too large: build from a whole "
+            "checkpoint"
+        )
     return top1, largest
 
 
 def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
     """Entropy and its relatives from logits [V], finite or -inf.
 
-    H = lse(z) - sum p z and varentropy = sum p (ln p + H)^2, both about the maximum so that nothing overflows and
-    the variance is taken from centred numbers. Raises UserError when the largest logit is not finite.
+    H = lse(z) - sum p z and varentropy = sum p (ln p + H)^2, both about the maximum so that nothing
+    overflows and the variance is taken from centred numbers. Raises UserError when the largest logit is not
+    finite.
     """
     top1, largest = most_likely(logits)
     shifted = scratch.take("shifted", logits.size)
@@ -112,7 +122,8 @@ def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
     np.subtract(logits, np.float32(largest), out=shifted)
     np.maximum(shifted, FLOOR, out=shifted)
     np.exp(shifted, out=weights)
-    # The top token's weight is 1 at a shift of 0. Summing the others alone keeps the digits of a nearly certain step.
+    # The top token's weight is 1 at a shift of 0. Summing the others alone keeps the digits of a nearly
+    # certain step.
     weights[top1] = 0.0
     rest = float(weights.sum())
     mean = float(np.dot(weights, shifted)) / (1.0 + rest)
@@ -122,9 +133,11 @@ def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
     return output_of_sums(top1, largest, rest, mean, second, float(np.dot(weights, shifted)))
 
 
-def output_of_sums(top1: int, largest: float, rest: float, mean: float, second: float, spread: float) -> OutputSignals:
-    """From sums over all logits but the top one of weights w = e^x, x a logit less the largest: `rest` of w, `mean` of w x over
-    rest + 1, `second` the largest w, `spread` of w (x - mean)^2."""
+def output_of_sums(
+    top1: int, largest: float, rest: float, mean: float, second: float, spread: float
+) -> OutputSignals:
+    """From sums over all logits but the top one of weights w = e^x, x a logit less the largest: `rest` of w,
+    `mean` of w x over rest + 1, `second` the largest w, `spread` of w (x - mean)^2."""
     total, log_total = 1.0 + rest, math.log1p(rest)
     return OutputSignals(
         output_entropy=log_total - mean,
@@ -150,7 +163,8 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
     layers, heads, keys = rows.shape
     entropy = np.empty((layers, heads), np.float32)
     mean_row = scratch.take("mean_row", layers * keys).reshape(layers, keys)
-    # Some layers at a time, so that their logarithms stay in the cache; the rows themselves come from memory.
+    # Some layers at a time, so that their logarithms stay in the cache; the rows themselves come from
+    # memory.
     some = max(1, BLOCK // (heads * keys))
     for start in range(0, layers, some):
         block = rows[start : start + some]
@@ -165,7 +179,8 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
     logs = scratch.take("logs", mean_row.size).reshape(mean_row.shape)
     np.add(mean_row, TINY, out=logs)
     np.log(logs, out=logs)
-    # The reductions themselves: the methods mean() and std() go through Python, which is cold after a pass over the weights.
+    # The reductions themselves: the methods mean() and std() go through Python, which is cold after a pass
+    # over the weights.
     by_layer = np.add.reduce(entropy, axis=1)
     by_layer *= np.float32(1.0 / heads)
     centred = entropy - by_layer[:, None]
@@ -223,8 +238,8 @@ def hidden_signals(hidden: Array, previous: Array | None, scratch: Scratch) -> H
 
 
 def top_k(logits: Array, log_normaliser: float, k: int) -> TopK:
-    """The k most likely tokens (all of them where k >= V). `rest` is summed from the others, not one minus the sum,
-    so that a tiny tail keeps its digits."""
+    """The k most likely tokens (all of them where k >= V). `rest` is summed from the others, not one minus
+    the sum, so that a tiny tail keeps its digits."""
     k = min(k, logits.size)
     largest = np.argpartition(logits, logits.size - k)[logits.size - k :]
     ids = largest[np.lexsort((largest, -logits[largest]))].astype(np.int32)
@@ -242,8 +257,8 @@ def tail_mass(logits: Array, log_normaliser: float, ids: npt.NDArray[np.int32]) 
 
 
 def kl_to_reference(reference: TopK, logits: Array, log_normaliser: float) -> float:
-    """KL(reference || this) over the reference's K tokens and one bucket for all others: a lower bound of the full KL
-    (data-processing inequality), equal to it where K = V. 0 or above.
+    """KL(reference || this) over the reference's K tokens and one bucket for all others: a lower bound of
+    the full KL (data-processing inequality), equal to it where K = V. 0 or above.
     """
     ids, logprobs = reference.ids, reference.logprobs
     if logprobs[-1] == -np.inf:  # impossible ones come last: 0 ln 0 = 0
@@ -259,8 +274,8 @@ def kl_to_reference(reference: TopK, logits: Array, log_normaliser: float) -> fl
 
 
 def kl_exact(full: Array, full_normaliser: float, logits: Array, log_normaliser: float) -> float:
-    """KL(full || this) over the whole vocabulary, from both models' logits [V] in float64: exactly 0 for equal logits,
-    infinite where this model rules out what the full one does not."""
+    """KL(full || this) over the whole vocabulary, from both models' logits [V] in float64: exactly 0 for
+    equal logits, infinite where this model rules out what the full one does not."""
     log_p = full.astype(np.float64) - full_normaliser
     possible = np.isfinite(log_p)  # 0 ln 0 = 0
     if not possible.all():
@@ -298,7 +313,8 @@ SCALARS = (
 
 
 def scalars(signals: Signals, token_surprisal: float, spec: ModelSpec, position: int) -> list[float]:
-    """One number for each of SCALARS: attention metrics are means over layers and heads, hidden ones over layers.
+    """One number for each of SCALARS: attention metrics are means over layers and heads, hidden ones over
+    layers.
 
     NaN stands for what this step does not have (no taps, or no previous position).
     """
@@ -315,8 +331,19 @@ def scalars(signals: Signals, token_surprisal: float, spec: ModelSpec, position:
         values += [math.nan] * 5
     else:
         by_layer = attention.attention_entropy_layer
-        normalised = normalised_attention_entropy(by_layer, spec.visible_keys(position))  # every layer has as many heads
-        values += map(mean, (by_layer, normalised, attention.sink_mass, attention.head_dispersion, attention.head_divergence))
+        normalised = normalised_attention_entropy(
+            by_layer, spec.visible_keys(position)
+        )  # every layer has as many heads
+        values += map(
+            mean,
+            (
+                by_layer,
+                normalised,
+                attention.sink_mass,
+                attention.head_dispersion,
+                attention.head_divergence,
+            ),
+        )
     if hidden is None:
         values += [math.nan] * 5
     else:

@@ -1,4 +1,5 @@
-"""The signals of an answer, position by position, by compiled code where it is there and by numpy where it is not."""
+"""The signals of an answer, position by position, by compiled code where it is there and by numpy where it
+is not."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from edge.signals.taps import Array, Taps
 
 
 class SignalReader:
-    """Reduces the taps of one answer, position by position; remembers the last residual stream for the drift."""
+    """Reduces the taps of one answer, position by position; remembers the last residual stream for the
+    drift."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self._code = compiled_code().code

@@ -1,4 +1,5 @@
-"""Statistics of a sequence as it comes, in memory that does not grow with it, and the exact ones of a short series."""
+"""Statistics of a sequence as it comes, in memory that does not grow with it, and the exact ones of a short
+series."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ Float64 = npt.NDArray[np.float64]
 class Moments:
     """Running mean, population variance, minimum, maximum and slope of `width` numbers at once.
 
-    Welford's update (1962) for the moments, and its co-moment form for the least squares slope against the index
-    t = 0, 1, ... of the values that were added.
+    Welford's update (1962) for the moments, and its co-moment form for the least squares slope against the
+    index t = 0, 1, ... of the values that were added.
     """
 
     def __init__(self, width: int) -> None:
@@ -42,7 +43,11 @@ class Moments:
     @property
     def sd(self) -> Float64:
         """Population standard deviation; NaN of nothing."""
-        return np.sqrt(np.maximum(self._squares, 0.0) / self.count) if self.count else np.full_like(self.mean, np.nan)
+        return (
+            np.sqrt(np.maximum(self._squares, 0.0) / self.count)
+            if self.count
+            else np.full_like(self.mean, np.nan)
+        )
 
     @property
     def slope(self) -> Float64:
@@ -54,9 +59,9 @@ class Moments:
 class SeriesSummary(NamedTuple):
     """One metric over one answer of N rows, NaN where it is not defined.
 
-    `slope` is the least squares change over the whole answer (against t/N), `slope_per_token` against t; `early` and
-    `late` are means over the first and last 20% of the rows (rounded up, at least one), `shift` is late - early;
-    `spearman` is the rank correlation with t.
+    `slope` is the least squares change over the whole answer (against t/N), `slope_per_token` against t;
+    `early` and `late` are means over the first and last 20% of the rows (rounded up, at least one), `shift`
+    is late - early; `spearman` is the rank correlation with t.
     """
 
     mean: float
@@ -113,7 +118,8 @@ class AnswerStatistics:
         self._rest: Moments = Moments(len(names))
 
     def add(self, values: npt.ArrayLike) -> None:
-        """Takes one row; it is only reduced when somebody asks, since a decoding step has no time to lose."""
+        """Takes one row; it is only reduced when somebody asks, since a decoding step has no time to
+        lose."""
         self._rows.append(np.asarray(values, np.float64))
 
     def _catch_up(self) -> None:

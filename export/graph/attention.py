@@ -1,9 +1,10 @@
 """Grouped-query attention with rope and a KV cache, as one fused node that also gives its pattern.
 
-GroupQueryAttention's fourth output `output_qk` with `qk_output=2` is the attention after softmax, [1, H, S, T],
-heads in transformers' order, zero outside a window. The scale of the scores lies in the rope tables, half of it (its square
-root) for the queries and half for the keys, and the node's own is 1: with any other, onnxruntime's x86 kernel that gives the
-attention out lays all keys out anew for every token, which takes most of its time (docs/performance.md).
+GroupQueryAttention's fourth output `output_qk` with `qk_output=2` is the attention after softmax, [1, H, S,
+T], heads in transformers' order, zero outside a window. The scale of the scores lies in the rope tables,
+half of it (its square root) for the queries and half for the keys, and the node's own is 1: with any other,
+onnxruntime's x86 kernel that gives the attention out lays all keys out anew for every token, which takes
+most of its time (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ FUSED_ROPE_MULTIPLE = 16  # with do_rotary the kernel takes head sizes that are 
 
 
 class AttentionInputs:
-    """Graph inputs that every attention node shares, and rope tables made once for each base, with the scale in them."""
+    """Graph inputs that every attention node shares, and rope tables made once for each base, with the scale
+    in them."""
 
     def __init__(self, b: GraphBuilder) -> None:
         self.b = b
@@ -50,16 +52,21 @@ class AttentionInputs:
         return self._offset
 
 
-def attention(b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weights: str, pattern: str) -> str:
-    """Attention and output projection of x [1, S, D] -> [1, S, D]; the attention after softmax [1, H, S, T] is named `pattern`,
-    and not given out where that is ""."""
+def attention(
+    b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weights: str, pattern: str
+) -> str:
+    """Attention and output projection of x [1, S, D] -> [1, S, D]; the attention after softmax [1, H, S, T]
+    is named `pattern`, and not given out where that is ""."""
     c = b.config
     prefix = f"layers.{layer}.attention"
     cos, sin = shared.tables(layer)
     fused_rope = c.head_dim % FUSED_ROPE_MULTIPLE == 0
     qkv = projections(b, x, weights, prefix, packed=fused_rope and not c.qk_norm)
     if not fused_rope:
-        qkv[:2] = [rotate(b, shared, part, heads, cos, sin) for part, heads in zip(qkv, (c.heads, c.kv_heads), strict=False)]
+        qkv[:2] = [
+            rotate(b, shared, part, heads, cos, sin)
+            for part, heads in zip(qkv, (c.heads, c.kv_heads), strict=False)
+        ]
     past, present = [], []
     for part in ("key", "value"):
         shape: Shape = [1, c.kv_heads, "capacity", c.head_dim]
@@ -67,22 +74,34 @@ def attention(b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weig
         present.append(f"present.{layer}.{part}")
         b.output(present[-1], TensorProto.FLOAT, shape)
     b.node(
-        "GroupQueryAttention", [*qkv, *past, shared.seqlens_k, shared.total, *([cos, sin] if fused_rope else [])],
-        [f"{prefix}.mixed", *present, *([pattern] if pattern else [])], domain=MICROSOFT,
-        num_heads=c.heads, kv_num_heads=c.kv_heads, scale=1.0,
-        do_rotary=int(fused_rope), local_window_size=c.windows[layer] or -1, qk_output=2 if pattern else 0,
-    )  # fmt: skip
-    return b.linear(f"{prefix}.mixed", [f"{weights}.o_proj.weight"], [c.hidden], c.heads * c.head_dim, f"{prefix}.out")
+        "GroupQueryAttention",
+        [*qkv, *past, shared.seqlens_k, shared.total, *([cos, sin] if fused_rope else [])],
+        [f"{prefix}.mixed", *present, *([pattern] if pattern else [])],
+        domain=MICROSOFT,
+        num_heads=c.heads,
+        kv_num_heads=c.kv_heads,
+        scale=1.0,
+        do_rotary=int(fused_rope),
+        local_window_size=c.windows[layer] or -1,
+        qk_output=2 if pattern else 0,
+    )
+    return b.linear(
+        f"{prefix}.mixed", [f"{weights}.o_proj.weight"], [c.hidden], c.heads * c.head_dim, f"{prefix}.out"
+    )
 
 
 def projections(b: GraphBuilder, x: str, weights: str, prefix: str, *, packed: bool) -> list[str]:
-    """Query, key and value as the fused node takes them: one packed tensor and two blanks, or three tensors."""
+    """Query, key and value as the fused node takes them: one packed tensor and two blanks, or three
+    tensors."""
     c = b.config
     names = [f"{weights}.{part}_proj" for part in "qkv"]
     sizes = [heads * c.head_dim for heads in (c.heads, c.kv_heads, c.kv_heads)]
     if packed:
         return [linear_with_bias(b, x, names, sizes, f"{prefix}.qkv"), "", ""]
-    q, k, v = (linear_with_bias(b, x, [n], [s], f"{prefix}.{p}") for n, s, p in zip(names, sizes, "qkv", strict=True))
+    q, k, v = (
+        linear_with_bias(b, x, [n], [s], f"{prefix}.{p}")
+        for n, s, p in zip(names, sizes, "qkv", strict=True)
+    )
     if c.qk_norm:
         q = norm_heads(b, q, c.heads, f"{weights}.q_norm.weight")
         k = norm_heads(b, k, c.kv_heads, f"{weights}.k_norm.weight")
@@ -102,7 +121,11 @@ def linear_with_bias(b: GraphBuilder, x: str, names: list[str], sizes: list[int]
 def norm_heads(b: GraphBuilder, x: str, heads: int, weight: str) -> str:
     """RMS norm of each head of x [1, S, heads * head_dim]."""
     c = b.config
-    b.node("Reshape", [x, b.constant(f"heads.{heads}", np.array([1, -1, heads, c.head_dim], np.int64))], [f"{x}.heads"])
+    b.node(
+        "Reshape",
+        [x, b.constant(f"heads.{heads}", np.array([1, -1, heads, c.head_dim], np.int64))],
+        [f"{x}.heads"],
+    )
     b.rms_norm(f"{x}.heads", b.vector(weight, c.head_dim, offset=c.norm_offset), f"{x}.heads_normed")
     flat = b.constant(f"flat.{heads}", np.array([1, -1, heads * c.head_dim], np.int64))
     b.node("Reshape", [f"{x}.heads_normed", flat], [f"{x}.normed"])
@@ -111,5 +134,11 @@ def norm_heads(b: GraphBuilder, x: str, heads: int, weight: str) -> str:
 
 def rotate(b: GraphBuilder, shared: AttentionInputs, x: str, heads: int, cos: str, sin: str) -> str:
     """Rope as a node of its own, for head sizes that the fused one refuses."""
-    b.node("RotaryEmbedding", [x, shared.offset(), cos, sin], [f"{x}.rotated"], domain=MICROSOFT, num_heads=heads)
+    b.node(
+        "RotaryEmbedding",
+        [x, shared.offset(), cos, sin],
+        [f"{x}.rotated"],
+        domain=MICROSOFT,
+        num_heads=heads,
+    )
     return f"{x}.rotated"

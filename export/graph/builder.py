@@ -1,7 +1,8 @@
 """Builds a decoder graph node by node, streaming weights into one external data file.
 
-Fused operators (GroupQueryAttention, MatMulNBits, SkipSimplifiedLayerNormalization) are onnxruntime's com.microsoft
-ones. Shapes in comments: S new positions, T all positions so far, D hidden width, H query heads, V vocabulary.
+Fused operators (GroupQueryAttention, MatMulNBits, SkipSimplifiedLayerNormalization) are onnxruntime's
+com.microsoft ones. Shapes in comments: S new positions, T all positions so far, D hidden width, H query
+heads, V vocabulary.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class ExternalData:
         self._stream = path.open("wb")
         self._on_bytes = on_bytes
 
-    def add(self, name: str, kind: int, shape: Sequence[int], chunks: Iterator[npt.NDArray[Any]]) -> onnx.TensorProto:
+    def add(
+        self, name: str, kind: int, shape: Sequence[int], chunks: Iterator[npt.NDArray[Any]]
+    ) -> onnx.TensorProto:
         """Appends the chunks' bytes and returns an initializer that points at them."""
         position = self._stream.tell()
         offset = -(-position // PAGE) * PAGE
@@ -72,7 +75,9 @@ def external_span(tensor: onnx.TensorProto) -> tuple[int, int]:
 class GraphBuilder:
     """Collects nodes, weights, inputs and outputs of one graph."""
 
-    def __init__(self, checkpoint: Checkpoint, config: DecoderConfig, precision: Precision, data: ExternalData) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: DecoderConfig, precision: Precision, data: ExternalData
+    ) -> None:
         self.checkpoint = checkpoint
         self.config = config
         self.precision = precision
@@ -92,8 +97,12 @@ class GraphBuilder:
     def output(self, name: str, kind: int, shape: Shape) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
-    def node(self, op: str, inputs: Sequence[str], outputs: Sequence[str], *, domain: str = "", **attributes: Any) -> None:
-        self.nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes))
+    def node(
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], *, domain: str = "", **attributes: Any
+    ) -> None:
+        self.nodes.append(
+            helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes)
+        )
 
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
         if name not in self.initializers:
@@ -135,7 +144,9 @@ class GraphBuilder:
         else:
             self._count("float32")
             matrix = np.concatenate(list(self._rows(names, sizes, width))).T  # MatMul wants [width, rows]
-            self.initializers[weight] = self.data.add(weight, TensorProto.FLOAT, (width, rows), iter([matrix]))
+            self.initializers[weight] = self.data.add(
+                weight, TensorProto.FLOAT, (width, rows), iter([matrix])
+            )
             self.node("MatMul", [x, weight], [out])
         return out
 
@@ -149,13 +160,21 @@ class GraphBuilder:
         # The lookup reads the bytes that the tied lm_head multiplies with, seen as rows of bytes.
         flat = f"{name}.rows"
         offset, length = external_span(self.initializers[packed])
-        self.initializers[flat] = self.data.view(flat, TensorProto.UINT8, (vocabulary, length // vocabulary), offset, length)
+        self.initializers[flat] = self.data.view(
+            flat, TensorProto.UINT8, (vocabulary, length // vocabulary), offset, length
+        )
         padded = self._blocks(width) * self.precision.block_size
         gathered = out if padded == width else f"{out}.padded"
         self.node(
-            "GatherBlockQuantized", [flat, ids, scales], [gathered], domain=MICROSOFT,
-            bits=self.precision.bits_of(name), block_size=self.precision.block_size, gather_axis=0, quantize_axis=1,
-        )  # fmt: skip
+            "GatherBlockQuantized",
+            [flat, ids, scales],
+            [gathered],
+            domain=MICROSOFT,
+            bits=self.precision.bits_of(name),
+            block_size=self.precision.block_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
         if padded != width:
             self._keep_columns(gathered, width, out)
         return out
@@ -167,7 +186,9 @@ class GraphBuilder:
         self.node("Reshape", [x, shape], [f"{out}.row"])
         if self.precision.quantized:
             packed, scales = self._quantized(name, [name], [vocabulary], width)
-            self._matmul_nbits(f"{out}.row", packed, scales, (vocabulary, width), self.precision.bits_of(name), out)
+            self._matmul_nbits(
+                f"{out}.row", packed, scales, (vocabulary, width), self.precision.bits_of(name), out
+            )
         else:
             # Gemm with transB reads [V, D] as it is, so that a tied embedding is stored once.
             self.node("Gemm", [f"{out}.row", self._float_matrix(name)], [out], transB=1)
@@ -177,13 +198,17 @@ class GraphBuilder:
         if name not in self.initializers:
             shape = (self.config.vocabulary, self.config.hidden)
             self._count("float32")
-            self.initializers[name] = self.data.add(name, TensorProto.FLOAT, shape, self._rows([name], shape[:1], shape[1]))
+            self.initializers[name] = self.data.add(
+                name, TensorProto.FLOAT, shape, self._rows([name], shape[:1], shape[1])
+            )
         return name
 
     def _blocks(self, width: int) -> int:
         return -(-width // self.precision.block_size)
 
-    def _quantized(self, weight: str, names: Sequence[str], sizes: Sequence[int], width: int) -> tuple[str, str]:
+    def _quantized(
+        self, weight: str, names: Sequence[str], sizes: Sequence[int], width: int
+    ) -> tuple[str, str]:
         to = replace(self.precision, bits=self.precision.bits_of(weight))
         packed_name, scales_name = f"{weight}.q{to.bits}", f"{weight}.scales"
         if packed_name not in self.initializers:
@@ -198,14 +223,25 @@ class GraphBuilder:
             shape = (rows, blocks, to.block_size * to.bits // 8)
             self._count(f"int{to.bits}")
             self.initializers[packed_name] = self.data.add(packed_name, TensorProto.UINT8, shape, packed())
-            self.initializers[scales_name] = self.data.add(scales_name, TensorProto.FLOAT, (rows, blocks), iter(scales))
+            self.initializers[scales_name] = self.data.add(
+                scales_name, TensorProto.FLOAT, (rows, blocks), iter(scales)
+            )
         return packed_name, scales_name
 
-    def _matmul_nbits(self, x: str, packed: str, scales: str, shape: tuple[int, int], bits: int, out: str) -> None:
+    def _matmul_nbits(
+        self, x: str, packed: str, scales: str, shape: tuple[int, int], bits: int, out: str
+    ) -> None:
         self.node(
-            "MatMulNBits", [x, packed, scales], [out], domain=MICROSOFT, N=shape[0], K=shape[1],
-            bits=bits, block_size=self.precision.block_size, accuracy_level=self.precision.accuracy_level,
-        )  # fmt: skip
+            "MatMulNBits",
+            [x, packed, scales],
+            [out],
+            domain=MICROSOFT,
+            N=shape[0],
+            K=shape[1],
+            bits=bits,
+            block_size=self.precision.block_size,
+            accuracy_level=self.precision.accuracy_level,
+        )
 
     def _keep_columns(self, x: str, width: int, out: str) -> None:
         starts = self.constant("slice.zero", np.array([0], np.int64))
@@ -216,15 +252,25 @@ class GraphBuilder:
     # Layers
 
     def rms_norm(self, x: str, weight: str, out: str) -> str:
-        self.node("SimplifiedLayerNormalization", [x, weight], [out], axis=-1, epsilon=self.config.norm_eps, stash_type=1)
+        self.node(
+            "SimplifiedLayerNormalization",
+            [x, weight],
+            [out],
+            axis=-1,
+            epsilon=self.config.norm_eps,
+            stash_type=1,
+        )
         return out
 
     def add_rms_norm(self, x: str, delta: str, weight: str, out: str, residual: str) -> tuple[str, str]:
         """Norm of x + delta, and the sum itself (the residual stream)."""
         self.node(
-            "SkipSimplifiedLayerNormalization", [x, delta, weight], [out, "", "", residual],
-            domain=MICROSOFT, epsilon=self.config.norm_eps,
-        )  # fmt: skip
+            "SkipSimplifiedLayerNormalization",
+            [x, delta, weight],
+            [out, "", "", residual],
+            domain=MICROSOFT,
+            epsilon=self.config.norm_eps,
+        )
         return out, residual
 
     def last_position(self, x: str, out: str) -> str:
@@ -233,6 +279,10 @@ class GraphBuilder:
         return out
 
     def model(self) -> onnx.ModelProto:
-        graph = helper.make_graph(self.nodes, "decoder", self.inputs, self.outputs, list(self.initializers.values()))
+        graph = helper.make_graph(
+            self.nodes, "decoder", self.inputs, self.outputs, list(self.initializers.values())
+        )
         opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgetrace")
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgetrace"
+        )

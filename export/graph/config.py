@@ -43,8 +43,9 @@ class Rope:
     def tables(self, head_dim: int, context: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """cos and sin, each [context, head_dim / 2] float32.
 
-        Inverse frequencies in float32 and the angles as their float32 product with the position, as transformers'
-        rotary embedding computes them: in float64 long positions would drift from the model as it was trained.
+        Inverse frequencies in float32 and the angles as their float32 product with the position, as
+        transformers' rotary embedding computes them: in float64 long positions would drift from the model as
+        it was trained.
         """
         frequencies = self.frequencies(head_dim)
         if self.scaling is not None:
@@ -62,7 +63,9 @@ def scale_llama3(frequencies: npt.NDArray[np.float32], scaling: Llama3Scaling) -
         scaling.high_freq_factor - scaling.low_freq_factor
     )
     between = (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
-    scaled = np.where(wavelengths > low, frequencies / scaling.factor, np.where(wavelengths < high, frequencies, between))
+    scaled = np.where(
+        wavelengths > low, frequencies / scaling.factor, np.where(wavelengths < high, frequencies, between)
+    )
     return scaled.astype(np.float32)
 
 
@@ -70,9 +73,10 @@ def scale_llama3(frequencies: npt.NDArray[np.float32], scaling: Llama3Scaling) -
 class DecoderConfig:
     """Everything `export.graph.decoder` needs to know of a model.
 
-    `context` bounds the rope tables and the KV cache; `windows` has for each layer the number of keys a query sees (0: all).
-    Window layers turn by `local_rope` where there is one. `norm_offset` is added to every norm weight; `sandwich_norms` puts
-    a norm behind attention and MLP as well; `qk_norm` one on each query and key head before rope.
+    `context` bounds the rope tables and the KV cache; `windows` has for each layer the number of keys a
+    query sees (0: all). Window layers turn by `local_rope` where there is one. `norm_offset` is added to
+    every norm weight; `sandwich_norms` puts a norm behind attention and MLP as well; `qk_norm` one on each
+    query and key head before rope.
     """
 
     model_type: str
@@ -99,10 +103,13 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
-            raise UserError(f"config.json: {self.heads} heads cannot share {self.kv_heads} key/value heads evenly")
+            raise UserError(
+                f"config.json: {self.heads} heads cannot share {self.kv_heads} key/value heads evenly"
+            )
         if self.head_dim % HEAD_DIM_MULTIPLE:
             raise UserError(
-                f"config.json: head_dim is {self.head_dim}, which is not built; it must be a multiple of {HEAD_DIM_MULTIPLE}"
+                f"config.json: head_dim is {self.head_dim}, which is not built; it must be a multiple of "
+                f"{HEAD_DIM_MULTIPLE}"
             )
 
 
@@ -141,14 +148,19 @@ class ConfigReader:
             raise UserError(f"config.json: {key} is {value!r}, true or false is needed")
         return value
 
-    def decoder(self, model_type: str, context: int, *, positions: int, head_dim: int | None = None) -> DecoderConfig:
+    def decoder(
+        self, model_type: str, context: int, *, positions: int, head_dim: int | None = None
+    ) -> DecoderConfig:
         """What all architectures read alike; each replaces what it reads otherwise.
 
-        `positions` and `head_dim` (None: hidden / heads) are the architecture's own defaults; `context` caps the positions.
+        `positions` and `head_dim` (None: hidden / heads) are the architecture's own defaults; `context` caps
+        the positions.
         """
         self.only("quantization_config", None)
         self.only("partial_rotary_factor", None, 1.0)
-        layers, hidden, heads = (self.integer(key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+        layers, hidden, heads = (
+            self.integer(key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+        )
         size = self.integer("head_dim", head_dim or hidden // heads)
         return DecoderConfig(
             model_type=model_type,
@@ -173,10 +185,16 @@ class ConfigReader:
         if kinds is None:
             kinds = [WINDOW_LAYER if local else FULL_LAYER for local in default]
         if not isinstance(kinds, list) or len(kinds) != layers:
-            raise UserError(f"config.json: layer_types is {kinds!r}, a list with one entry for each of {layers} layers is needed")
+            raise UserError(
+                f"config.json: layer_types is {kinds!r}, a list with one entry for each of {layers} layers "
+                f"is needed"
+            )
         unknown = sorted({str(kind) for kind in kinds} - {WINDOW_LAYER, FULL_LAYER})
         if unknown:
-            raise UserError(f"config.json asks for the layer type {unknown[0]!r}; those built: {FULL_LAYER}, {WINDOW_LAYER}")
+            raise UserError(
+                f"config.json asks for the layer type {unknown[0]!r}; those built: {FULL_LAYER}, "
+                f"{WINDOW_LAYER}"
+            )
         return tuple(window if kind == WINDOW_LAYER else 0 for kind in kinds)
 
     def rope(self, default_theta: float) -> Rope:
@@ -208,4 +226,7 @@ class ConfigReader:
                     reader.integer("original_max_position_embeddings", 8192),
                 ),
             )
-        raise UserError(f"config.json asks for rope type {kind!r}, which is not built; the types built are default, llama3")
+        raise UserError(
+            f"config.json asks for rope type {kind!r}, which is not built; the types built are default, "
+            f"llama3"
+        )

@@ -22,16 +22,26 @@ def build(b: GraphBuilder, taps: TapWriter) -> None:
         mixed = attention(b, shared, layer, x, f"{weights}.self_attn", taps.attention(layer))
         before_mlp = "post_attention_layernorm"
         if c.sandwich_norms:
-            mixed = b.rms_norm(mixed, norm(b, f"{weights}.post_attention_layernorm.weight"), f"{name}.attention.normed")
+            mixed = b.rms_norm(
+                mixed, norm(b, f"{weights}.post_attention_layernorm.weight"), f"{name}.attention.normed"
+            )
             before_mlp = "pre_feedforward_layernorm"
         x, residual = b.add_rms_norm(
             residual, mixed, norm(b, f"{weights}.{before_mlp}.weight"), f"{name}.post_norm", f"{name}.middle"
         )
         delta = mlp(b, x, f"{weights}.mlp", f"{name}.mlp")
         if c.sandwich_norms:
-            delta = b.rms_norm(delta, norm(b, f"{weights}.post_feedforward_layernorm.weight"), f"{name}.mlp.normed")
-        following = "model.norm.weight" if layer == c.layers - 1 else f"model.layers.{layer + 1}.input_layernorm.weight"
-        x, residual = b.add_rms_norm(residual, delta, norm(b, following), f"{name}.next_norm", taps.hidden(layer + 1))
+            delta = b.rms_norm(
+                delta, norm(b, f"{weights}.post_feedforward_layernorm.weight"), f"{name}.mlp.normed"
+            )
+        following = (
+            "model.norm.weight"
+            if layer == c.layers - 1
+            else f"model.layers.{layer + 1}.input_layernorm.weight"
+        )
+        x, residual = b.add_rms_norm(
+            residual, delta, norm(b, following), f"{name}.next_norm", taps.hidden(layer + 1)
+        )
     x = b.last_position(x, "last.norm")  # prefill pays for one row of logits, not S
     b.unembedding(x, "model.embed_tokens.weight" if c.tied else "lm_head.weight", "logits")
     b.output("logits", TensorProto.FLOAT, [1, c.vocabulary])
@@ -62,4 +72,6 @@ def mlp(b: GraphBuilder, x: str, weights: str, name: str) -> str:
     else:
         b.node("Gelu", [gate], [f"{name}.active"], approximate="tanh")
     b.node("Mul", [f"{name}.active", up], [f"{name}.gated"])
-    return b.linear(f"{name}.gated", [f"{weights}.down_proj.weight"], [c.hidden], c.intermediate, f"{name}.down")
+    return b.linear(
+        f"{name}.gated", [f"{weights}.down_proj.weight"], [c.hidden], c.intermediate, f"{name}.down"
+    )

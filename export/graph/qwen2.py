@@ -15,8 +15,11 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
 
 
 def read_windows(reader: ConfigReader, layers: int) -> tuple[int, ...]:
-    """With use_sliding_window, the layers from max_window_layers on see a window; `sliding_window` alone asks for nothing."""
+    """With use_sliding_window, the layers from max_window_layers on see a window; `sliding_window` alone
+    asks for nothing."""
     if not reader.flag("use_sliding_window", False):
         return (0,) * layers
     first = reader.raw.get("max_window_layers", 28)
-    return reader.windows(layers, reader.integer("sliding_window", 4096), [i >= first for i in range(layers)])
+    return reader.windows(
+        layers, reader.integer("sliding_window", 4096), [i >= first for i in range(layers)]
+    )

@@ -10,19 +10,23 @@ from tests.noise import ACTIVATION_NOISE
 
 FULL = "onnx-fp32"
 FULL_LARGEST = 1e-3
-# A mean over an answer is no noisier than its rows; a slope, a shift or a rank correlation may be, and is only measured.
+# A mean over an answer is no noisier than its rows; a slope, a shift or a rank correlation may be, and is
+# only measured.
 MEASURED_ONLY = {"sd", "slope", "slope_per_token", "shift", "spearman"}
 # Ranks among rounding errors: the KL of full precision to itself is 1e-7 or so everywhere.
 NOT_RANKED = "kl_spearman"
-# Of forced columns: nats of KL(x86 || ARM), and the root of the share of rows whose most likely token may differ.
+# Of forced columns: nats of KL(x86 || ARM), and the root of the share of rows whose most likely token may
+# differ.
 FORCED = {"kl": 0.1, "same_top1": 0.4, "reference_surprisal": 0.0}
 
 
 def bound(precision: str, column: str) -> tuple[str, float]:
-    """What of a difference is bounded (`largest` or `rms`) and by how much, infinite where it is only measured.
+    """What of a difference is bounded (`largest` or `rms`) and by how much, infinite where it is only
+    measured.
 
-    Full precision: 1e-3 for every number. Quantised: either machine's rounded activations are within ACTIVATION_NOISE (root
-    mean square) of the model of dequantised weights, so they are within twice that of each other.
+    Full precision: 1e-3 for every number. Quantised: either machine's rounded activations are within
+    ACTIVATION_NOISE (root mean square) of the model of dequantised weights, so they are within twice that of
+    each other.
     """
     if precision == FULL:
         if column == NOT_RANKED:
@@ -39,7 +43,8 @@ def bound(precision: str, column: str) -> tuple[str, float]:
 
 
 def split(column: str) -> tuple[str, str]:
-    """Metric and statistic of a column: `surprisal_mean` is (`surprisal`, `mean`), `surprisal` (`surprisal`, "")."""
+    """Metric and statistic of a column: `surprisal_mean` is (`surprisal`, `mean`), `surprisal` (`surprisal`,
+    "")."""
     for part in sorted((*SeriesSummary._fields, "mean_vector", "share"), key=len, reverse=True):
         if column.endswith(f"_{part}"):
             return column.removesuffix(f"_{part}"), part

@@ -16,8 +16,8 @@ TOP_IDS, TOP_LOGPROBS = "reference_token_ids", "reference_logprobs"
 
 
 class Difference(NamedTuple):
-    """Largest and root mean square difference of a column's numbers; both infinite where the columns are not alike
-    (other text, token, null or length)."""
+    """Largest and root mean square difference of a column's numbers; both infinite where the columns are not
+    alike (other text, token, null or length)."""
 
     table: str
     column: str
@@ -35,7 +35,8 @@ def measure(errors: np.ndarray) -> tuple[float, float]:
 
 
 def flat(cells: list) -> tuple[list, list[int | None]]:
-    """All numbers of a column one after another, and what must be the same beside them: each cell's length, None for null."""
+    """All numbers of a column one after another, and what must be the same beside them: each cell's length,
+    None for null."""
     numbers: list = []
     shape: list[int | None] = []
     for cell in cells:
@@ -46,7 +47,8 @@ def flat(cells: list) -> tuple[list, list[int | None]]:
 
 
 def column_difference(name: str, theirs: list, ours: list, kind: pa.DataType) -> tuple[float, float]:
-    """Largest and RMS difference; text and integers are the same or not alike, truth values count as 0 and 1."""
+    """Largest and RMS difference; text and integers are the same or not alike, truth values count as 0 and
+    1."""
     value = kind.value_type if pa.types.is_list(kind) else kind
     if not (pa.types.is_floating(value) or pa.types.is_boolean(value)):
         return (0.0, 0.0) if theirs == ours else NOT_ALIKE
@@ -61,11 +63,12 @@ def column_difference(name: str, theirs: list, ours: list, kind: pa.DataType) ->
 
 
 def top_difference(theirs: pa.Table, ours: pa.Table) -> tuple[float, float]:
-    """Difference of the log probabilities of the likeliest tokens, token by token: near ties may change places, and one that
-    only one side kept is no likelier than the other side's last."""
+    """Difference of the log probabilities of the likeliest tokens, token by token: near ties may change
+    places, and one that only one side kept is no likelier than the other side's last."""
     errors = []
     for ids_a, p_a, ids_b, p_b in zip(
-        *(table.column(name).to_pylist() for table in (theirs, ours) for name in (TOP_IDS, TOP_LOGPROBS)), strict=True
+        *(table.column(name).to_pylist() for table in (theirs, ours) for name in (TOP_IDS, TOP_LOGPROBS)),
+        strict=True,
     ):
         if ids_a is None or ids_b is None:
             return NOT_ALIKE

@@ -1,4 +1,5 @@
-"""Runs under the emulator: several `edge` commands in one process, since starting one costs seconds there."""
+"""Runs under the emulator: several `edge` commands in one process, since starting one costs seconds
+there."""
 
 from __future__ import annotations
 
