@@ -15,9 +15,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edge.analysis.artifacts import compare_artifacts
 from edge.analysis.dynamics import numbers
 from edge.analysis.intervals import Interval
-from edge.analysis.many import compare_many
 from edge.analysis.pairs import weighted
 from edge.questions.question import EMBEDDED, read_questions
 from edge.runs.run_directory import Run
@@ -93,7 +93,9 @@ def text(value: Interval, *, signed: bool = True) -> str:
 def rows(model: str, work: Path) -> Iterator[list[str]]:
     """One for each precision, from `edge compare` of all its runs."""
     names = [f"{name}{kind}" for name in PRECISIONS for kind in ("", "-forced")]
-    found = compare_many(Run.open(work / model / "full"), [Run.open(work / model / name) for name in names])
+    found = compare_artifacts(
+        Run.open(work / model / "full"), [Run.open(work / model / name) for name in names]
+    )
     for line in found.lines:
         harm = line.damage
         if harm is None or line.identical is None:

@@ -31,7 +31,7 @@ from edge.jobs.bench import (
     random_ids,
     read_bandwidth,
     summarise,
-    traced,
+    trace_rounds,
     weight_bytes,
 )
 from export.build import build
@@ -164,8 +164,8 @@ def main() -> None:
     every: dict[str, Contestant] = {
         "untapped": (bare, (none.path, runtime, capacity)),
         "untapped (2)": (bare, (none.path, runtime, capacity)),
-        "tapped": (traced, (rows.path, runtime, capacity)),
-        "tapped gguf-q4_k_m": (traced, (gguf.path, runtime, capacity)),
+        "tapped": (trace_rounds, (rows.path, runtime, capacity)),
+        "tapped gguf-q4_k_m": (trace_rounds, (gguf.path, runtime, capacity)),
     }
     weights = dict.fromkeys(("untapped", "untapped (2)", "tapped"), weight_bytes(rows)) | {
         "tapped gguf-q4_k_m": weight_bytes(gguf)

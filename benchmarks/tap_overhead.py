@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.checkpoints import checkpoint
 from edge.artifact import LLAMA_CPP, Artifact
 from edge.backends.base import Backend, Runtime
-from edge.backends.llama_library import library
+from edge.backends.llama_library import llama_cpp
 from edge.backends.llamacpp import LlamaBackend
 from edge.backends.onnx import WEIGHTS_NAME, OnnxBackend
 from edge.backends.prepacked import find_or_make
@@ -169,7 +169,7 @@ def share_mapped(paths: Sequence[Path], threads: int) -> None:
 
 def share_weights() -> None:
     """From now on a GGUF file is loaded once, whoever asks for it, and never freed."""
-    lib, loaded = library(), {}
+    lib, loaded = llama_cpp(), {}
     load = lib.llama_model_load_from_file
 
     def load_once(path: bytes, params: object) -> object:

@@ -27,7 +27,7 @@ from edge.artifact import (
     ModelSpec,
     record_file,
 )
-from edge.backends.llama_library import library
+from edge.backends.llama_library import llama_cpp
 from edge.errors import OnNote, UserError, ignore
 from edge.machine.device import available_memory
 from edge.runs.job_directory import differences
@@ -65,7 +65,7 @@ def build(
     *,
     taps: str = "rows",
     context: int = DEFAULT_CONTEXT,
-    force: bool = False,
+    overwrite: bool = False,
     revision: str | None = None,
     wide: Sequence[str] = (),
     on_start: Callable[[str], None] = ignore,
@@ -113,7 +113,7 @@ def build(
             started = time.perf_counter()
             manifest = manifest_of(origin, config, tokenizer, to, taps, digest)
             target = out / to.name
-            artifact = existing(target, manifest, tokenizer, force)
+            artifact = existing(target, manifest, tokenizer, overwrite)
             reused = artifact is not None
             if artifact is None:
                 total = weight_bytes(checkpoint, to) + spare_bytes(checkpoint, to)
@@ -192,9 +192,9 @@ def check_llama(config: DecoderConfig) -> None:
     """Raises UserError when llama.cpp's libraries are missing, or its graph is not the model's."""
     from export import gguf_model
 
-    gguf_model.library()
+    gguf_model.gguf_package()
     gguf_model.check_config(config)
-    library()
+    llama_cpp()
 
 
 def spare_bytes(checkpoint: Checkpoint, to: Precision) -> int:
@@ -236,16 +236,16 @@ def check_room(out: Path, needed: int, memory: int) -> None:
         )
 
 
-def existing(target: Path, wanted: Manifest, tokenizer: TokenizerFiles, force: bool) -> Artifact | None:
+def existing(target: Path, wanted: Manifest, tokenizer: TokenizerFiles, overwrite: bool) -> Artifact | None:
     """The artifact already at `target` if it is the one wanted; raises UserError if it is another one.
 
-    `force` replaces an artifact, whole or damaged, and nothing else.
+    `overwrite` replaces an artifact, whole or damaged, and nothing else.
     """
     if not target.exists():
         return None
     if not (target / MANIFEST_NAME).is_file():
         raise UserError(f"{target} is there and is no artifact: remove it or give another --out")
-    if force:
+    if overwrite:
         return None
     try:
         found = Artifact.open(target)

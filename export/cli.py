@@ -72,7 +72,7 @@ def build(
     recipe: Annotated[
         Path | None, typer.Option(help="What `edge-export mix` found, for onnx-int4-mixed.")
     ] = None,
-    force: Annotated[
+    overwrite: Annotated[
         bool, typer.Option("--force", help="Replace an artifact that is already there.")
     ] = False,
 ) -> None:
@@ -98,7 +98,7 @@ def build(
             out,
             taps=taps,
             context=context,
-            force=force,
+            overwrite=overwrite,
             revision=revision or None,
             wide=found.wide if found else (),
             on_start=lambda name: bar.update(task, description=name),
@@ -149,7 +149,7 @@ def mix(
     threads: Annotated[
         int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)
     ] = None,
-    force: Annotated[
+    overwrite: Annotated[
         bool, typer.Option("--force", help="Replace an artifact that is already there.")
     ] = False,
     json_file: Annotated[
@@ -169,7 +169,7 @@ def mix(
         context=context,
         revision=revision or None,
         threads=threads,
-        force=force,
+        overwrite=overwrite,
         on_trial=lambda name, trial: errors.print(
             f"{name}: KL {trial.kl.value:.5f}, {trial.bytes / 1e6:.2f} MB", style="dim", markup=False
         ),

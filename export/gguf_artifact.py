@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from edge.artifact import GGUF_NAME
 from edge.backends.llama_header import Header
-from edge.backends.llama_library import library, listening
+from edge.backends.llama_library import listening, llama_cpp
 from edge.errors import UserError
 from edge.machine.device import usable_cores
 from export.checkpoint import Checkpoint
@@ -116,7 +116,7 @@ def quantise(source: Path, target: Path, to: Precision, on_bytes: Callable[[int]
 
     `on_bytes` hears now and then how large the target has become.
     """
-    lib = library()
+    lib = llama_cpp()
     params = lib.llama_model_quantize_default_params()
     params.ftype = to.file_type
     params.nthread = usable_cores()

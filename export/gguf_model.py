@@ -53,7 +53,7 @@ class Weight(NamedTuple):
     rows: Callable[[], Iterator[Array]]
 
 
-def library() -> Any:
+def gguf_package() -> Any:
     """The gguf package; raises UserError that names the extra when it is not installed."""
     try:
         import gguf
@@ -110,7 +110,7 @@ def write(
     `on_bytes` hears the bytes of weights written so far. Raises UserError for a weight that the type cannot
     hold.
     """
-    gguf = library()
+    gguf = gguf_package()
     architecture = getattr(gguf.MODEL_ARCH, ARCHITECTURES[config.model_type])
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     try:

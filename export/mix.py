@@ -89,7 +89,7 @@ def find(
     context: int = DEFAULT_CONTEXT,
     revision: str | None = None,
     threads: int | None = None,
-    force: bool = False,
+    overwrite: bool = False,
     on_trial: Callable[[str, Trial], None] = ignore,
     on_file: Callable[[str, int], None] = ignore,
 ) -> Mix:
@@ -151,7 +151,7 @@ def find(
     log = out / UNBUILT_NAME  # first, so that a search of hours is not lost with the build
     write_whole(log, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     try:
-        build(source, [MIXED], out, wide=best.wide, context=context, revision=revision, force=force)
+        build(source, [MIXED], out, wide=best.wide, context=context, revision=revision, overwrite=overwrite)
     except UserError as error:
         raise UserError(f"{error}; what was found is in {log}, for 'edge-export build --recipe'") from error
     log.replace(out / SEARCH_NAME)

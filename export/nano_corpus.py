@@ -66,7 +66,7 @@ STARTERS = frozenset(
         "In",
         "Inside",
         "It",
-        "Many",
+        "ArtifactComparison",
         "Most",
         "No",
         "Nobody",

@@ -85,7 +85,7 @@ class Outputs(NamedTuple):
     hidden: Array
 
 
-def library(name: str, purpose: str) -> Any:
+def import_extra(name: str, purpose: str) -> Any:
     """An optional module, imported only now; raises UserError that names the extra when it is not usable."""
     try:
         return importlib.import_module(name)
@@ -106,7 +106,7 @@ def reference(
     """
     if out.exists():
         raise UserError(f"{out} is there already: remove it or give another --out")
-    exporters = library("optimum.exporters.onnx", "edge-export reference")
+    exporters = import_extra("optimum.exporters.onnx", "edge-export reference")
     origin = resolve(source, revision=revision, on_file=on_file)
     working = out.with_name(f".{out.name}.building")
     with Checkpoint(origin.folder) as checkpoint:

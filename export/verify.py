@@ -38,7 +38,7 @@ from export.checkpoint import Array, Checkpoint
 from export.graph import read_config
 from export.graph.config import DecoderConfig
 from export.precision import PRECISIONS
-from export.reference import AFTER, Reference, ReferenceGraph, final_norm, library, open_reference
+from export.reference import AFTER, Reference, ReferenceGraph, final_norm, import_extra, open_reference
 from export.source import Source, resolve
 from export.stored import Stored, check_weights, put
 from export.verdict import (
@@ -103,8 +103,8 @@ def verify(
     loaded, when one of them is not what the artifacts were built from, or transformers is not installed.
     """
     artifacts = find(folder)
-    library("torch", "edge-export verify")
-    library("transformers", "edge-export verify")
+    import_extra("torch", "edge-export verify")
+    import_extra("transformers", "edge-export verify")
     origin = checkpoint_of(artifacts[0], source, on_file)
     opened = None if reference is None else open_reference(reference)
     with Checkpoint(origin.folder) as checkpoint:
@@ -254,8 +254,8 @@ def eager_values(
 ) -> list[Values]:
     """transformers in float32 with eager attention; with `stored`, the matrices of that artifact in place of
     its own."""
-    torch = library("torch", "edge-export verify")
-    transformers = library("transformers", "edge-export verify")
+    torch = import_extra("torch", "edge-export verify")
+    transformers = import_extra("transformers", "edge-export verify")
     verbosity, cores = transformers.utils.logging.get_verbosity(), torch.get_num_threads()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

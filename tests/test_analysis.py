@@ -14,7 +14,7 @@ import scipy.stats
 from edge.analysis import dynamics
 from edge.analysis.divergence import compare, first_difference
 from edge.analysis.intervals import bootstrap, cluster_error, distribution
-from edge.analysis.places import by_column
+from edge.analysis.layers import by_column
 from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.runs.columns import VECTORS, answers_schema, mean_column, steps_schema
@@ -192,12 +192,12 @@ def test_standard_errors_count_answers_not_tokens() -> None:
 
 
 def test_a_curve_follows_the_answer_whatever_its_length(tmp_path: Path) -> None:
-    ramps = [np.repeat(np.arange(4.0), n) for n in (1, 5, 25)]  # 4, 20 and 100 tokens of the same course
+    ramps = [np.repeat(np.arange(4.0), n) for n in (1, 5, 25)]  # 4, 20 and 100 tokens of the same trajectory
     found = dynamics.curves(make_run(tmp_path / "run", ramps, manifest()), bins=8)["output_entropy"]
     np.testing.assert_allclose(found.median, [0, 0, 1, 1, 2, 2, 3, 3], atol=1e-6)
     np.testing.assert_allclose(found.low, found.high, atol=1e-6)
-    np.testing.assert_allclose(dynamics.course(np.array([2.0, 4.0]), 4), [2, 2, 4, 4])
-    np.testing.assert_allclose(dynamics.course(np.array([1.0, 2.0, 6.0]), 1), [3.0])
+    np.testing.assert_allclose(dynamics.trajectory(np.array([2.0, 4.0]), 4), [2, 2, 4, 4])
+    np.testing.assert_allclose(dynamics.trajectory(np.array([1.0, 2.0, 6.0]), 1), [3.0])
 
 
 def test_a_run_against_itself_shows_no_change(tmp_path: Path) -> None:
@@ -275,14 +275,14 @@ def test_a_planted_turn_of_the_course_comes_out_in_slope_shift_and_class(tmp_pat
     falling, rising = (series(np.random.default_rng(4), 40, drift) for drift in (-0.5, 0.5))
     full = make_run(tmp_path / "full", falling, manifest())
     found = compare(full, make_run(tmp_path / "int4", rising, manifest("onnx-int4")))
-    course = {change.metric: change.change for change in found.course}
-    assert course["output_entropy_slope"].value == pytest.approx(1.0, abs=1e-5)
-    assert course["output_entropy_shift"].value == pytest.approx(
+    trajectory = {change.metric: change.change for change in found.trajectory}
+    assert trajectory["output_entropy_slope"].value == pytest.approx(1.0, abs=1e-5)
+    assert trajectory["output_entropy_shift"].value == pytest.approx(
         0.8, abs=1e-5
     )  # windows of 20% lie 0.8 of the answer apart
-    assert course["output_entropy_late"].value - course["output_entropy_early"].value == pytest.approx(
-        0.8, abs=1e-5
-    )
+    assert trajectory["output_entropy_late"].value - trajectory[
+        "output_entropy_early"
+    ].value == pytest.approx(0.8, abs=1e-5)
     assert (found.full_class.label, found.quantised_class.label, found.same_class) == (
         "deterministic",
         "exploratory",

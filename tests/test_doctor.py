@@ -10,7 +10,7 @@ import pytest
 
 import edge.cli.app
 from edge.backends import llama_taps, llamacpp
-from edge.cli.tables import state
+from edge.cli.doctor import state
 from edge.machine.native import compiled
 from edge.machine.telemetry import Sensors
 from edge.signals.compiled import compiled_code

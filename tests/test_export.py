@@ -223,7 +223,7 @@ def test_another_artifact_in_the_same_place_is_replaced_by_force_alone(change, c
     with pytest.raises(UserError, match=r"holds another artifact .* --force"):
         build(str(checkpoint), ["onnx-int4"], out, **options)
     assert tree(out) == before
-    assert build(str(checkpoint), ["onnx-int4"], out, force=True, **options)[0].reused is False
+    assert build(str(checkpoint), ["onnx-int4"], out, overwrite=True, **options)[0].reused is False
     assert tree(out) != before
     assert build(str(checkpoint), ["onnx-int4"], out, **options)[0].reused is True
 
@@ -236,7 +236,7 @@ def test_a_damaged_artifact_is_named_and_force_mends_it(checkpoint, tmp_path):
         stream.truncate(1000)
     with pytest.raises(UserError, match=r"model\.onnx\.data has 1000 bytes .* --force"):
         build(str(checkpoint), ["onnx-int4"], out)
-    build(str(checkpoint), ["onnx-int4"], out, force=True)
+    build(str(checkpoint), ["onnx-int4"], out, overwrite=True)
     assert tree(out) == whole
 
 
@@ -246,7 +246,7 @@ def test_a_folder_that_is_no_artifact_is_never_replaced(force, checkpoint, tmp_p
     precious.parent.mkdir(parents=True)
     precious.write_text("years of work")
     with pytest.raises(UserError, match="is no artifact"):
-        build(str(checkpoint), ["onnx-int4"], tmp_path / "out", force=force)
+        build(str(checkpoint), ["onnx-int4"], tmp_path / "out", overwrite=force)
     assert precious.read_text() == "years of work"
 
 

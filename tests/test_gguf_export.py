@@ -323,7 +323,7 @@ def test_what_is_built_is_used_again_and_another_is_not_overwritten(checkpoints,
     with pytest.raises(UserError, match="holds another artifact"):
         build(str(checkpoints("untied")), ["gguf-f16"], tmp_path)
     assert tree(tmp_path) == before
-    assert not build(source, ["gguf-f16"], tmp_path, force=True)[0].reused
+    assert not build(source, ["gguf-f16"], tmp_path, overwrite=True)[0].reused
     assert (tmp_path / "gguf-f16" / "model.gguf").read_bytes() == before[
         "gguf-f16/model.gguf"
     ]  # the same bytes every time

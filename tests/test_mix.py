@@ -83,7 +83,7 @@ def test_another_recipe_is_another_artifact(checkpoints, tmp_path):
     assert build(str(checkpoints("odd")), [MIXED], tmp_path, wide=WIDE[::-1])[0].reused
     with pytest.raises(UserError, match=r"another artifact .*quantization"):
         build(str(checkpoints("odd")), [MIXED], tmp_path, wide=WIDE[:1])
-    again = build(str(checkpoints("odd")), [MIXED], tmp_path, wide=WIDE[:1], force=True)
+    again = build(str(checkpoints("odd")), [MIXED], tmp_path, wide=WIDE[:1], overwrite=True)
     assert again[0].artifact.manifest.identity() != first[0].artifact.manifest.identity()
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from edge.artifact import Artifact
-from edge.cli.progress import Course, Rarely, view, with_progress
+from edge.cli.progress import JobCounts, Rarely, view, with_progress
 from edge.cli.screen import Screen, status
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.live import answer
@@ -32,30 +32,30 @@ def record(tokens: int, answer: str = "") -> SimpleNamespace:
 
 def test_rate_and_time_left_are_of_this_session():
     clock = Clock()
-    course = Course(clock)
-    assert not course.begun
+    counts = JobCounts(clock)
+    assert not counts.begun
     clock.now = 150.0  # opening the model is not the run
-    course.take(Progress(40, 100, None))
-    assert course.begun
-    assert course.left is None
+    counts.take(Progress(40, 100, None))
+    assert counts.begun
+    assert counts.left is None
     clock.now = 160.0
-    course.take(Progress(40, 100, record(30)))
-    assert (course.tokens, course.answering) == (30, 30)
+    counts.take(Progress(40, 100, record(30)))
+    assert (counts.tokens, counts.answering) == (30, 30)
     clock.now = 170.0
-    course.take(Progress(41, 100, record(50, "Yes."), finished=True))
-    assert (course.tokens, course.answering, course.last) == (50, 0, "Yes.")
-    assert course.left == pytest.approx(20 * 59)
-    assert course.parts == ["41/100 questions", "2.5 tokens/s", "left 19:40"]
-    course.take(Progress(100, 100, record(10, "No."), finished=True))
-    assert course.parts == ["100/100 questions", "3.0 tokens/s", "took 0:20"]
+    counts.take(Progress(41, 100, record(50, "Yes."), finished=True))
+    assert (counts.tokens, counts.answering, counts.last) == (50, 0, "Yes.")
+    assert counts.left == pytest.approx(20 * 59)
+    assert counts.parts == ["41/100 questions", "2.5 tokens/s", "left 19:40"]
+    counts.take(Progress(100, 100, record(10, "No."), finished=True))
+    assert counts.parts == ["100/100 questions", "3.0 tokens/s", "took 0:20"]
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])
 def test_the_view_is_four_lines_whatever_the_width_and_the_answer(width):
-    course = Course(Clock())
-    course.take(Progress(1, 9, record(3, "漢字 \x1b[2J\n" * 40), finished=True))
+    counts = JobCounts(Clock())
+    counts.take(Progress(1, 9, record(3, "漢字 \x1b[2J\n" * 40), finished=True))
     console = Console(width=width, file=io.StringIO(), force_terminal=True)
-    lines = console.render_lines(view("a model of a very long name indeed", course, 50.0), pad=False)
+    lines = console.render_lines(view("a model of a very long name indeed", counts, 50.0), pad=False)
     assert len(lines) == 4
     assert "50.0 °C" in "".join(segment.text for segment in lines[2]) or width == 20
     assert "\x1b" not in "".join(segment.text for line in lines for segment in line)

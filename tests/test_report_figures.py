@@ -1,5 +1,5 @@
-"""The report's figures of several artifacts: what is beaten by none, and an answer twice with its first
-divergence."""
+"""The report's figures of several artifacts: what is beaten by none, and an answer side by side with
+its first divergence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.analysis.many import compare_many
+from edge.analysis.artifacts import compare_artifacts
 from edge.artifact import Artifact
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force
@@ -20,7 +20,7 @@ from edge.jobs.run import run
 from edge.questions.question import read_questions
 from edge.report.model import ModelGroup, build_groups
 from edge.report.pareto import front, pareto_figures
-from edge.report.twice import Pair, Token, figure, twice
+from edge.report.side_by_side import AnswerPair, Token, figure, side_by_side
 from edge.report.write import write_report
 from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD
@@ -75,7 +75,7 @@ def test_what_is_on_the_front_is_beaten_by_none_and_what_is_not_by_one_on_it(poi
 def test_each_artifact_stands_where_its_numbers_say(runs, group):
     (made,) = pareto_figures(group)
     assert [variant.name for variant in made.variants] == ["size", "memory", "speed"]
-    found = compare_many(runs[0], runs[1:])
+    found = compare_artifacts(runs[0], runs[1:])
     for variant, cost in zip(made.variants, ("bytes", "rss_bytes", "tokens_per_second"), strict=True):
         (panel,) = variant.panels
         edge, *marks = panel.data
@@ -98,7 +98,7 @@ def test_each_artifact_stands_where_its_numbers_say(runs, group):
 def test_the_first_divergence_of_two_answers_is_framed(runs, group):
     """Of the run that decodes alone: it comes before forced ones."""
     alone = next(c for c in group.comparisons if c.divergence.free)
-    made = twice(group)
+    made = side_by_side(group)
     shown = re.findall(r"<mark [^>]*>([^<]*)</mark>", made)
     partings = {
         (d.full_token.replace("\n", "↵\n") or "(ended)", d.quantised_token.replace("\n", "↵\n") or "(ended)")
@@ -113,17 +113,17 @@ def test_on_the_same_text_the_token_that_the_other_would_not_have_said_is_framed
     forced = dataclasses.replace(
         group, comparisons=tuple(c for c in group.comparisons if c.quantised.forced)
     )
-    made = twice(forced)
+    made = side_by_side(forced)
     one, other = re.findall(r"<mark [^>]*>([^<]*)</mark>", made)
     assert one == other
     assert "Both read the full model’s text" in made
     same = dataclasses.replace(group, comparisons=())
-    assert twice(same) == ""
+    assert side_by_side(same) == ""
 
 
 def test_colours_follow_entropy_and_texts_stay_texts():
     full = [Token("a", 0.0, None), Token(HOSTILE, 2.0, None)]
-    made = figure(Pair(HOSTILE, False, 1, full, full[:1]), "<b>full", "int4")
+    made = figure(AnswerPair(HOSTILE, False, 1, full, full[:1]), "<b>full", "int4")
     assert "<script" not in made and "<b>" not in made
     assert made.count("&lt;script&gt;") == 2
     page = Page(str(made))
@@ -140,7 +140,7 @@ def test_colours_follow_entropy_and_texts_stay_texts():
 
 
 def test_an_answer_of_no_entropy_and_an_empty_one_can_be_drawn():
-    made = figure(Pair("q", False, 0, [Token("\n", 0.0, None)], []), "a", "b")
+    made = figure(AnswerPair("q", False, 0, [Token("\n", 0.0, None)], []), "a", "b")
     assert "↵" in made and "(ended)" in made
     assert np.isfinite([int(found) for found in re.findall(r"(\d+)%", made)]).all()
 
@@ -150,4 +150,4 @@ def test_the_page_has_both(runs, tmp_path: Path):
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     figures = [attributes for tag, attributes in page.tags if tag == "figure"]
     assert {"pareto"} <= {attributes.get("data-figure") for attributes in figures}
-    assert sum(attributes.get("class") == "text-twice" for attributes in figures) == 1
+    assert sum(attributes.get("class") == "side-by-side" for attributes in figures) == 1

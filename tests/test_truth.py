@@ -251,8 +251,8 @@ def test_a_planted_effect_is_found_and_named(tmp_path: Path) -> None:
     assert {p.metric for p in found.found} == {"output_entropy"}
     assert "first of them: Output entropy, mean, AUROC" in verdict(found)
     assert found.untrue.value == pytest.approx(untrue.mean())
-    assert found.course_difference is not None
-    assert found.course_difference.mean.mean() == pytest.approx(0.4, abs=0.15)
+    assert found.trajectory_difference is not None
+    assert found.trajectory_difference.mean.mean() == pytest.approx(0.4, abs=0.15)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from textwrap import wrap
 from typing import NamedTuple
 
 from edge.analysis.divergence import compare
-from edge.analysis.places import HeadChange
+from edge.analysis.layers import HeadChange
 from edge.runs.run_directory import Run
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "picture.svg"

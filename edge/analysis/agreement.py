@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 
-class Pair(NamedTuple):
+class RaterPair(NamedTuple):
     """Two raters: how many units both judged, in what share they agree, and kappa (NaN: undefined)."""
 
     first: str
@@ -52,7 +52,7 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable]]) -> float:
     return math.nan if expected == 0 else 1 - (n - 1) * observed / expected
 
 
-def agreement(by_rater: Mapping[str, Mapping[int, str]]) -> tuple[list[Pair], float]:
+def agreement(by_rater: Mapping[str, Mapping[int, str]]) -> tuple[list[RaterPair], float]:
     """Each pair of raters over the units that both judged, and alpha over all; `by_rater` has labels by
     unit."""
     pairs = []
@@ -61,7 +61,7 @@ def agreement(by_rater: Mapping[str, Mapping[int, str]]) -> tuple[list[Pair], fl
         shared = sorted(one.keys() & other.keys())
         a, b = [one[unit] for unit in shared], [other[unit] for unit in shared]
         agreed = sum(x == y for x, y in zip(a, b, strict=True)) / len(shared) if shared else math.nan
-        pairs.append(Pair(first, second, len(shared), agreed, cohen_kappa(a, b)))
+        pairs.append(RaterPair(first, second, len(shared), agreed, cohen_kappa(a, b)))
     everything = sorted({unit for labels in by_rater.values() for unit in labels})
     return pairs, krippendorff_alpha(
         [[labels[u] for labels in by_rater.values() if u in labels] for u in everything]

@@ -16,9 +16,7 @@ import pyarrow as pa
 
 from edge.analysis.dynamics import DELTA, DynamicsClass, classify, numbers
 from edge.analysis.intervals import Distribution, Interval, bootstrap, bootstrap_each, distribution
-from edge.analysis.pairs import by_question, check_pair, paired_answers, paired_steps, weighted
-from edge.analysis.perplexity import Statistic, statistics
-from edge.analysis.places import (
+from edge.analysis.layers import (
     BY_LAYER,
     HeadChange,
     LayerChange,
@@ -28,6 +26,8 @@ from edge.analysis.places import (
     tapped,
     token_statistics,
 )
+from edge.analysis.pairs import by_question, check_pair, paired_answers, paired_steps, weighted
+from edge.analysis.perplexity import Statistic, statistics
 from edge.analysis.warning import TruthChange, truth_change
 from edge.errors import UserError
 from edge.runs.columns import ATTENTION_BY_HEAD, EXACT
@@ -36,7 +36,7 @@ from edge.signals.definitions import SCALARS
 from edge.signals.streaming import SeriesSummary, pearson, spearman
 
 STEP_SCALARS = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")
-COURSE = (
+TRAJECTORY = (
     *(f"output_entropy_{part}" for part in ("slope", "early", "late", "shift")),
     "attention_entropy_shift",
 )
@@ -149,9 +149,9 @@ class Divergence:
         return self.full_class.label == self.quantised_class.label
 
     @property
-    def course(self) -> tuple[MetricChange, ...]:
-        """What the answer's course is judged by: slope, early and late part, shift."""
-        return tuple(change for change in self.summaries if change.metric in COURSE)
+    def trajectory(self) -> tuple[MetricChange, ...]:
+        """What the answer's trajectory is judged by: slope, early and late part, shift."""
+        return tuple(change for change in self.summaries if change.metric in TRAJECTORY)
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; NaN becomes None."""

@@ -1,4 +1,4 @@
-"""One run: its metrics over questions and over tokens, its course along the answer, its class."""
+"""One run: its metrics over questions and over tokens, its trajectory along the answer, its class."""
 
 from __future__ import annotations
 
@@ -175,14 +175,14 @@ def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
         "output_entropy",
         *(("attention_entropy", "attention_entropy_normalised", "head_dispersion") if tapped else ()),
     )
-    courses: dict[str, list[Float64]] = {}
+    trajectories: dict[str, list[Float64]] = {}
     for _, table in run.each_question(step_columns(names)):
         for metric, values in step_series(table, run.manifest.model, names).items():
             if (
                 values.size and not np.isnan(values).any()
             ):  # a run whose taps were lost has rows without them
-                courses.setdefault(metric, []).append(course(values, bins))
-    return {metric: over_questions(np.stack(found)) for metric, found in courses.items()}
+                trajectories.setdefault(metric, []).append(trajectory(values, bins))
+    return {metric: over_questions(np.stack(found)) for metric, found in trajectories.items()}
 
 
 # Metrics of `steps` that are one number a token: the column they come from, which may be a list over layers.
@@ -251,11 +251,11 @@ def rows_of(column: pa.ChunkedArray) -> Float64:
     return rows
 
 
-def over_questions(courses: Float64) -> Curve:
-    """Statistics over questions of courses [questions, bins]."""
-    low, median, high = np.percentile(courses, (10, 50, 90), axis=0)
-    bins = courses.shape[1]
-    return Curve((np.arange(bins) + 0.5) / bins, courses.mean(axis=0), median, low, high)
+def over_questions(trajectories: Float64) -> Curve:
+    """Statistics over questions of trajectories [questions, bins]."""
+    low, median, high = np.percentile(trajectories, (10, 50, 90), axis=0)
+    bins = trajectories.shape[1]
+    return Curve((np.arange(bins) + 0.5) / bins, trajectories.mean(axis=0), median, low, high)
 
 
 def matrix(column: pa.ChunkedArray) -> Float64:
@@ -268,7 +268,7 @@ def matrix(column: pa.ChunkedArray) -> Float64:
     return values.reshape(len(kept), -1)
 
 
-def course(values: Float64, bins: int) -> Float64:
+def trajectory(values: Float64, bins: int) -> Float64:
     """Mean of a step function with N equal pieces over each of `bins` equal intervals of [0, 1]."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     edges = np.linspace(0, values.size, bins + 1)

@@ -3,6 +3,7 @@ is null."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ import pyarrow.csv
 from edge.analysis.intervals import Interval
 from edge.analysis.published import published
 from edge.analysis.study import Change, Study
-from edge.analysis.tokens import MeanCourse
+from edge.analysis.tokens import MeanTrajectory
 from edge.analysis.truth import AurocChange, Prediction, Shown
 from edge.errors import UserError
 from edge.files import write_whole
@@ -60,21 +61,23 @@ def correlations(study: Study) -> Iterator[Line]:
         yield {"x": c.x, "y": c.y, "over_tokens": c.over_tokens, **spread_out("within_answers", c.within)}
 
 
-def course_lines(course: MeanCourse, **more: str) -> Iterator[Line]:
-    for x, mean, low, high in zip(course.x, course.mean, course.low, course.high, strict=True):
+def trajectory_lines(trajectory: MeanTrajectory, **more: str) -> Iterator[Line]:
+    for x, mean, low, high in zip(
+        trajectory.x, trajectory.mean, trajectory.low, trajectory.high, strict=True
+    ):
         yield {
             **more,
             "place": float(x),
             "mean": float(mean),
             "low": float(low),
             "high": float(high),
-            "questions": course.questions,
+            "questions": trajectory.questions,
         }
 
 
-def courses(study: Study) -> Iterator[Line]:
-    for metric, course in study.paper.courses.items():
-        yield from course_lines(course, metric=metric)
+def trajectories(study: Study) -> Iterator[Line]:
+    for metric, trajectory in study.paper.trajectories.items():
+        yield from trajectory_lines(trajectory, metric=metric)
 
 
 def layers(study: Study) -> Iterator[Line]:
@@ -122,36 +125,44 @@ def entropy_by_outcome(study: Study) -> Iterator[Line]:
     if study.truth is None:
         return
     kinds = {
-        "true": study.truth.true_course,
-        "untrue": study.truth.untrue_course,
-        "untrue - true": study.truth.course_difference,
+        "true": study.truth.true_trajectory,
+        "untrue": study.truth.untrue_trajectory,
+        "untrue - true": study.truth.trajectory_difference,
     }
-    for outcome, course in kinds.items():
-        if course is not None:
-            yield from course_lines(course, outcome=outcome)
+    for outcome, trajectory in kinds.items():
+        if trajectory is not None:
+            yield from trajectory_lines(trajectory, outcome=outcome)
 
 
-TABLES: tuple[Callable[[Study], Iterator[Line]], ...] = (
-    measures,
-    classes,
-    correlations,
-    courses,
-    layers,
-    outcomes,
-    predictions,
-    risk_coverage,
-    reliability,
-    entropy_by_outcome,
-)
+# By the name of the file, which readers know: a trajectory is still called a course there.
+TABLES: dict[str, Callable[[Study], Iterator[Line]]] = {
+    "measures": measures,
+    "classes": classes,
+    "correlations": correlations,
+    "courses": trajectories,
+    "layers": layers,
+    "outcomes": outcomes,
+    "predictions": predictions,
+    "risk_coverage": risk_coverage,
+    "reliability": reliability,
+    "entropy_by_outcome": entropy_by_outcome,
+}
+# Fields whose JSON keeps its name, for the same reason.
+JSON_NAMES = {
+    "trajectories": "courses",
+    "true_trajectory": "true_course",
+    "untrue_trajectory": "untrue_course",
+    "trajectory_difference": "course_difference",
+}
 
 
 def tables(studies: Sequence[Study], compared: Sequence[Change]) -> dict[str, pa.Table]:
     """By name; a table without a row is left out. The first columns name the run."""
     made = {}
-    for lines in TABLES:
+    for table, lines in TABLES.items():
         rows = [{"run": s.name, "model_id": s.paper.model_id, **line} for s in studies for line in lines(s)]
         if rows:
-            made[lines.__name__] = flat(rows)
+            made[table] = flat(rows)
     changes = [
         {"run": name, "against": first, **record_line(change)}
         for first, name, found in compared
@@ -160,6 +171,11 @@ def tables(studies: Sequence[Study], compared: Sequence[Change]) -> dict[str, pa
     if changes:
         made["auroc_changes"] = flat(changes)
     return made
+
+
+def json_fields(record: Any) -> dict[str, Any]:
+    """A dataclass as nested values under the names that its JSON has."""
+    return {JSON_NAMES.get(name, name): value for name, value in dataclasses.asdict(record).items()}
 
 
 def flat(rows: list[Line]) -> pa.Table:

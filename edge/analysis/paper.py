@@ -18,7 +18,14 @@ import pyarrow as pa
 from edge.analysis.dynamics import DELTA, DynamicsClass, classify, mean_vectors, numbers, pooled_sd, width_of
 from edge.analysis.intervals import UNDEFINED, Float64, Interval, bootstrap, bootstrap_columns, resampled
 from edge.analysis.published import MEBIBYTE, PublishedClass, layer_measures, paper_kv_mebibytes, published
-from edge.analysis.tokens import Correlation, MeanCourse, TokenPass, correlate, mean_course, read_tokens
+from edge.analysis.tokens import (
+    Correlation,
+    MeanTrajectory,
+    TokenPass,
+    correlate,
+    mean_trajectory,
+    read_tokens,
+)
 from edge.errors import UserError
 from edge.runs.run_directory import Run
 from edge.signals.streaming import window
@@ -62,8 +69,8 @@ class Diffusion(NamedTuple):
 @dataclass(frozen=True)
 class PaperRun:
     """What one run says in the paper's terms. `verdicts` are the paper's own on this model, None where it
-    has none; `courses` are by metric; `question` is the chosen question's index; `layers` is long: metric,
-    layer, mean, low, high (None without taps)."""
+    has none; `trajectories` are by metric; `question` is the chosen question's index; `layers` is long:
+    metric, layer, mean, low, high (None without taps)."""
 
     label: str
     model_id: str
@@ -76,7 +83,7 @@ class PaperRun:
     verdicts: PublishedClass | None
     diffusion: Diffusion | None
     correlations: tuple[Correlation, ...]
-    courses: dict[str, MeanCourse]
+    trajectories: dict[str, MeanTrajectory]
     layers: pa.Table | None
 
     def row(self, table: int, measure: str) -> Row:
@@ -159,7 +166,7 @@ def analyse_paper(
         verdicts=published().classes.get(run.manifest.model_id),
         diffusion=diffusion(answers) if tapped else None,
         correlations=correlate(tokens),
-        courses={name: mean_course(found) for name, found in tokens.courses.items()},
+        trajectories={name: mean_trajectory(found) for name, found in tokens.trajectories.items()},
         layers=layer_table(answers) if tapped else None,
     )
 

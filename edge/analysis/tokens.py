@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.analysis.dynamics import CURVE_BINS, SERIES, course, step_columns, step_series
+from edge.analysis.dynamics import CURVE_BINS, SERIES, step_columns, step_series, trajectory
 from edge.analysis.intervals import Float64, Interval, bootstrap_columns, bootstrap_each
 from edge.runs.run_directory import Run
 from edge.signals.streaming import pearson
@@ -21,9 +21,9 @@ class TokenPass(NamedTuple):
     """`asked` [Q] are the questions that have rows, in the order of the passes' other tables; `names` the
     metrics of `SERIES` that the run has, and last `position`. `pooled` [T, M] float32 is every token (NaN
     where undefined), `first` and `last` [Q, M] are each answer's ends, `within` [Q, M, M] the correlations
-    over one answer's tokens (row 0, which has no previous token, left out), `courses` [Q, bins] by name each
-    answer's course; `entropy_step` [Q] is the mean |change| of output entropy from a token to the next and
-    `entropy_memory` [Q] its lag-one autocorrelation."""
+    over one answer's tokens (row 0, which has no previous token, left out), `trajectories` [Q, bins] by name
+    each answer's trajectory; `entropy_step` [Q] is the mean |change| of output entropy from a token to the
+    next and `entropy_memory` [Q] its lag-one autocorrelation."""
 
     asked: list[int]
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class TokenPass(NamedTuple):
     first: Float64
     last: Float64
     within: Float64
-    courses: dict[str, Float64]
+    trajectories: dict[str, Float64]
     entropy_step: Float64
     entropy_memory: Float64
 
@@ -53,7 +53,7 @@ def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
     tables: list[Float64] = []
     ends: list[Float64] = []
     within: list[Float64] = []
-    courses: dict[str, list[Float64]] = {name: [] for name in columns}
+    trajectories: dict[str, list[Float64]] = {name: [] for name in columns}
     entropy: list[tuple[float, float]] = []
     for question, table in run.each_question(step_columns(columns)):
         if table.num_rows == 0:
@@ -67,7 +67,7 @@ def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
         ends.append(values[[0, -1]])
         within.append(correlations(values[1:]))
         for name in columns:
-            courses[name].append(drawn(series[name], bins))
+            trajectories[name].append(drawn(series[name], bins))
         entropy.append(drift(series["output_entropy"]))
     count = len(names)
     steps = np.array(entropy, np.float64).reshape(-1, 2)
@@ -79,17 +79,17 @@ def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
         edges[:, 0],
         edges[:, 1],
         np.array(within, np.float64).reshape(-1, count, count),
-        {name: np.stack(found) for name, found in courses.items() if found},
+        {name: np.stack(found) for name, found in trajectories.items() if found},
         steps[:, 0],
         steps[:, 1],
     )
 
 
 def drawn(series: Float64, bins: int) -> Float64:
-    """The course of a series whose first value may be undefined; NaN where others are, or nothing is
+    """The trajectory of a series whose first value may be undefined; NaN where others are, or nothing is
     left."""
     known = series[1:] if np.isnan(series[0]) else series
-    return np.full(bins, np.nan) if known.size == 0 or np.isnan(known).any() else course(known, bins)
+    return np.full(bins, np.nan) if known.size == 0 or np.isnan(known).any() else trajectory(known, bins)
 
 
 def drift(entropy: Float64) -> tuple[float, float]:
@@ -137,7 +137,7 @@ def correlate(tokens: TokenPass) -> tuple[Correlation, ...]:
     )
 
 
-class MeanCourse(NamedTuple):
+class MeanTrajectory(NamedTuple):
     """A metric along the answer: `x` is t/N at the middle of each bin; mean over `questions` questions, and
     its 95% interval at each bin by itself (not for the whole line at once)."""
 
@@ -148,12 +148,12 @@ class MeanCourse(NamedTuple):
     questions: int
 
 
-def mean_course(courses: Float64) -> MeanCourse:
-    """From courses [Q, bins]; questions with an undefined bin do not count."""
-    bins = courses.shape[1]
-    mean, low, high = bootstrap_columns(courses)
-    return MeanCourse(
-        (np.arange(bins) + 0.5) / bins, mean, low, high, int((~np.isnan(courses).any(axis=1)).sum())
+def mean_trajectory(trajectories: Float64) -> MeanTrajectory:
+    """From trajectories [Q, bins]; questions with an undefined bin do not count."""
+    bins = trajectories.shape[1]
+    mean, low, high = bootstrap_columns(trajectories)
+    return MeanTrajectory(
+        (np.arange(bins) + 0.5) / bins, mean, low, high, int((~np.isnan(trajectories).any(axis=1)).sum())
     )
 
 

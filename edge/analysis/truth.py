@@ -30,7 +30,7 @@ from edge.analysis.ranking import (
     rank_draws,
     risk_coverage,
 )
-from edge.analysis.tokens import MeanCourse, TokenPass, mean_course
+from edge.analysis.tokens import MeanTrajectory, TokenPass, mean_trajectory
 from edge.errors import UserError
 from edge.runs.outcomes import OUTCOMES, UNTRUE
 from edge.runs.run_directory import Run
@@ -86,8 +86,8 @@ class Shown(NamedTuple):
 @dataclass(frozen=True)
 class Truth:
     """What a run's outcomes say. `predictions` are the best first (by p), empty with `problem` where too few
-    answers are of one kind; `found` are those with holm below ALPHA. `true_course` and `untrue_course` are
-    of output entropy along the answer."""
+    answers are of one kind; `found` are those with holm below ALPHA. `true_trajectory` and
+    `untrue_trajectory` are of output entropy along the answer."""
 
     label: str
     source: str
@@ -100,9 +100,9 @@ class Truth:
     predictions: tuple[Prediction, ...]
     problem: str
     shown: tuple[Shown, ...]
-    true_course: MeanCourse | None
-    untrue_course: MeanCourse | None
-    course_difference: MeanCourse | None
+    true_trajectory: MeanTrajectory | None
+    untrue_trajectory: MeanTrajectory | None
+    trajectory_difference: MeanTrajectory | None
 
     @property
     def found(self) -> tuple[Prediction, ...]:
@@ -163,7 +163,7 @@ def analyse_truth(run: Run, labels: Labels, tokens: TokenPass, scores: Scores) -
         )
     predictions = () if problem else predict(scores.names, scores.values[known], untrue)
     by_question = dict(zip([scores.asked[i] for i in known], untrue.tolist(), strict=True))
-    true_course, untrue_course, difference = split_courses(tokens, by_question)
+    true_trajectory, untrue_trajectory, difference = split_trajectories(tokens, by_question)
     return Truth(
         label=run.manifest.label,
         source=labels.source,
@@ -176,9 +176,9 @@ def analyse_truth(run: Run, labels: Labels, tokens: TokenPass, scores: Scores) -
         predictions=predictions,
         problem=problem,
         shown=shown(predictions, scores, known, untrue),
-        true_course=true_course,
-        untrue_course=untrue_course,
-        course_difference=difference,
+        true_trajectory=true_trajectory,
+        untrue_trajectory=untrue_trajectory,
+        trajectory_difference=difference,
     )
 
 
@@ -253,25 +253,29 @@ def shown(
     return tuple(made)
 
 
-def split_courses(
+def split_trajectories(
     tokens: TokenPass, untrue: dict[int, bool]
-) -> tuple[MeanCourse | None, MeanCourse | None, MeanCourse | None]:
+) -> tuple[MeanTrajectory | None, MeanTrajectory | None, MeanTrajectory | None]:
     """Output entropy along true and along untrue answers, and untrue - true with the interval of two
     independent means."""
-    table = tokens.courses.get("output_entropy")
+    table = tokens.trajectories.get("output_entropy")
     if table is None:
         return None, None, None
     bad = [i for i, question in enumerate(tokens.asked) if untrue.get(question) is True]
     good = [i for i, question in enumerate(tokens.asked) if untrue.get(question) is False]
     if not bad or not good:
-        return (mean_course(table[good]) if good else None), (mean_course(table[bad]) if bad else None), None
-    one, other = mean_course(table[good]), mean_course(table[bad])
+        return (
+            (mean_trajectory(table[good]) if good else None),
+            (mean_trajectory(table[bad]) if bad else None),
+            None,
+        )
+    one, other = mean_trajectory(table[good]), mean_trajectory(table[bad])
     spread = np.sqrt(((one.high - one.low) / 2) ** 2 + ((other.high - other.low) / 2) ** 2)
     apart = other.mean - one.mean
     return (
         one,
         other,
-        MeanCourse(one.x, apart, apart - spread, apart + spread, one.questions + other.questions),
+        MeanTrajectory(one.x, apart, apart - spread, apart + spread, one.questions + other.questions),
     )
 
 

@@ -18,7 +18,7 @@ from edge.artifact import (
     record_file,
 )
 from edge.backends.llama_header import Header
-from edge.backends.llama_library import library
+from edge.backends.llama_library import llama_cpp
 from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
@@ -169,7 +169,7 @@ def windows(header: Header, architecture: str, layers: int) -> tuple[int, ...]:
 
 def precision_name(file_type: object) -> str:
     """gguf-q4_k_m and the like from general.file_type; gguf alone where the file does not say."""
-    lib = library()
+    lib = llama_cpp()
     names = {getattr(lib, name): name for name in dir(lib) if name.startswith(FTYPE)}
     name = names.get(file_type, "").removeprefix(FTYPE).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
     return f"gguf-{name}" if name else "gguf"

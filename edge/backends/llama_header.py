@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from edge.backends.llama_library import library, listening
+from edge.backends.llama_library import listening, llama_cpp
 from edge.errors import UserError
 
 MAGIC = b"GGUF"
@@ -66,7 +66,7 @@ class Header:
             raise UserError(
                 f"{path} is not a GGUF file (it does not begin with GGUF): give one, or an artifact folder"
             )
-        self._ggml = library()._lib
+        self._ggml = llama_cpp()._lib
         with listening() as log:
             self._context = self._call("gguf_init_from_file", POINTER, (ctypes.c_char_p, InitParams))(
                 str(path).encode(), InitParams(True, None)

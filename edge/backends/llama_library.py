@@ -41,7 +41,7 @@ class Log:
         return next((line for line in said if line), "")[:200]
 
 
-def library() -> Any:
+def llama_cpp() -> Any:
     """The low-level module of llama-cpp-python; raises UserError when it is not installed or cannot be
     loaded."""
     try:
@@ -53,7 +53,7 @@ def library() -> Any:
 
 def version() -> str:
     """Of the installed binding; raises UserError like `library`."""
-    library()
+    llama_cpp()
     return str(importlib.import_module("llama_cpp").__version__)
 
 
@@ -72,7 +72,7 @@ _heard: Any = None  # the library keeps the pointer it was given last, so that c
 def hear(callback: Callable[[int, bytes, Any], None]) -> None:
     """From now on the library's log goes there, and not to stderr."""
     global _heard
-    lib = library()
+    lib = llama_cpp()
     wrapped = lib.llama_log_callback(callback)
     lib.llama_log_set(wrapped, ctypes.c_void_p(0))
     _heard = wrapped

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.backends.llama_library import library, listening, version
+from edge.backends.llama_library import listening, llama_cpp, version
 from edge.errors import UserError
 
 NULL = -1  # LLAMA_TOKEN_NULL
@@ -18,7 +18,7 @@ class Vocabulary:
     """A model opened for its vocabulary alone; raises UserError when llama.cpp refuses the file."""
 
     def __init__(self, path: Path) -> None:
-        self.lib = lib = library()
+        self.lib = lib = llama_cpp()
         params = lib.llama_model_default_params()
         params.vocab_only = True
         with listening() as log:

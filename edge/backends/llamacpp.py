@@ -11,7 +11,7 @@ import numpy as np
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime, check_room
-from edge.backends.llama_library import NEWEST, OLDEST, library, listening, supported, version
+from edge.backends.llama_library import NEWEST, OLDEST, listening, llama_cpp, supported, version
 from edge.backends.llama_taps import TapError, TapReader, check_layout
 from edge.backends.mapped import let_go
 from edge.errors import UserError
@@ -57,7 +57,7 @@ class LlamaBackend:
         self.cache_bytes_each = CACHE_BYTES[cache_type(artifact, runtime)]
         self.taps_lost = ""
         self._strict = runtime.taps == "rows"
-        self._lib = library()
+        self._lib = llama_cpp()
         self._model: Any = None
         self._context: Any = None
         self._batch: Any = None
@@ -273,7 +273,7 @@ def check_values(rows: Array, hidden: Array, keys: int) -> None:
 
 def load_model(path: Path, runtime: Runtime) -> Any:
     """A llama_model; raises UserError with llama.cpp's own word when it refuses the file."""
-    lib = library()
+    lib = llama_cpp()
     params = lib.llama_model_default_params()
     params.n_gpu_layers = runtime.gpu_layers
     params.use_extra_bufts = (

@@ -12,16 +12,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from edge.artifact import LLAMA_CPP, Artifact
-from edge.backends.base import Runtime
 from edge.backends.gguf_file import open_artifact
 from edge.backends.runtime import check_runtime, versions
 from edge.cli.common import check_json, console, errors, write_json
 from edge.cli.completion import complete_artifacts
-from edge.cli.options import Anyway, JsonFile, NoPrepack, Threads
+from edge.cli.options import Anyway, JsonFile, NoPrepack, Threads, runtime_of
 from edge.cli.tables import number, table
 from edge.cli.terminal import escaped, unmarked
 from edge.errors import UserError
-from edge.jobs.bench import Contestant, Result, race, read_bandwidth, summarise, traced, weight_bytes
+from edge.jobs.bench import Contestant, Result, race, read_bandwidth, summarise, trace_rounds, weight_bytes
 from edge.machine import device
 
 SLACK = 8  # positions beyond prompt and tokens
@@ -52,7 +51,7 @@ def bench(
     check_json(json_file)
     contexts = context or [64, 512]
     cores = threads or device.usable_cores()
-    runtime = Runtime(cores, prepack=not no_prepack, anyway=anyway)
+    runtime = runtime_of(cores, no_prepack=no_prepack, anyway=anyway)
     opened = {path: open_artifact(path) for path in artifacts}
     capacity = max(contexts) + tokens + SLACK
     contestants: dict[str, Contestant] = {}
@@ -64,7 +63,7 @@ def bench(
             chosen = dataclasses.replace(runtime, taps=taps)
             check_runtime(artifact, chosen)
             name = named(artifact, taps, contestants)
-            contestants[name] = (traced, (path, chosen, capacity))
+            contestants[name] = (trace_rounds, (path, chosen, capacity))
             weights[name] = weight_bytes(artifact)
     bandwidth = read_bandwidth(cores)
     with errors.status("") as status:
@@ -79,7 +78,7 @@ def bench(
         )
     results = summarise(*done, weights, bandwidth)
     if json_file != "-":
-        console.print(shown(results, bandwidth, cores))
+        console.print(results_table(results, bandwidth, cores))
     if json_file:
         first = next(iter(opened.values()))
         write_json(
@@ -121,7 +120,7 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def shown(results: list[Result], bandwidth: float, threads: int) -> Group:
+def results_table(results: list[Result], bandwidth: float, threads: int) -> Group:
     """A table for each context."""
     parts: list[RenderableType] = []
     for context in dict.fromkeys(result.context for result in results):

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
+from edge.analysis.artifacts import best_fit, check_room, compare_artifacts
 from edge.analysis.divergence import compare as compare_runs
 from edge.analysis.dynamics import DELTA
-from edge.analysis.many import best_fit, check_room, compare_many
+from edge.cli.artifact_table import artifact_table
 from edge.cli.common import check_json, console, write_json
 from edge.cli.completion import complete_runs
 from edge.cli.options import Delta, JsonFile
 from edge.cli.tables import comparison
-from edge.cli.tables_many import many as many_tables
 from edge.cli.terminal import unmarked
 from edge.runs.run_directory import Run
 
@@ -48,10 +48,10 @@ def compare(
         if json_file:
             write_json(json_file, single.to_json())
         return
-    found = compare_many(reference, others, delta)
+    found = compare_artifacts(reference, others, delta)
     fit = best_fit(found, fits) if fits is not None else None
     if json_file != "-":
-        console.print(many_tables(found))
+        console.print(artifact_table(found))
         if fit:
             console.print(unmarked(fit.text), soft_wrap=True)
     if json_file:

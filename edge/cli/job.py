@@ -10,16 +10,16 @@ from typing import TypeVar
 
 import typer
 
-from edge.cli.common import errors, say_note
-from edge.cli.progress import OnProgress, with_progress
-from edge.cli.terminal import escaped
+from edge.cli.common import console, errors, say_note, say_notice
+from edge.cli.progress import Job, OnProgress, with_progress
+from edge.cli.terminal import escaped, unmarked
 from edge.errors import OnNote
 from edge.jobs.run import Interrupted
 
 Made = TypeVar("Made")
 
 
-def shown(job: Callable[[OnProgress, OnNote], Made], title: str, quiet: bool) -> Made:
+def follow_job(job: Callable[[OnProgress, OnNote], Made], title: str, quiet: bool) -> Made:
     """Runs the job under its progress view; an interruption exits with its code after a hint how to go
     on."""
     try:
@@ -29,3 +29,13 @@ def shown(job: Callable[[OnProgress, OnNote], Made], title: str, quiet: bool) ->
         hint = f"interrupted: finished answers are kept, go on with: {escaped(command)}"
         errors.print(hint, style="yellow", markup=False, soft_wrap=True)
         raise typer.Exit(error.code) from None
+
+
+def trace_job(job: Job, title: str, out: Path, quiet: bool) -> None:
+    """Follows a job that traces, and says what it made."""
+    manifest = follow_job(job, title, quiet)
+    console.print(
+        unmarked(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"),
+        soft_wrap=True,
+    )
+    say_notice(manifest.notice)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from edge.analysis.agreement import Pair, agreement
+from edge.analysis.agreement import RaterPair, agreement
 from edge.analysis.divergence import plain
 from edge.cli import tables
 from edge.cli.common import check_json, console, say_notice, write_json
@@ -185,7 +185,11 @@ def means(rows: list[Judgement]) -> dict[str, float]:
 
 
 def show_tables(
-    counts: dict[str, dict[str, int]], total: int, pairs: list[Pair], alpha: float, scores: dict[str, float]
+    counts: dict[str, dict[str, int]],
+    total: int,
+    pairs: list[RaterPair],
+    alpha: float,
+    scores: dict[str, float],
 ) -> None:
     made = tables.table(f"Outcomes of {total} answers", "rater", *OUTCOMES, "none")
     for rater, found in counts.items():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edge.backends.base import Runtime
 from edge.cli.completion import complete_artifacts
 
 ArtifactPath = Annotated[
@@ -46,3 +47,27 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 JsonFile = Annotated[
     str | None, typer.Option("--json", help="Write the result as JSON to this file (- for standard output).")
 ]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer in tokens.")]
+PromptStyle = Annotated[
+    str | None,
+    typer.Option(
+        help="chat (default where there is a template), raw (the question alone) "
+        "or qa (TruthfulQA's preset)."
+    ),
+]
+Temperature = Annotated[float, typer.Option(help="0 is greedy; above it tokens are sampled.")]
+Date = Annotated[str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")]
+
+
+def runtime_of(
+    threads: int | None,
+    taps: str = "auto",
+    kv_cache: str | None = None,
+    low_memory: bool = False,
+    gpu_layers: int = 0,
+    *,
+    no_prepack: bool,
+    anyway: bool,
+) -> Runtime:
+    """How a model is run, from the options of a command; raises UserError for an unknown word."""
+    return Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from edge.analysis.divergence import plain
 from edge.analysis.dynamics import DELTA
+from edge.analysis.export import json_fields, write_tables
 from edge.analysis.export import tables as flat_tables
-from edge.analysis.export import write_tables
 from edge.analysis.paper import PaperRun
 from edge.analysis.published import published
 from edge.analysis.study import Change, Study, changes_of, study_runs
@@ -26,7 +26,7 @@ from edge.cli.terminal import escaped, unmarked
 from edge.machine.device import usable_cores
 from edge.report.paper import correlation_table, diffusion_text, paper_tables
 from edge.report.tables import Table
-from edge.report.truth import change_table, course_text, outcome_table, prediction_table, verdict
+from edge.report.truth import change_table, outcome_table, prediction_table, trajectory_text, verdict
 from edge.runs.run_directory import Run
 
 LONG, NARROW = 40, 14  # characters: cells from there on fold; the narrowest first column
@@ -104,7 +104,7 @@ def show(found: Study, correlations: bool) -> None:
     show_table(outcome_table(found.truth))
     show_table(prediction_table(found.truth, brief=True))
     console.print(Text(f"{verdict(found.truth)}.", style="bold"))
-    console.print(Text(course_text(found.truth)), "", sep="\n")
+    console.print(Text(trajectory_text(found.truth)), "", sep="\n")
 
 
 def show_table(made: Table | None) -> None:
@@ -131,14 +131,14 @@ def show_table(made: Table | None) -> None:
 
 def as_values(paper: PaperRun) -> dict[str, Any]:
     layers = paper.layers.to_pylist() if paper.layers is not None else []
-    return dataclasses.asdict(dataclasses.replace(paper, layers=None)) | {"layers": layers}
+    return json_fields(dataclasses.replace(paper, layers=None)) | {"layers": layers}
 
 
 def as_json(studies: list[Study], compared: list[Change]) -> dict[str, Any]:
     """Nested plain values; NaN becomes None."""
     runs = []
     for found in studies:
-        truth = dataclasses.asdict(found.truth) | {"verdict": verdict(found.truth)} if found.truth else None
+        truth = json_fields(found.truth) | {"verdict": verdict(found.truth)} if found.truth else None
         runs.append(plain({"name": found.name, "paper": as_values(found.paper), "truth": truth}))
     changes = [
         plain({"against": first, "run": name, "changes": list(found)}) for first, name, found in compared

@@ -40,7 +40,7 @@ class Rarely:
         return True
 
 
-class Course:
+class JobCounts:
     """Counts of a job: tokens of this session, their rate, the time left by the mean of the questions it
     finished."""
 
@@ -99,17 +99,17 @@ def heat(temperature: float | None) -> list[str]:
     return [] if temperature is None else [f"{temperature:.1f} °C"]
 
 
-def view(title: str, course: Course, temperature: float | None) -> Group:
+def view(title: str, counts: JobCounts, temperature: float | None) -> Group:
     """Title; bar and numbers; how far the next answer is, temperature; the last answer. A line each."""
-    share = course.done / course.total if course.total else 0.0
+    share = counts.done / counts.total if counts.total else 0.0
     answering = (
-        [f"question {course.done + 1}: {course.answering} tokens"] if course.done < course.total else []
+        [f"question {counts.done + 1}: {counts.answering} tokens"] if counts.done < counts.total else []
     )
     lines = [
         Text(escaped(title), style="bold"),
-        bar(share, BAR_WIDTH).append(" ").append(" · ".join(course.parts)),
+        bar(share, BAR_WIDTH).append(" ").append(" · ".join(counts.parts)),
         Text(" · ".join([*answering, *heat(temperature)]), style="dim"),
-        Text("") if course.last is None else one_line(course.last, "last answer: "),
+        Text("") if counts.last is None else one_line(counts.last, "last answer: "),
     ]
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
@@ -121,14 +121,14 @@ def with_progress(
 ) -> Made:
     """Runs job(on_progress, on_note) and shows how far it is on the console, unless `quiet`; a line of it
     stays at the end."""
-    course, gauge, rarely = Course(), Gauge(Sensors()), Rarely()
+    counts, gauge, rarely = JobCounts(), Gauge(Sensors()), Rarely()
     frame = Frame(console, DRAW_EVERY) if can_draw(console) and not quiet else None
 
     def on_progress(progress: Progress) -> None:
-        course.take(progress)
+        counts.take(progress)
         if frame and frame.due:
             gauge.look()
-            frame.draw(view(title, course, gauge.temperature_c))
+            frame.draw(view(title, counts, gauge.temperature_c))
         elif not frame and not quiet and rarely.due():
             say()
 
@@ -140,7 +140,7 @@ def with_progress(
     def say() -> None:
         gauge.look()
         console.print(
-            Text(escaped(f"{title}: {' · '.join([*course.parts, *heat(gauge.temperature_c)])}")),
+            Text(escaped(f"{title}: {' · '.join([*counts.parts, *heat(gauge.temperature_c)])}")),
             soft_wrap=True,
         )
 
@@ -149,5 +149,5 @@ def with_progress(
     finally:
         if frame:
             frame.clear()
-        if course.begun and not quiet:
+        if counts.begun and not quiet:
             say()

@@ -10,11 +10,10 @@ import typer
 from edge.analysis.divergence import plain
 from edge.analysis.intervals import bootstrap
 from edge.artifact import LLAMA_CPP
-from edge.backends.base import Runtime
 from edge.backends.gguf_file import open_artifact
 from edge.cli import tables
 from edge.cli.common import QUESTIONS_HELP, check_json, chosen_questions, console, say_notice, write_json
-from edge.cli.job import shown
+from edge.cli.job import follow_job
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
@@ -27,6 +26,7 @@ from edge.cli.options import (
     Quiet,
     Shard,
     Threads,
+    runtime_of,
 )
 from edge.cli.progress import OnProgress
 from edge.cli.terminal import unmarked
@@ -57,7 +57,9 @@ def score(
     opened, asked = open_artifact(artifact), read_questions(chosen_questions(questions))
     # Attention and hidden states are not looked at: llama.cpp is not asked for them.
     taps = "none" if opened.manifest.backend == LLAMA_CPP else "auto"
-    runtime = Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)
+    runtime = runtime_of(
+        threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
+    )
 
     def job(on_progress: OnProgress, on_note: OnNote) -> Scored:
         return score_job(
@@ -71,7 +73,7 @@ def score(
             on_note=on_note,
         )
 
-    made = shown(job, f"{opened.label} scored", quiet)
+    made = follow_job(job, f"{opened.label} scored", quiet)
     found = {
         task: (len(values), bootstrap(list(values.values())))
         for task, values in made.values.items()

@@ -1,4 +1,4 @@
-"""The terminal view of one answer: its tokens coloured by entropy, the course of entropy and dispersion,
+"""The terminal view of one answer: its tokens coloured by entropy, the trajectory of entropy and dispersion,
 speed, the machine."""
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ class Screen:
     def _below(self, width: int) -> list[Text]:
         if self._last is None:
             return [Text("reading the question", style="dim")]
-        lines = [course("entropy", self._entropies, width, LEAST_ENTROPY)]
+        lines = [trajectory("entropy", self._entropies, width, LEAST_ENTROPY)]
         if not all(map(math.isnan, self._dispersions)):
-            lines.append(course("dispersion", self._dispersions, width, LEAST_DISPERSION))
+            lines.append(trajectory("dispersion", self._dispersions, width, LEAST_DISPERSION))
         return [*lines, status(self._last, means=False)]
 
 
-def course(label: str, values: list[float], width: int, least: float) -> Text:
+def trajectory(label: str, values: list[float], width: int, least: float) -> Text:
     """A sparkline with the last value and the mean."""
     bars = sparkline(values, max(8, min(SPARK_WIDTH, width - BESIDE_SPARK)), least)
     there = [value for value in values if not math.isnan(value)]

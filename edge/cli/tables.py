@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,12 +13,7 @@ from edge.analysis.divergence import Divergence, ForcedPart, FreePart
 from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
 from edge.analysis.warning import TruthChange
-from edge.artifact import MANIFEST_NAME, Artifact
 from edge.cli.terminal import escaped, unmarked
-from edge.errors import UserError
-from edge.jobs.doctor import Findings
-from edge.machine.telemetry import Sample
-from edge.registry import RegistryEntry
 
 SHOWN_METRICS = (
     "output_entropy",
@@ -95,7 +87,7 @@ def comparison(d: Divergence) -> Group:
                 interval(change.change, signed=True),
             )
     metrics.add_section()
-    for change in d.course:
+    for change in d.trajectory:
         metrics.add_row(
             change.metric,
             number(change.full.value),
@@ -238,133 +230,3 @@ def layers(d: Divergence) -> Table:
             cells.append(f"{number(float(change.mean[i]), signed=True)}{sure}" if i >= 0 else "")
         made.add_row(str(layer), *cells)
     return made
-
-
-class Found(NamedTuple):
-    """A line of `edge models`: an artifact folder, readable (`artifact`) or not (`problem`)."""
-
-    path: Path
-    artifact: Artifact | None
-    problem: str
-
-
-def find_artifacts(root: Path) -> list[Found]:
-    """Every folder below `root` with a manifest."""
-    found = []
-    for path in sorted(root.rglob(MANIFEST_NAME)):
-        try:
-            found.append(Found(path.parent, Artifact.open(path.parent, verify=False), ""))
-        except UserError as error:
-            found.append(Found(path.parent, None, str(error)))
-    return found
-
-
-def models(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> Group:
-    known = table("Known models", "id", "architecture", "licence", "checkpoint")
-    for entry in registry.values():
-        known.add_row(
-            entry.model_id,
-            entry.model_type,
-            entry.licence,
-            "embedded" if entry.folder else f"hub: {entry.hub}",
-        )
-    built = table("Built artifacts", "folder", "model", "precision", "taps", "MB")
-    for folder, artifact, problem in found:
-        if artifact is None:
-            built.add_row(unmarked(str(folder)), unmarked(problem), "", "", "")
-        else:
-            manifest = artifact.manifest
-            size = sum(record.size for record in manifest.files.values()) / 1e6
-            built.add_row(
-                unmarked(str(folder)),
-                unmarked(manifest.model_id),
-                manifest.precision,
-                manifest.taps,
-                f"{size:.1f}",
-            )
-    return Group(
-        known,
-        built if found else Text("No artifacts here: build one with 'edge-export build nano-llama ...'"),
-    )
-
-
-def state(now: Sample) -> str:
-    """Temperature, clock and throttling in a line."""
-    said = []
-    if now.temperature_c is not None:
-        said.append(f"{now.temperature_c:.1f} °C")
-    if now.frequency_mhz is not None:
-        limit = f" of {now.frequency_limit_mhz:.0f}" if now.frequency_limit_mhz else ""
-        said.append(f"{now.frequency_mhz:.0f}{limit} MHz")
-    if now.power_w is not None:
-        said.append(f"{now.power_w:.1f} W")
-    if now.throttled is not None:
-        said.append(
-            "slowed down"
-            if now.throttled
-            else "slowed down since boot"
-            if now.throttled_before
-            else "not slowed down"
-        )
-    return ", ".join(said) or "no sensor can be read"
-
-
-def doctor(found: Findings) -> Group:
-    """What `edge doctor` prints: the machine, the libraries, and for llama.cpp whether taps work."""
-
-    def gigabytes(size: int | None) -> str:
-        return "unknown" if size is None else f"{size / 1e9:.1f} GB"
-
-    machine, llama = found.device, found.llama_cpp
-
-    def heading(text: str) -> Text:
-        return Text(f"\n{text}", style="bold")
-
-    here = Table.grid(padding=(0, 2))
-    for name, value in (
-        ("board", machine.board or "unknown"),
-        ("processor", f"{machine.processor or 'unknown'} ({machine.machine}), {machine.cores} usable"),
-        *([("cores", machine.core_kinds)] if machine.core_kinds else []),
-        ("SIMD", " ".join(machine.simd) or "none known"),
-        (
-            "memory",
-            f"{gigabytes(machine.memory_bytes)}, {gigabytes(found.memory_available_bytes)} available",
-        ),
-        ("swap", gigabytes(machine.swap_bytes)),
-        ("now", state(found.now)),
-        ("disk here", f"{gigabytes(found.disk_free_bytes)} free"),
-        ("system", machine.system),
-    ):
-        here.add_row(name, unmarked(value))
-    libraries = Table.grid(padding=(0, 2))
-    for name, version in found.versions.items():
-        libraries.add_row(name, version or "not installed")
-    said = [
-        heading("onnx-* artifacts"),
-        Text(f"run by onnxruntime {found.versions['onnxruntime']}, with every tap"),
-    ]
-    if found.signals:
-        said.append(Text(f"signals are computed in numpy, 1 to 2% slower: {found.signals}", style="dim"))
-    said.append(heading("GGUF files"))
-    if llama.problem:
-        said.append(Text(f"cannot be run: {llama.problem}", style="yellow"))
-    else:
-        low, high = llama.tested
-        said.append(
-            Text(
-                f"run by llama-cpp-python {llama.installed} (tested: "
-                f"{low if low == high else f'{low} to {high}'}), "
-                f"{'with' if llama.gpu else 'without'} GPU"
-            )
-        )
-        for architecture, problem in llama.taps.items():
-            style, text = (
-                ("yellow", f"logits alone: {problem}")
-                if problem
-                else ("", "attention and hidden states are traced")
-            )
-            said.append(Text(f"{architecture}: {text}", style=style))
-        if llama.callback:
-            said.append(Text(f"taps are read in Python, about 1% slower: {llama.callback}", style="dim"))
-        said.append(Text(llama.features, style="dim"))
-    return Group(heading("This machine"), here, heading("Libraries"), libraries, *said)

@@ -175,7 +175,7 @@ def receive(name: str, pipe: Connection) -> Any:
     return said
 
 
-def traced(pipe: Connection, path: Path, runtime: Runtime, capacity: int) -> None:
+def trace_rounds(pipe: Connection, path: Path, runtime: Runtime, capacity: int) -> None:
     """A contestant: everything that `edge run` does for a token of an artifact or GGUF file, on given
     tokens."""
     try:

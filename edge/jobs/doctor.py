@@ -15,7 +15,7 @@ from edge.backends.base import Runtime
 from edge.backends.gguf_file import ARCHITECTURES, read_spec
 from edge.backends.llama_callback import compiled_callback
 from edge.backends.llama_header import Header
-from edge.backends.llama_library import INSTALL, NEWEST, OLDEST, library, version
+from edge.backends.llama_library import INSTALL, NEWEST, OLDEST, llama_cpp, version
 from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.llamacpp import LlamaBackend
 from edge.errors import UserError
@@ -92,7 +92,7 @@ def examine_llama_cpp() -> LlamaCpp:
     """Runs a tiny model of each architecture through the installed llama.cpp, taps and all."""
     low, high = (".".join(map(str, numbers)) for numbers in (OLDEST, NEWEST))
     try:
-        lib = library()
+        lib = llama_cpp()
     except UserError as error:
         found = installed("llama-cpp-python")
         return LlamaCpp("", str(error) if found else f"not installed: {INSTALL}", (low, high), {})

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from edge.analysis.study import Study, changes_of
 from edge.errors import UserError
-from edge.report import figures, paper, paper_figures, pareto, tables, truth, twice
+from edge.report import figures, paper, paper_figures, pareto, side_by_side, tables, truth
 from edge.report.browser import browser_data
 from edge.report.matrix import matrices
 from edge.report.model import ModelGroup
@@ -40,7 +40,7 @@ class GroupView(NamedTuple):
     notes: list[str]
     studies: list[Study]
     judged: bool
-    twice: Markup
+    side_by_side: Markup
 
 
 def plotly_js() -> str:
@@ -96,11 +96,11 @@ def view(group: ModelGroup) -> GroupView:
         notes=tables.notes(group),
         studies=[data.study for data in group.runs if data.study is not None],
         judged=any(data.study is not None and data.study.labels is not None for data in group.runs),
-        twice=twice.twice(group),
+        side_by_side=side_by_side.side_by_side(group),
     )
 
 
-def render(groups: Sequence[ModelGroup], library: str) -> str:
+def render(groups: Sequence[ModelGroup], plotly: str) -> str:
     """The whole file."""
     app = own("questions.js") + own("app.js")
     environment = jinja2.Environment(
@@ -117,14 +117,14 @@ def render(groups: Sequence[ModelGroup], library: str) -> str:
         "integer": tables.integer,
         "number": tables.number,
     }
-    scripts = f"{checksum(app)} {checksum(library)}"
+    scripts = f"{checksum(app)} {checksum(plotly)}"
     return environment.get_template("template.html.j2").render(
         views=[view(group) for group in groups],
         overview=overview(groups),
         matrices=matrices(groups),
         style=Markup(own("style.css")),  # noqa: S704 - a file of this package
         app=Markup(app),  # noqa: S704 - a file of this package
-        library=Markup(library),  # noqa: S704 - plotly's own
+        plotly=Markup(plotly),  # noqa: S704 - plotly's own
         policy=f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:",
         version=__version__,
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from edge.analysis.intervals import UNDEFINED
 from edge.report.model import ModelGroup, bits_rank
-from edge.report.overview import Pair, pairs
+from edge.report.overview import PrecisionPair, pairs
 from edge.report.tables import ABSENT, interval, kl_text, percent
 
 STEPS = 10  # shades beside none at all
@@ -60,7 +60,7 @@ def shade(value: float, least: float, most: float) -> int:
     return min(STEPS, max(1, round(STEPS * math.log(value / least) / math.log(most / least))))
 
 
-def kl(group: ModelGroup, pair: Pair) -> Cell:
+def kl(group: ModelGroup, pair: PrecisionPair) -> Cell:
     if (
         pair.forced is None
         or pair.forced.divergence.forced is None
@@ -70,25 +70,25 @@ def kl(group: ModelGroup, pair: Pair) -> Cell:
     return Cell(kl_text(pair.forced.divergence), shade(pair.forced.divergence.forced.kl.mean, 1e-5, 1.0))
 
 
-def identical(group: ModelGroup, pair: Pair) -> Cell:
+def identical(group: ModelGroup, pair: PrecisionPair) -> Cell:
     if pair.free is None or pair.free.divergence.free is None:
         return Cell(ABSENT)
     same = pair.free.divergence.free.identical
     return Cell(percent(same), round(STEPS * (1.0 - same.value)) if math.isfinite(same.value) else 0)
 
 
-def change(metric: str) -> Callable[[ModelGroup, Pair], Cell]:
-    def cell(group: ModelGroup, pair: Pair) -> Cell:
-        if pair.shown is None:
+def change(metric: str) -> Callable[[ModelGroup, PrecisionPair], Cell]:
+    def cell(group: ModelGroup, pair: PrecisionPair) -> Cell:
+        if pair.comparison is None:
             return Cell(ABSENT)
-        found = next((c.change for c in pair.shown.divergence.changes if c.metric == metric), UNDEFINED)
+        found = next((c.change for c in pair.comparison.divergence.changes if c.metric == metric), UNDEFINED)
         sure = found.low > 0.0 or found.high < 0.0  # no colour for what may be chance
         return Cell(interval(found, signed=True), shade(abs(found.value), 1e-4, 1.0) if sure else 0)
 
     return cell
 
 
-def model_class(group: ModelGroup, pair: Pair) -> Cell:
+def model_class(group: ModelGroup, pair: PrecisionPair) -> Cell:
     """Of the precision's own answers: forced tokens are another model's."""
     if pair.free is None:
         return Cell(ABSENT)
@@ -99,7 +99,7 @@ def model_class(group: ModelGroup, pair: Pair) -> Cell:
     return Cell(quantised) if full == quantised else Cell(f"{quantised} (was {full})", STEPS // 2)
 
 
-MEASURES: dict[str, Callable[[ModelGroup, Pair], Cell]] = {
+MEASURES: dict[str, Callable[[ModelGroup, PrecisionPair], Cell]] = {
     "KL(full ‖ quantised), nat a token ± standard error": kl,
     "Answers that stay the same": identical,
     "Change of output entropy, nat": change("output_entropy"),

@@ -13,7 +13,7 @@ import numpy as np
 from edge.analysis.divergence import Divergence, compare
 from edge.analysis.dynamics import Curve, Dynamics, curves, describe, head_map, layer_means, numbers
 from edge.analysis.intervals import Float64
-from edge.analysis.places import LayerChange
+from edge.analysis.layers import LayerChange
 from edge.analysis.study import Study, study
 from edge.artifact import ModelSpec
 from edge.errors import UserError
@@ -186,7 +186,7 @@ def unique_names(runs: Iterable[Run]) -> list[str]:
 def read_run(run: Run, name: str, delta: float) -> RunData:
     tapped = run.manifest.artifact["taps"] != "none"
     dynamics = describe(run, delta)
-    traced = dynamics.tokens > 0  # where nothing fitted the context there is nothing to take means of
+    has_rows = dynamics.tokens > 0  # where nothing fitted the context there is nothing to take means of
     answers = run.answers(["question_index", "tokens", "output_entropy_shift"])
     return RunData(
         run=run,
@@ -194,10 +194,10 @@ def read_run(run: Run, name: str, delta: float) -> RunData:
         dynamics=dynamics,
         curves=curves(run),
         shifts=numbers(answers, "output_entropy_shift"),
-        heads=head_map(run) if tapped and traced else None,
-        layers={metric: layer_means(run, metric) for metric in LAYER_METRICS} if tapped and traced else {},
+        heads=head_map(run) if tapped and has_rows else None,
+        layers={metric: layer_means(run, metric) for metric in LAYER_METRICS} if tapped and has_rows else {},
         without_rows=int(np.sum(numbers(answers, "tokens") == 0)),
-        study=study(run, name=name, delta=delta) if traced and run.manifest.kind == "run" else None,
+        study=study(run, name=name, delta=delta) if has_rows and run.manifest.kind == "run" else None,
     )
 
 

@@ -26,7 +26,7 @@ class Short(NamedTuple):
     answers: list[tuple[str, list[str]]]
 
 
-class Pair(NamedTuple):
+class PrecisionPair(NamedTuple):
     """One precision's runs beside the reference: on its tokens, and on its own."""
 
     name: str
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
     free: Comparison | None
 
     @property
-    def shown(self) -> Comparison | None:
+    def comparison(self) -> Comparison | None:
         """The one that compares token by token, where there is one."""
         return self.forced or self.free
 
@@ -59,20 +59,20 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def pairs(group: ModelGroup) -> list[Pair]:
+def pairs(group: ModelGroup) -> list[PrecisionPair]:
     """By precision, the fewest bits last."""
-    found: dict[str, Pair] = {}
+    found: dict[str, PrecisionPair] = {}
     for c in group.comparisons:
         name = c.quantised.run.manifest.precision
-        pair = found.get(name, Pair(name, None, None))
+        pair = found.get(name, PrecisionPair(name, None, None))
         found[name] = pair._replace(forced=c) if c.quantised.forced else pair._replace(free=c)
     return list(found.values())
 
 
-def changes(pair: Pair) -> str:
+def changes(pair: PrecisionPair) -> str:
     parts = [kl_part(pair.forced.divergence) if pair.forced else "KL not known (edge force measures it)"]
-    if pair.shown:
-        parts.append(f"output entropy {change_of('output_entropy')(pair.shown.divergence)} nat")
+    if pair.comparison:
+        parts.append(f"output entropy {change_of('output_entropy')(pair.comparison.divergence)} nat")
     if pair.free and pair.free.divergence.free:
         parts.append(f"{percent(pair.free.divergence.free.identical)} of its own answers are the same")
     return f"{pair.name}: {', '.join(parts)}."
@@ -84,10 +84,10 @@ def kl_part(found: Divergence) -> str:
     return f"KL {kl_text(found)} nat a token"
 
 
-def starts(pair: Pair) -> list[str]:
+def starts(pair: PrecisionPair) -> list[str]:
     """The first layer that changes beyond chance, by the metric in which that is earliest, and the token
     where answers part."""
-    shown = pair.shown
+    shown = pair.comparison
     said = []
     if shown is not None and shown.starts:
         found = [(start.first, start.metric) for start in shown.starts if start.first is not None]

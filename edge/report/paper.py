@@ -97,7 +97,7 @@ def plain_number(value: float, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
 
 
-def shown(value: Interval, signed: bool) -> str:
+def cell_text(value: Interval, signed: bool) -> str:
     """With its interval where it has one that is wider than nothing."""
     return plain_number(value.value, signed) if no_width(value) else interval(value, signed=signed)
 
@@ -118,8 +118,8 @@ def no_width(value: Interval) -> bool:
 
 def cells(row: Row, columns: list[tuple[str, str]], with_question: bool, brief: bool) -> list[str]:
     signed = row.measure.endswith(SIGNED)
-    made = [measure_name(row.measure), (shown_briefly if brief else shown)(row.questions, signed)]
-    made += [plain_number(row.tokens.value, signed) if brief else shown(row.tokens, signed)]
+    made = [measure_name(row.measure), (shown_briefly if brief else cell_text)(row.questions, signed)]
+    made += [plain_number(row.tokens.value, signed) if brief else cell_text(row.tokens, signed)]
     made += [plain_number(row.question, signed)] if with_question else []
     return made + [
         plain_number(published().value(row.table, row.measure, model), signed) for _, model in columns

@@ -7,7 +7,7 @@ import numpy as np
 
 from edge.analysis.intervals import Float64
 from edge.analysis.study import Study
-from edge.analysis.tokens import MeanCourse
+from edge.analysis.tokens import MeanTrajectory
 from edge.analysis.truth import Truth
 from edge.report.figures import COLOURS, DIVERGING, Figure, Panel, Values, Variant, axis, rounded
 from edge.report.model import ModelGroup
@@ -151,13 +151,13 @@ def heat_map(study: Study) -> Variant:
     return Variant(study.name, [Panel("", [trace], layout)])
 
 
-def band_and_line(course: MeanCourse, colour: str, name: str) -> list[Values]:
+def band_and_line(trajectory: MeanTrajectory, colour: str, name: str) -> list[Values]:
     """The interval of a mean, and the mean."""
     band = {
         "type": "scatter",
         "mode": "none",
-        "x": rounded([*course.x, *course.x[::-1]]),
-        "y": rounded([*course.high, *course.low[::-1]]),
+        "x": rounded([*trajectory.x, *trajectory.x[::-1]]),
+        "y": rounded([*trajectory.high, *trajectory.low[::-1]]),
         "fill": "toself",
         "fillcolor": colour + "26",
         "hoverinfo": "skip",
@@ -165,8 +165,8 @@ def band_and_line(course: MeanCourse, colour: str, name: str) -> list[Values]:
     line = {
         "type": "scatter",
         "mode": "lines",
-        "x": rounded(course.x),
-        "y": rounded(course.mean),
+        "x": rounded(trajectory.x),
+        "y": rounded(trajectory.mean),
         "name": name,
         "line": {"color": colour, "width": 2.5},
         "hovertemplate": "%{y:.3g} at t/N = %{x:.2f}",
@@ -174,11 +174,11 @@ def band_and_line(course: MeanCourse, colour: str, name: str) -> list[Values]:
     return [band, line]
 
 
-def key(course: MeanCourse, colour: str, name: str) -> Values:
+def key(trajectory: MeanTrajectory, colour: str, name: str) -> Values:
     """The line's name at its end."""
     return {
         "x": 1,
-        "y": rounded(course.mean[-1:])[0],
+        "y": rounded(trajectory.mean[-1:])[0],
         "xanchor": "right",
         "yanchor": "bottom",
         "text": name,
@@ -194,11 +194,11 @@ def place_axis() -> Values:
 def drift(study: Study) -> Variant | None:
     panels = []
     for name in ("token_delta", "token_cosine"):
-        course = study.paper.courses.get(name)
-        if course is not None and course.questions:
+        trajectory = study.paper.trajectories.get(name)
+        if trajectory is not None and trajectory.questions:
             layout = {"xaxis": place_axis(), "yaxis": axis(series_name(name))}
             panels.append(
-                Panel(series_name(name), band_and_line(course, COLOURS[0], series_name(name)), layout)
+                Panel(series_name(name), band_and_line(trajectory, COLOURS[0], series_name(name)), layout)
             )
     return Variant(study.name, panels) if panels else None
 
@@ -220,12 +220,12 @@ def outcomes(name: str, truth: Truth) -> Variant:
 
 def by_outcome(name: str, truth: Truth) -> Variant | None:
     lines = [
-        (course, colour, kind)
-        for course, colour, kind in (
-            (truth.true_course, TRUE, "true"),
-            (truth.untrue_course, UNTRUE, "untrue"),
+        (trajectory, colour, kind)
+        for trajectory, colour, kind in (
+            (truth.true_trajectory, TRUE, "true"),
+            (truth.untrue_trajectory, UNTRUE, "untrue"),
         )
-        if course is not None
+        if trajectory is not None
     ]
     if not lines:
         return None
@@ -235,10 +235,12 @@ def by_outcome(name: str, truth: Truth) -> Variant | None:
         "annotations": [key(*line) for line in lines],
     }
     panels = [Panel("By outcome", [trace for line in lines for trace in band_and_line(*line)], layout)]
-    if truth.course_difference is not None:
+    if truth.trajectory_difference is not None:
         layout = {"xaxis": place_axis(), "yaxis": axis("untrue − true (nat)", zeroline=True)}
         panels.append(
-            Panel("Difference", band_and_line(truth.course_difference, COLOURS[2], "untrue − true"), layout)
+            Panel(
+                "Difference", band_and_line(truth.trajectory_difference, COLOURS[2], "untrue − true"), layout
+            )
         )
     return Variant(name, panels)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from edge.analysis.many import Cost, Damage, lines_of
+from edge.analysis.artifacts import Cost, Damage, lines_of
 from edge.report.figures import COLOURS, SYMBOLS, Figure, Panel, Values, Variant, axis, rounded
 from edge.report.model import ModelGroup
 

@@ -137,9 +137,9 @@ def change_table(first: str, second: str, changes: Sequence[AurocChange]) -> Tab
     )
 
 
-def course_text(truth: Truth) -> str:
+def trajectory_text(truth: Truth) -> str:
     """Where output entropy of untrue answers differs from that of true ones."""
-    difference = truth.course_difference
+    difference = truth.trajectory_difference
     if difference is None:
         return "Output entropy by outcome: answers of one kind only."
     apart = int(((difference.low > 0) | (difference.high < 0)).sum())

@@ -33,10 +33,10 @@ def write_report(runs: Sequence[Run], out: Path, *, delta: float = DELTA) -> Rep
     `delta` is the shift in nats that still counts as balanced. Raises UserError when plotly is missing,
     `out` cannot be written, or runs of one model cannot be compared.
     """
-    library = plotly_js()  # before minutes of analysis, as is the next line
+    plotly = plotly_js()  # before minutes of analysis, as is the next line
     check_target(out)
     groups = build_groups(runs, delta)
-    text = render(groups, library).encode("utf-8", "replace")  # a damaged run.json may hold half a character
+    text = render(groups, plotly).encode("utf-8", "replace")  # a damaged run.json may hold half a character
     write_whole(out, lambda temporary: temporary.write_bytes(text))
     return ReportSummary(
         path=out,

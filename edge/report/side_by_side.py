@@ -1,5 +1,5 @@
-"""One answer twice, as the full and as the quantised model see it: tokens coloured by entropy, the first
-divergence marked.
+"""One answer side by side, as the full and as the quantised model see it: tokens coloured by entropy,
+the first divergence marked.
 
 An HTML fragment. Every text of a model or a file goes through `escape`; what is not escaped is written here.
 """
@@ -28,7 +28,7 @@ class Token(NamedTuple):
     same: bool | None
 
 
-class Pair(NamedTuple):
+class AnswerPair(NamedTuple):
     """Both answers to one question; `step` is the first divergence. Forced answers are of one text."""
 
     question: str
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
     quantised: list[Token]
 
 
-def twice(group: ModelGroup) -> Markup:
+def side_by_side(group: ModelGroup) -> Markup:
     """The figure of the group's most damaged run that has an answer to show; empty where there is none."""
     for comparison in sorted(group.comparisons, key=lambda c: (c.quantised.forced, -damage_of(c))):
         pair = chosen(group.reference.run, comparison)
@@ -55,7 +55,7 @@ def damage_of(c: Comparison) -> float:
     return 1.0 - found.free.identical.value if found.free else 0.0
 
 
-def chosen(full: Run, comparison: Comparison) -> Pair | None:
+def chosen(full: Run, comparison: Comparison) -> AnswerPair | None:
     """Of answers of at most LONGEST tokens the one that parts furthest from both ends: what is shared shows,
     and what is not."""
     run, part = comparison.quantised.run, comparison.divergence.free
@@ -72,7 +72,7 @@ def chosen(full: Run, comparison: Comparison) -> Pair | None:
     )
     asked = full.answers(["question_index", "question"]).to_pylist()
     question = next(row["question"] for row in asked if row["question_index"] == best)
-    return Pair(question, part is None, steps[best], one.get(best, []), other.get(best, []))
+    return AnswerPair(question, part is None, steps[best], one.get(best, []), other.get(best, []))
 
 
 def first_other(tokens: Sequence[Token]) -> int | None:
@@ -91,17 +91,17 @@ def tokens_of(run: Run, extra: list[str]) -> dict[int, list[Token]]:
     return found
 
 
-def figure(pair: Pair, full: str, quantised: str) -> Markup:
+def figure(pair: AnswerPair, full: str, quantised: str) -> Markup:
     hottest = max([token.entropy for token in (*pair.full, *pair.quantised)], default=0.0) or 1.0
     sides = ((full, pair.full), (quantised, pair.quantised))
     rows = Markup().join(
-        Markup('<p class="small">{}</p><p class="twice" style="{}">{}</p>').format(
+        Markup('<p class="small">{}</p><p class="tokens" style="{}">{}</p>').format(
             name, Markup("white-space:pre-wrap;overflow-wrap:anywhere"), line(tokens, pair.step, hottest)
         )
         for name, tokens in sides
     )
     return Markup(
-        '<figure class="text-twice"><h4>The same question, answered '
+        '<figure class="side-by-side"><h4>The same question, answered '
         "twice</h4><p>{}</p>{}<figcaption>{}</figcaption></figure>"
     ).format(pair.question, rows, caption(pair, hottest))
 
@@ -130,7 +130,7 @@ def frame(percent: int) -> Markup:
     return Markup(f"color:inherit;outline:2px solid var(--mark);font-weight:700;background:{background}")  # noqa: S704
 
 
-def caption(pair: Pair, hottest: float) -> str:
+def caption(pair: AnswerPair, hottest: float) -> str:
     place = f"framed, token {pair.step + 1}, the first"
     what = (
         f"Both read the full model’s text; {place} where the quantised model would say another."

@@ -65,7 +65,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Many:
+class ArtifactComparison:
     """`full` is the reference's own line, without damage; `lines` are in the order given; `runs` every
     single comparison."""
 
@@ -81,14 +81,14 @@ class Many:
         return value | {"runs": [run.to_json() for run in self.runs]}
 
 
-def compare_many(full: Run, others: Sequence[Run], delta: float = DELTA) -> Many:
+def compare_artifacts(full: Run, others: Sequence[Run], delta: float = DELTA) -> ArtifactComparison:
     """Runs of one artifact share a line. Raises UserError when any does not belong to the full one, before
     the first is read."""
     for run in others:
         check_pair(full, run)
     found = [compare(full, run, delta) for run in others]
     own = found[0].full_class.label
-    return Many(
+    return ArtifactComparison(
         full=Line(
             full.manifest.label,
             full.manifest.precision,
@@ -214,7 +214,7 @@ def check_room(gigabytes: float) -> None:
         raise UserError(f"--fits is {gigabytes}: a number of gigabytes above 0 is needed")
 
 
-def best_fit(found: Many, gigabytes: float) -> Fit:
+def best_fit(found: ArtifactComparison, gigabytes: float) -> Fit:
     """The least mean KL among the artifacts whose measured memory is at most so many gigabytes; full
     precision itself, where it fits, damages nothing. Raises UserError for a number that is no size, and
     where memory or KL was measured of none."""

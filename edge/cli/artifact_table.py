@@ -7,13 +7,13 @@ import math
 from rich.console import Group
 from rich.text import Text
 
+from edge.analysis.artifacts import ArtifactComparison, Cost, Damage
 from edge.analysis.intervals import Interval
-from edge.analysis.many import Cost, Damage, Many
 from edge.cli.tables import number, table
 from edge.cli.terminal import escaped, unmarked
 
 
-def many(found: Many) -> Group:
+def artifact_table(found: ArtifactComparison) -> Group:
     """Costs and damage of each artifact. ≥ stands before a KL that is a lower bound."""
     head = Text(
         escaped(f"{len(found.lines)} artifacts against {found.full.label}, {found.questions} questions"),

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import edge.cli.app
+from edge.analysis.artifacts import Cost, Damage, best_fit, compare_artifacts
 from edge.analysis.divergence import compare
-from edge.analysis.many import Cost, Damage, best_fit, compare_many
 from edge.analysis.truth import compare_truth, scores_of
 from edge.analysis.warning import truth_change
 from edge.artifact import Artifact
@@ -56,7 +56,7 @@ def opened(folder: Path, *names: str) -> list[Run]:
 def test_telemetry_that_cannot_be_read_is_none(runs, tmp_path):
     shutil.copytree(runs / "onnx-int4", tmp_path / "damaged")
     (tmp_path / "damaged" / "device.parquet").write_bytes(b"not parquet")
-    (line,) = compare_many(Run.open(runs / "full"), [Run.open(tmp_path / "damaged")]).lines
+    (line,) = compare_artifacts(Run.open(runs / "full"), [Run.open(tmp_path / "damaged")]).lines
     assert line.cost.rss_bytes is None
     assert line.cost.tokens_per_second is not None
 
@@ -76,7 +76,7 @@ def test_lines_of_several_models_carry_their_names(runs, tmp_path, capsys):
 def test_runs_of_one_artifact_share_a_line_of_either_backend(runs):
     names = [f"{name}{kind}" for name in QUANTISED for kind in ("", "-forced", "-exact")]
     full, *others = opened(runs, "full", *names)
-    found = compare_many(full, others)
+    found = compare_artifacts(full, others)
     assert [line.precision for line in found.lines] == list(QUANTISED)
     assert len(found.runs) == 6
     for line, name in zip(found.lines, QUANTISED, strict=True):
@@ -99,14 +99,14 @@ def test_runs_of_one_artifact_share_a_line_of_either_backend(runs):
 
 def test_costs_are_what_the_artifacts_own_runs_measured(runs):
     full, *others = opened(runs, "full", "onnx-int4", "onnx-int4-exact", "onnx-int4-forced")
-    (line,) = compare_many(full, others).lines
+    (line,) = compare_artifacts(full, others).lines
     alone = others[0]
     rows = pq.read_table(alone.folder / "device.parquet").column("rss_bytes").to_pylist()
     answers = alone.answers().to_pylist()
     seconds = sum(row["decode_ms"] for row in answers) / 1e3
     assert line.cost.rss_bytes == max(rows)
     assert line.cost.tokens_per_second == pytest.approx(sum(row["tokens"] - 1 for row in answers) / seconds)
-    (only,) = compare_many(full, others[2:]).lines
+    (only,) = compare_artifacts(full, others[2:]).lines
     assert only.cost.rss_bytes == max(
         pq.read_table(others[2].folder / "device.parquet").column("rss_bytes").to_pylist()
     )
@@ -115,7 +115,7 @@ def test_costs_are_what_the_artifacts_own_runs_measured(runs):
 
 def test_a_run_with_the_full_model_beside_it_says_nothing_of_memory_and_speed(runs):
     full, exact = opened(runs, "full", "onnx-int4-exact")
-    (line,) = compare_many(full, [exact]).lines
+    (line,) = compare_artifacts(full, [exact]).lines
     assert line.cost[1:] == (None, None)
     assert line.identical is None
     assert not line.alone
@@ -123,7 +123,7 @@ def test_a_run_with_the_full_model_beside_it_says_nothing_of_memory_and_speed(ru
 
 def test_without_kept_distributions_or_forcing_there_is_no_divergence_to_judge_by(runs):
     full, alone = opened(runs, "full", "onnx-int4")
-    found = compare_many(full, [alone])
+    found = compare_artifacts(full, [alone])
     assert found.lines[0].damage is None
     text = best_fit(found, 1000.0).text
     assert text.startswith("Best that fits in 1000 GB: full precision itself, onnx-fp32")
@@ -131,7 +131,7 @@ def test_without_kept_distributions_or_forcing_there_is_no_divergence_to_judge_b
 
 def many_of(runs, costs: list[tuple[int | None, float]]):
     """A comparison whose reference takes 9 GB and whose lines take so many bytes and have such a KL."""
-    found = compare_many(*(lambda full, *rest: (full, rest))(*opened(runs, "full", "onnx-int4-forced")))
+    found = compare_artifacts(*(lambda full, *rest: (full, rest))(*opened(runs, "full", "onnx-int4-forced")))
     line = found.lines[0]
     assert line.damage is not None
     lines = [
@@ -247,9 +247,9 @@ def test_prompts_of_another_day_are_refused(artifacts, questions_file, tmp_path)
             runtime=ONE_THREAD,
         )
     full, same, other = opened(tmp_path, "full", "same", "other")
-    assert compare_many(full, [same]).lines[0].identical.value == 1.0
+    assert compare_artifacts(full, [same]).lines[0].identical.value == 1.0
     with pytest.raises(UserError, match="different prompts"):
-        compare_many(full, [same, other])
+        compare_artifacts(full, [same, other])
 
 
 # Truth

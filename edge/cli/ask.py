@@ -1,0 +1,76 @@
+"""`edge ask`: one answer as it comes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from edge.backends.gguf_file import open_artifact
+from edge.cli import screen
+from edge.cli.common import console, say_note, write_json_line
+from edge.cli.options import (
+    Anyway,
+    ArtifactPath,
+    Date,
+    GpuLayers,
+    KvCache,
+    LowMemory,
+    MaxNewTokens,
+    NoPrepack,
+    PromptStyle,
+    Taps,
+    Temperature,
+    Threads,
+    runtime_of,
+)
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.live import answer, as_json
+from edge.jobs.run import Interrupted
+
+
+def ask(
+    artifact: ArtifactPath,
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    max_new_tokens: MaxNewTokens = 1000,
+    prompt: PromptStyle = None,
+    temperature: Temperature = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    date: Date = None,
+    threads: Threads = None,
+    taps: Taps = "auto",
+    kv_cache: KvCache = None,
+    low_memory: LowMemory = False,
+    gpu_layers: GpuLayers = 0,
+    no_prepack: NoPrepack = False,
+    anyway: Anyway = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="One JSON object a token on standard output.")
+    ] = False,
+) -> None:
+    """Answer one question live: tokens coloured by entropy, statistics as they change."""
+    settings = DecodeSettings(max_new_tokens, temperature, seed)
+    runtime = runtime_of(
+        threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
+    )
+    opened = open_artifact(artifact)
+    notes: list[str] = []  # told afterwards, so that they do not stand in the midst of what is drawn
+    steps = answer(
+        opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=notes.append
+    )
+    try:
+        if json_lines:
+            for step in steps:
+                write_json_line(as_json(step))
+        else:
+            screen.show(console, opened, steps)
+    except Interrupted as error:
+        raise typer.Exit(error.code) from None
+    except BrokenPipeError:
+        # The reader has what it wanted; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        for note in notes:
+            say_note(note)

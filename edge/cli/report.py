@@ -1,0 +1,32 @@
+"""`edge report`: one HTML file of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge.analysis.dynamics import DELTA
+from edge.cli.common import console
+from edge.cli.completion import complete_runs
+from edge.cli.options import Delta
+from edge.cli.terminal import unmarked
+from edge.runs.run_directory import Run
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run directories; those of one model are compared.", autocompletion=complete_runs
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    delta: Delta = DELTA,
+) -> None:
+    """Write one HTML file with tables and figures of one or more runs; it opens offline."""
+    from edge.report.write import write_report  # plotly is large: only this command pays for it
+
+    made = write_report([Run.open(path) for path in runs], out, delta=delta)
+    console.print(unmarked(f"{made.path}: {made.bytes / 1e6:.1f} MB, {made.runs} runs"), soft_wrap=True)
