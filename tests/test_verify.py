@@ -17,7 +17,7 @@ import torch
 import export.cli
 from edge.artifact import Artifact, record_file
 from edge.errors import UserError
-from edge.jobs.run import describe_artifact
+from edge.runs.provenance import describe_artifact
 from export.build import build
 from export.precision import PRECISIONS
 from export.verdict import WEIGHTS
