@@ -90,6 +90,7 @@ class ChosenTokens:
     def __init__(self, settings: DecodeSettings, stop_ids: Sequence[int], index: int = 0) -> None:
         self.reference_k = settings.reference_k
         self._temperature, self._longest = settings.temperature, settings.max_new_tokens
+        self._greedy = settings.temperature == 0.0
         self._stop_ids = frozenset(stop_ids)
         self._rng = sampler(settings, index)
         self._tokens: list[int] = []
@@ -100,8 +101,7 @@ class ChosenTokens:
         return room > 0
 
     def next(self, logits: Array, output: OutputSignals) -> int:
-        greedy = self._temperature == 0.0
-        token = output.top1 if greedy else sample(logits, self._temperature, self._rng)
+        token = output.top1 if self._greedy else sample(logits, self._temperature, self._rng)
         self._tokens.append(token)
         return token
 
