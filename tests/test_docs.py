@@ -30,7 +30,7 @@ from tests.test_packaging import PROJECT
 from tools import commands
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
-    (ROOT / "docs").glob("*.md")
+    (ROOT / "docs").rglob("*.md")
 )
 BLOCK = re.compile(
     r"^(?P<mark><!-- not run: [^\n]+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
@@ -317,7 +317,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
-    assert len(pages) > len(list((ROOT / "docs").glob("*.md")))
+    assert len(pages) > len(list((ROOT / "docs").rglob("*.md")))
     for page in pages:  # nothing that a reader without a network would miss
         assert not re.search(
             r"<(?:script|link|img)[^>]+(?:src|href)=.?(?:https?:)?//", page.read_text(encoding="utf-8")
