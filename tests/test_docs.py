@@ -27,7 +27,7 @@ import edge
 from edge.runs.run_directory import Run
 from tests.conftest import NANO_LLAMA, ROOT, write_questions
 from tests.test_packaging import PROJECT
-from tools import commands
+from tools import commands, metrics
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     (ROOT / "docs").rglob("*.md")
@@ -147,6 +147,11 @@ def test_the_page_of_commands_is_what_the_commands_say():
         check_command(words_of(command.example), whole=True)
         for parameter in command.parameters:
             assert parameter.help, f"{command.name}: {parameter.names[0]} has no help"
+
+
+def test_the_table_of_metrics_is_what_the_code_says():
+    text = metrics.PAGE.read_text()
+    assert text == metrics.page(text), "run `make docs-commands`"
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "docs", "docs-commands"])

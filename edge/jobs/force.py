@@ -34,7 +34,8 @@ from edge.machine.telemetry import Cooling
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.record import AnswerRecord, ForcedValues, PartBuffer
 from edge.runs.run_directory import RUN_NAME, Run, RunManifest, RunWriter
-from edge.signals.definitions import Signals, TopK, kl_to_reference
+from edge.signals.comparison import TopK, kl_to_reference
+from edge.signals.definitions import Signals
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 
