@@ -45,6 +45,7 @@ class AttentionSignals(NamedTuple):
     attention_entropy_layer: Array
     head_dispersion: Array
     head_divergence: Array
+    attention_renyi2: Array
 
 
 class HiddenSignals(NamedTuple):
@@ -148,10 +149,11 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
     """From attention rows [L, H, K] that sum to one over K (zeros outside a window are allowed).
 
     head_dispersion is the population standard deviation over heads; head_divergence the generalised
-    Jensen-Shannon divergence, entropy of the heads' mean row less the mean of their entropies.
+    Jensen-Shannon divergence, entropy of the heads' mean row less the mean of their entropies;
+    attention_renyi2 -ln sum a^2 (arXiv 2602.13699).
     """
     layers, heads, keys = rows.shape
-    entropy = np.empty((layers, heads), np.float32)
+    entropy, renyi2 = np.empty((2, layers, heads), np.float32)
     mean_row = scratch.take("mean_row", layers * keys).reshape(layers, keys)
     # Some layers at a time, so that their logarithms stay in the cache; the rows themselves come from
     # memory.
@@ -162,9 +164,12 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
         np.add(block, TINY, out=logs)  # changes no weight but 0; a third of the time of a maximum
         np.log(logs, out=logs)
         np.vecdot(block, logs, out=entropy[start : start + some])
+        np.vecdot(block, block, out=renyi2[start : start + some])
         np.add.reduce(block, axis=1, out=mean_row[start : start + some])
     np.negative(entropy, out=entropy)
     np.maximum(entropy, 0.0, out=entropy)
+    renyi2 += TINY
+    np.negative(np.log(renyi2, out=renyi2), out=renyi2)
     mean_row *= np.float32(1.0 / heads)
     logs = scratch.take("logs", mean_row.size).reshape(mean_row.shape)
     np.add(mean_row, TINY, out=logs)
@@ -185,6 +190,7 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
         attention_entropy_layer=by_layer,
         head_dispersion=np.sqrt(spread, out=spread),
         head_divergence=np.maximum(divergence, 0.0, out=divergence),
+        attention_renyi2=np.maximum(renyi2, 0.0, out=renyi2),
     )
 
 

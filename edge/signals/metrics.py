@@ -143,6 +143,15 @@ METRICS: tuple[Metric, ...] = (
         shown=places(Shown.COMPARE),
     ),
     Metric(
+        "attention_renyi2",
+        Source.ATTENTION,
+        Shape.HEADS,
+        "nat",
+        "2-Renyi entropy of attention",
+        "-ln sum a^2 over the keys, for each head (arXiv 2602.13699)",
+        since="0.3.0",
+    ),
+    Metric(
         "hidden_norm",
         Source.HIDDEN,
         Shape.STREAMS,
