@@ -13,7 +13,8 @@ from edge.errors import UserError
 from edge.runs.provenance import describe_artifact
 from edge.runs.record import ForcedValues, Step
 from edge.runs.run_directory import Run
-from edge.signals.definitions import hidden_distance, kl_exact, surprisal
+from edge.signals.comparison import hidden_distance, kl_exact
+from edge.signals.definitions import surprisal
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 

@@ -23,7 +23,7 @@ from edge.machine import device
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.provenance import describe_artifact
 from edge.runs.run_directory import RUN_NAME, Run, RunManifest
-from edge.signals.definitions import TopK
+from edge.signals.comparison import TopK
 
 
 def force(

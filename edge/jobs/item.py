@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from edge.questions.prompt import Prompt
 from edge.runs.record import ForcedValues, Step
-from edge.signals.definitions import TopK, kl_to_reference
+from edge.signals.comparison import TopK, kl_to_reference
 from edge.signals.taps import Taps
 
 
