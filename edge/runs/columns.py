@@ -66,7 +66,8 @@ def mean_column(vector: str) -> str:
 
 
 def steps_schema(*, reference: bool, forced: bool, exact: bool = False) -> pa.Schema:
-    """Columns of `steps`: those of every run, and those of a reference, a forced or an exactly forced one."""
+    """Columns of `steps`: those of every run, and those of a reference, a forced or an exactly forced
+    one."""
     vectors = [pa.field(name, FLOATS) for name in EXACT] if exact else []
     return pa.schema([*STEPS, *(REFERENCE if reference else []), *(FORCED if forced else []), *vectors])
 
@@ -78,7 +79,9 @@ def scalar_names(*, forced: bool) -> tuple[str, ...]:
 
 def answers_schema(*, forced: bool, exact: bool = False) -> pa.Schema:
     """Columns of `answers`: METRIC_STATISTIC for each summary, METRIC_mean_vector for each vector."""
-    summaries = [(f"{name}_{part}", FLOAT) for name in scalar_names(forced=forced) for part in SeriesSummary._fields]
+    summaries = [
+        (f"{name}_{part}", FLOAT) for name in scalar_names(forced=forced) for part in SeriesSummary._fields
+    ]
     means = [(mean_column(name), FLOATS) for name in (*VECTORS, *(EXACT if exact else ()))]
     share = [("same_top1_share", FLOAT)] if forced else []
     return pa.schema([*ANSWERS, *(pa.field(*column) for column in [*summaries, *means, *share])])

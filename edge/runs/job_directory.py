@@ -1,7 +1,8 @@
-"""A folder that one job owns while it writes parts into it: begun, continued by the same job alone, and finished.
+"""A folder that one job owns while it writes parts into it: begun, continued by the same job alone, and
+finished.
 
-Promise: two processes never write into it at once, what another job wrote is never touched, and a job that cannot begin leaves
-nothing behind.
+Promise: two processes never write into it at once, what another job wrote is never touched, and a job that
+cannot begin leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ R = TypeVar("R", bound=Record)
 class JobDirectory(ABC, Generic[R]):
     """A context manager: it holds the directory's lock.
 
-    Raises UserError when the folder cannot be written, is in use, or holds anything but the same job. `done` are the questions
-    that are committed, `damaged` the files that were found damaged and removed, so that their questions run again.
+    Raises UserError when the folder cannot be written, is in use, or holds anything but the same job. `done`
+    are the questions that are committed, `damaged` the files that were found damaged and removed, so that
+    their questions run again.
     """
 
     RECORD: ClassVar[str]  # the file that holds the record
@@ -60,7 +62,9 @@ class JobDirectory(ABC, Generic[R]):
             raise UserError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
         self._lock = claim(folder)
         try:
-            existing = self._existing(manifest)  # again: another process may have come and gone before the lock was ours
+            existing = self._existing(
+                manifest
+            )  # again: another process may have come and gone before the lock was ours
             self._fresh = existing is None
             self.manifest = existing or manifest
             if existing is None:
@@ -84,19 +88,28 @@ class JobDirectory(ABC, Generic[R]):
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: give a folder with --out")
         if not (self.folder / self.RECORD).exists():
-            foreign = {path.name for path in self.folder.glob("*")} - {LOCK_NAME, *self.FOLDERS, f".{self.RECORD}.tmp"}
+            foreign = {path.name for path in self.folder.glob("*")} - {
+                LOCK_NAME,
+                *self.FOLDERS,
+                f".{self.RECORD}.tmp",
+            }
             if foreign or any(self.folder.glob("*/part-*.parquet")):
-                raise UserError(f"{self.folder} is not empty and holds no {self.ONE}: give an empty or new folder with --out")
+                raise UserError(
+                    f"{self.folder} is not empty and holds no {self.ONE}: give an empty or new folder with "
+                    f"--out"
+                )
             return None
         existing = self._read()
         if differing := differences(existing.decides(), manifest.decides()):
-            raise UserError(f"{self.folder} holds {self.ANOTHER} in {', '.join(differing)}): give another --out")
+            raise UserError(
+                f"{self.folder} holds {self.ANOTHER} in {', '.join(differing)}): give another --out"
+            )
         return existing
 
     @contextlib.contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """A scope for what must work before the first part: where it fails, what the job has just begun is taken away again,
-        the folders as far as nothing else is in them."""
+        """A scope for what must work before the first part: where it fails, what the job has just begun is
+        taken away again, the folders as far as nothing else is in them."""
         try:
             yield
         except BaseException:

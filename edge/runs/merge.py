@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from edge.errors import OnNote
-
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from edge.files import file_sha256
-from edge.errors import UserError
+from edge.errors import OnNote, UserError, ignore
+from edge.files import file_sha256, write_record, write_whole
+from edge.questions.question import parse_shard
 from edge.runs.job_directory import differences
 from edge.runs.parts import read_part, write_table
-from edge.files import write_record, write_whole
-from edge.questions.question import parse_shard
-from edge.errors import ignore
 from edge.runs.run_directory import DEVICE_NAME, RUN_NAME, Run, RunManifest
 
 
 def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunManifest:
-    """Makes `out`, the run that one board would have made of all shards together; the runs themselves stay as they are.
+    """Makes `out`, the run that one board would have made of all shards together; the runs themselves stay
+    as they are.
 
-    The order of the folders changes nothing. `out` appears whole or not at all. `on_note` hears where the boards' processors
-    differ. Raises UserError when the runs are not the finished shards 1 to N of one run, or `out` is there already.
+    The order of the folders changes nothing. `out` appears whole or not at all. `on_note` hears where the
+    boards' processors differ. Raises UserError when the runs are not the finished shards 1 to N of one run,
+    or `out` is there already.
     """
     if out.exists():
         raise UserError(f"{out} is there already: give a new folder with --out")
@@ -35,7 +33,10 @@ def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunMa
     manifest = joined(runs)
     processors = {describe(run.manifest.device) for run in runs}
     if len(processors) > 1:
-        on_note(f"the boards differ ({', '.join(sorted(processors))}): quantised models answer a little differently on each")
+        on_note(
+            f"the boards differ ({', '.join(sorted(processors))}): quantised models answer a little "
+            f"differently on each"
+        )
     temporary = out.with_name(f".{out.name}.merging")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
@@ -46,7 +47,9 @@ def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunMa
         Run(temporary, manifest).answers(["question_index"])  # no question twice
         temporary.rename(out)
     except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror}): give another --out, or free space there") from error
+        raise UserError(
+            f"cannot write {out} ({error.strerror}): give another --out, or free space there"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return manifest
@@ -57,20 +60,30 @@ def ordered(runs: Sequence[Run]) -> list[Run]:
     first = runs[0]
     for run in runs:
         if run.manifest.kind != "run":
-            raise UserError(f"{run.folder} is a forced run: merge the free-running ones, then run 'edge force' on the merged run")
+            raise UserError(
+                f"{run.folder} is a forced run: merge the free-running ones, then run 'edge force' on the "
+                f"merged run"
+            )
         if differing := differences(common(first.manifest), common(run.manifest)):
             both = f"{first.folder} and {run.folder}"
             raise UserError(f"{both} differ in {', '.join(differing)}: only shards of one run can be merged")
     shards = [parse_shard(str(run.manifest.settings["shard"])) for run in runs]
     counts = sorted({count for _, count in shards})
     if len(counts) > 1:
-        raise UserError(f"these are shards of {' and of '.join(map(str, counts))}: only shards of one run can be merged")
+        raise UserError(
+            f"these are shards of {' and of '.join(map(str, counts))}: only shards of one run can be merged"
+        )
     by_shard: dict[int, Run] = {}
     for (number, count), run in zip(shards, runs, strict=True):
         if number in by_shard:
-            raise UserError(f"{by_shard[number].folder} and {run.folder} are both shard {number}/{count}: give each shard once")
+            raise UserError(
+                f"{by_shard[number].folder} and {run.folder} are both shard {number}/{count}: give each "
+                f"shard once"
+            )
         by_shard[number] = run
-    missing = [f"{number}/{count}" for count in counts for number in range(1, count + 1) if number not in by_shard]
+    missing = [
+        f"{number}/{count}" for count in counts for number in range(1, count + 1) if number not in by_shard
+    ]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UserError(f"shard {', '.join(missing[:5])}{more} is missing: give the runs of all shards")
@@ -110,7 +123,9 @@ def joined(runs: Sequence[Run]) -> RunManifest:
 
 def agreed(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The entries that are the same in all."""
-    return {key: value for key, value in values[0].items() if all(other.get(key) == value for other in values)}
+    return {
+        key: value for key, value in values[0].items() if all(other.get(key) == value for other in values)
+    }
 
 
 def describe(device: Mapping[str, Any]) -> str:

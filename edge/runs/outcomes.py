@@ -1,4 +1,5 @@
-"""RUN/outcomes.parquet: how each answer came out, by whom it was judged, and its scores against the references."""
+"""RUN/outcomes.parquet: how each answer came out, by whom it was judged, and its scores against the
+references."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 
 from edge.errors import UserError
-from edge.runs.parts import read_part, write_table
 from edge.files import LOCK_NAME, write_whole
 from edge.questions.question import Question, questions_sha256
 from edge.questions.similarity import NEAREST_BY, SCORES, against
+from edge.runs.parts import read_part, write_table
 from edge.runs.run_directory import Run
 
 OUTCOMES_NAME = "outcomes.parquet"
@@ -27,10 +28,17 @@ UNTRUE = frozenset(("best_incorrect", "incorrect"))
 AUTOMATIC, HAND, IMPORTED = "automatic", "hand", "imported"
 REQUIRED = ("question_index", "question_id", "outcome", "source")
 OPTIONAL = ("rater", "margin")  # a file made elsewhere may do without
-SCHEMA = pa.schema([
-    ("question_index", pa.int32()), ("question_id", pa.string()), ("outcome", pa.string()), ("source", pa.string()),
-    ("rater", pa.string()), ("margin", pa.float32()), *((name, pa.float64()) for name in SCORES),
-])
+SCHEMA = pa.schema(
+    [
+        ("question_index", pa.int32()),
+        ("question_id", pa.string()),
+        ("outcome", pa.string()),
+        ("source", pa.string()),
+        ("rater", pa.string()),
+        ("margin", pa.float32()),
+        *((name, pa.float64()) for name in SCORES),
+    ]
+)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
 
 
@@ -55,12 +63,14 @@ class Judgement:
 def identities(run: Run) -> dict[int, str]:
     """question_id by question_index of the run."""
     table = run.answers(["question_index", "question_id"])
-    return dict(zip(*(table.column(name).to_pylist() for name in ("question_index", "question_id")), strict=True))
+    return dict(
+        zip(*(table.column(name).to_pylist() for name in ("question_index", "question_id")), strict=True)
+    )
 
 
 def read_outcomes(run: Run) -> list[Judgement]:
-    """All judgements of a run, none where nobody has judged it. Raises UserError for a damaged file, labels of questions
-    that the run does not hold, and words that are no outcome."""
+    """All judgements of a run, none where nobody has judged it. Raises UserError for a damaged file, labels
+    of questions that the run does not hold, and words that are no outcome."""
     path = run.folder / OUTCOMES_NAME
     if not path.is_file():
         return []
@@ -83,10 +93,14 @@ def check(judgements: Iterable[Judgement], run: Run, path: Path) -> None:
         index = row.question_index
         if known.get(index) != row.question_id:
             raise UserError(
-                f"{path} labels question {index} ({row.question_id}), which {run.folder} does not hold: label this run's answers"
+                f"{path} labels question {index} ({row.question_id}), which {run.folder} does not hold: "
+                f"label this run's answers"
             )
         if row.outcome is not None and row.outcome not in OUTCOMES:
-            raise UserError(f"{path} calls question {index} {row.outcome!r:.40}: an outcome is one of {', '.join(OUTCOMES)}")
+            raise UserError(
+                f"{path} calls question {index} {row.outcome!r:.40}: an outcome is one of "
+                f"{', '.join(OUTCOMES)}"
+            )
 
 
 @contextlib.contextmanager
@@ -95,7 +109,9 @@ def locked(run: Run) -> Iterator[None]:
     try:
         stream = (run.folder / LOCK_NAME).open("a")
     except OSError as error:
-        raise UserError(f"cannot write {run.folder} ({error.strerror}): copy the run to where it can be labelled") from error
+        raise UserError(
+            f"cannot write {run.folder} ({error.strerror}): copy the run to where it can be labelled"
+        ) from error
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -106,16 +122,25 @@ def save(run: Run, judgements: Sequence[Judgement]) -> None:
     with locked(run):
         rows = {row.key: row for row in [*read_outcomes(run), *judgements]}
         columns = [asdict(rows[key]) for key in sorted(rows)]
-        flat = [{name: value for name, value in row.items() if name != "scores"} | row["scores"] for row in columns]
+        flat = [
+            {name: value for name, value in row.items() if name != "scores"} | row["scores"]
+            for row in columns
+        ]
         write_table(run.folder / OUTCOMES_NAME, pa.Table.from_pylist(flat, schema=SCHEMA))
 
 
 def matched(run: Run, questions: Sequence[Question]) -> list[tuple[Question, str]]:
     """Each question of the run with the run's answer; raises UserError when the run asked others."""
     if questions_sha256(questions) != run.manifest.questions["sha256"]:
-        raise UserError(f"{run.folder} asked other questions than these: give the file that it was traced with by --questions")
+        raise UserError(
+            f"{run.folder} asked other questions than these: give the file that it was traced with by "
+            f"--questions"
+        )
     table = run.answers(["question_index", "answer"])
-    return [(questions[index], answer) for index, answer in zip(*(c.to_pylist() for c in table.columns), strict=True)]
+    return [
+        (questions[index], answer)
+        for index, answer in zip(*(c.to_pylist() for c in table.columns), strict=True)
+    ]
 
 
 def judge_automatically(run: Run, questions: Sequence[Question]) -> list[Judgement]:
@@ -124,7 +149,9 @@ def judge_automatically(run: Run, questions: Sequence[Question]) -> list[Judgeme
     for question, answer in matched(run, questions):
         scores, (outcome, margin) = against(answer, question)
         known = None if margin != margin else margin
-        found.append(Judgement(question.index, question.question_id, outcome, AUTOMATIC, NEAREST_BY, known, scores))
+        found.append(
+            Judgement(question.index, question.question_id, outcome, AUTOMATIC, NEAREST_BY, known, scores)
+        )
     return found
 
 
@@ -132,8 +159,9 @@ def judge_automatically(run: Run, questions: Sequence[Question]) -> list[Judgeme
 
 
 def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
-    """People's labels from columns question_index and outcome; question_id, rater and source are heeded where they are there.
-    Rows without an outcome and automatic ones are left out. Raises UserError for what does not fit the run."""
+    """People's labels from columns question_index and outcome; question_id, rater and source are heeded
+    where they are there. Rows without an outcome and automatic ones are left out. Raises UserError for what
+    does not fit the run."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -141,7 +169,9 @@ def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
     known, found = identities(run), list[Judgement]()
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        if missing := [name for name in ("question_index", "outcome") if name not in (reader.fieldnames or ())]:
+        if missing := [
+            name for name in ("question_index", "outcome") if name not in (reader.fieldnames or ())
+        ]:
             raise UserError(f"{path} lacks the column {' and '.join(missing)}: make one with --export")
         for number, cells in enumerate(reader, 1):
             outcome = (cells["outcome"] or "").strip()
@@ -149,9 +179,15 @@ def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
                 continue
             index = (cells["question_index"] or "").strip()
             if not (index.isascii() and index.isdigit()):
-                raise UserError(f"{path} has {index!r:.40} as question_index in data row {number}: give a whole number")
+                raise UserError(
+                    f"{path} has {index!r:.40} as question_index in data row {number}: give a whole number"
+                )
             identity = cells.get("question_id") or known.get(int(index), "unknown")
-            found.append(Judgement(int(index), identity, outcome, IMPORTED, (cells.get("rater") or "").strip() or rater))
+            found.append(
+                Judgement(
+                    int(index), identity, outcome, IMPORTED, (cells.get("rater") or "").strip() or rater
+                )
+            )
     except csv.Error as error:
         raise UserError(f"{path} is not a well-formed CSV ({error}): save it again as CSV") from error
     if not found:
@@ -160,25 +196,41 @@ def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
     seen = set[tuple[int, bool, str]]()
     for row in found:
         if row.key in seen:
-            raise UserError(f"{path} labels question {row.question_index} twice for one rater: keep one of the rows")
+            raise UserError(
+                f"{path} labels question {row.question_index} twice for one rater: keep one of the rows"
+            )
         seen.add(row.key)
     return found
 
 
 def export_csv(run: Run, path: Path) -> int:
-    """Every answer with its judgements (a row without outcome where there is none) for a spreadsheet; the number of rows."""
+    """Every answer with its judgements (a row without outcome where there is none) for a spreadsheet; the
+    number of rows."""
     by_question: dict[int, list[Judgement]] = {}
     for row in read_outcomes(run):
         by_question.setdefault(row.question_index, []).append(row)
     names = ("question_index", "question_id", "outcome", "source", "rater", "margin", "question", "answer")
     rows: list[list[Any]] = []
     for answer in run.answers(["question_index", "question_id", "question", "answer"]).to_pylist():
-        texts = [answer[name] if not answer[name].startswith(FORMULA) else f"'{answer[name]}" for name in ("question", "answer")]
-        for row in by_question.get(answer["question_index"], []) or [Judgement(answer["question_index"], "", None, "", "")]:
+        texts = [
+            answer[name] if not answer[name].startswith(FORMULA) else f"'{answer[name]}"
+            for name in ("question", "answer")
+        ]
+        for row in by_question.get(answer["question_index"], []) or [
+            Judgement(answer["question_index"], "", None, "", "")
+        ]:
             margin = "" if row.margin is None else f"{row.margin:.6g}"
-            rows.append([
-                row.question_index, answer["question_id"], row.outcome or "", row.source, row.rater, margin, *texts
-            ])
+            rows.append(
+                [
+                    row.question_index,
+                    answer["question_id"],
+                    row.outcome or "",
+                    row.source,
+                    row.rater,
+                    margin,
+                    *texts,
+                ]
+            )
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as stream:

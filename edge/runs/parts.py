@@ -1,24 +1,17 @@
-"""Files that are whole or absent, the lock of a folder, and parts that are known again by the checksum in their names.
+"""Files that are whole or absent, the lock of a folder, and parts that are known again by the checksum in
+their names.
 
-A part is named part-IofN-FIRST-LAST.CHECKSUM.parquet: the checksum (16 hex digits of SHA-256 of the file) travels with the file
-when the parts of shards are copied into one folder, and needs no second file that a crash could tear from the first. Parts
-without one, of older versions, are read as they are.
+A part is named part-IofN-FIRST-LAST.CHECKSUM.parquet: the checksum (16 hex digits of SHA-256 of the file)
+travels with the file when the parts of shards are copied into one folder, and needs no second file that a
+crash could tear from the first. Parts without one, of older versions, are read as they are.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import errno
-import fcntl
 import functools
-import hashlib
-import json
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,14 +22,18 @@ from edge.files import file_sha256, put, write_whole
 PART = re.compile(r"(part-\d+of\d+-\d+-\d+)(?:\.([0-9a-f]{16}))?\.parquet")
 DIGITS = 16
 # Columns whose values come again and again in a part.
-REPEATED = frozenset({"question_index", "question_id", "phase", "token", "token_id", "category", "stop_reason"})
+REPEATED = frozenset(
+    {"question_index", "question_id", "phase", "token", "token_id", "category", "stop_reason"}
+)
 AGAIN = "run the same command again to trace its questions anew"
 
 
 def write_part(folder: Path, stem: str, table: pa.Table) -> Path:
     """Writes a part whole, named by what is in it; raises UserError where it cannot be written."""
     write = functools.partial(_write_parquet, table)
-    return put(folder / f".{stem}.tmp", write, lambda written: folder / f"{stem}.{checksum(written)}.parquet")
+    return put(
+        folder / f".{stem}.tmp", write, lambda written: folder / f"{stem}.{checksum(written)}.parquet"
+    )
 
 
 def part_name(shard: str, indices: Sequence[int]) -> str:
@@ -51,8 +48,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
-    """The smallest encoding (docs/performance.md) that every reader knows: each float's bytes are stored by place,
-    where signs and exponents are alike; a dictionary of floats only costs, one of texts and token ids pays."""
+    """The smallest encoding (docs/performance.md) that every reader knows: each float's bytes are stored by
+    place, where signs and exponents are alike; a dictionary of floats only costs, one of texts and token ids
+    pays."""
     leaves = dict(_leaves(table.schema))
     floats = [name for name, kind in leaves.items() if pa.types.is_floating(kind)]
     repeated = [name for name in leaves if name in REPEATED]
@@ -63,7 +61,8 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
         compression_level=3,
         use_dictionary=repeated,
         column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-        # A part of one answer is mostly its footer: no account of columns that nobody selects by, no second copy of the schema.
+        # A part of one answer is mostly its footer: no account of columns that nobody selects by, no second
+        # copy of the schema.
         write_statistics=["question_index"] if "question_index" in leaves else False,
         store_schema=False,
     )
@@ -73,7 +72,9 @@ def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
     """Each column's name inside the file, and the type of its values."""
     for column in schema:
         nested = pa.types.is_list(column.type)
-        yield (f"{column.name}.list.element", column.type.value_type) if nested else (column.name, column.type)
+        yield (
+            (f"{column.name}.list.element", column.type.value_type) if nested else (column.name, column.type)
+        )
 
 
 def part_stem(name: str) -> str | None:
@@ -88,7 +89,8 @@ def checksum(path: Path) -> str:
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a part's content is not what its name says; a part without a checksum must at least be Parquet."""
+    """Whether a part's content is not what its name says; a part without a checksum must at least be
+    Parquet."""
     named = PART.fullmatch(path.name)
     try:
         if named and named[2]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from edge.artifact import ModelSpec
-from edge.signals.taps import Array
+from edge.questions.prompt import Prompt, Prompter
 from edge.runs.columns import (
     ATTENTION_BY_HEAD,
     ATTENTION_BY_LAYER,
@@ -22,20 +22,21 @@ from edge.runs.columns import (
     scalar_names,
     steps_schema,
 )
-from edge.questions.prompt import Prompt, Prompter
 from edge.signals.definitions import HiddenDistance, Signals, TopK, scalars
 from edge.signals.streaming import AnswerStatistics, SeriesSummary
+from edge.signals.taps import Array
 
-
-# Why an answer ended: at a stop id, at the longest answer, at one token many times in a row, at the end of the context.
+# Why an answer ended: at a stop id, at the longest answer, at one token many times in a row, at the end of
+# the context.
 STOP_TOKEN, LENGTH, REPETITION, CONTEXT = "stop_token", "length", "repetition", "context"
 
 
 class Step(NamedTuple):
     """One emitted token and the signals of the pass whose logits chose it.
 
-    `position` is that pass's query position, 0-based; `stop_reason` is set on the last step of an answer only;
-    `reference` holds the most likely tokens when they were asked for; `step_ms` covers pass and reductions.
+    `position` is that pass's query position, 0-based; `stop_reason` is set on the last step of an answer
+    only; `reference` holds the most likely tokens when they were asked for; `step_ms` covers pass and
+    reductions.
     """
 
     step: int
@@ -53,8 +54,8 @@ class Step(NamedTuple):
 
 
 class ForcedValues(NamedTuple):
-    """What teacher forcing adds to a step; `kl` is NaN where the reference kept no distribution. `hidden` is only known with
-    both models at hand, and where both have taps."""
+    """What teacher forcing adds to a step; `kl` is NaN where the reference kept no distribution. `hidden` is
+    only known with both models at hand, and where both have taps."""
 
     kl: float
     reference_surprisal: float
@@ -80,13 +81,22 @@ def vectors(step: Step, forced: ForcedValues | None) -> dict[str, Array | None]:
 class AnswerRecord:
     """Takes the steps of one answer as they come; gives its rows when it is over.
 
-    `index`, `question_id`, `question` and `category` are copied into the rows; `cache_bytes_each` is the size of one cached
-    number.
+    `index`, `question_id`, `question` and `category` are copied into the rows; `cache_bytes_each` is the
+    size of one cached number.
     """
 
     def __init__(
-        self, spec: ModelSpec, prompter: Prompter, prompt: Prompt,
-        index: int, question_id: str, question: str, category: str, *, forced: bool = False, cache_bytes_each: int = 4,
+        self,
+        spec: ModelSpec,
+        prompter: Prompter,
+        prompt: Prompt,
+        index: int,
+        question_id: str,
+        question: str,
+        category: str,
+        *,
+        forced: bool = False,
+        cache_bytes_each: int = 4,
     ) -> None:
         self.spec, self.prompter, self.prompt = spec, prompter, prompt
         self.index, self.question_id, self.question, self.category = index, question_id, question, category
@@ -172,7 +182,9 @@ class AnswerRecord:
             "decode_ms": math.fsum(step.step_ms for step in self.steps[1:]) if n else math.nan,
         }
         for name, summary in self.statistics.summaries().items():
-            row |= {f"{name}_{part}": value for part, value in zip(SeriesSummary._fields, summary, strict=True)}
+            row |= {
+                f"{name}_{part}": value for part, value in zip(SeriesSummary._fields, summary, strict=True)
+            }
         row |= {mean_column(name): self._mean_vector(name) for name in (*VECTORS, *EXACT)}
         if self._is_forced:
             row["same_top1_share"] = sum(values.same_top1 for values in self.forced) / n if n else math.nan
@@ -209,7 +221,9 @@ class PartBuffer:
 
 def to_table(schema: pa.Schema, pieces: Sequence[dict[str, list[Any]]]) -> pa.Table:
     """One table from the columns of several answers."""
-    arrays = [to_array([cell for piece in pieces for cell in piece[field.name]], field.type) for field in schema]
+    arrays = [
+        to_array([cell for piece in pieces for cell in piece[field.name]], field.type) for field in schema
+    ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

@@ -1,8 +1,8 @@
 """The run directory: how traces are written, resumed and read.
 
-Promise: a part file is whole or absent; the answers part commits its questions, so killing the process at any moment
-loses at most the questions that were in flight, and running the same command again finishes the rest. What was damaged
-afterwards is found by its checksum and traced again.
+Promise: a part file is whole or absent; the answers part commits its questions, so killing the process at
+any moment loses at most the questions that were in flight, and running the same command again finishes the
+rest. What was damaged afterwards is found by its checksum and traced again.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ NEEDED = {
 class RunManifest:
     """What `run.json` holds.
 
-    `kind` is `run` or `force`. `artifact` names model, precision, taps and checksums; `settings` everything that decides
-    the rows; `questions` the content hash and number; `like` the reference run of a forced one. `device`, `versions`
-    and `created` describe and do not decide: a run may be resumed after they changed. `taps_lost` says why attention and
-    hidden states are missing in some of its rows although they were asked for, "" where none are. `merged` has for each shard
-    that `edge merge` put together its device, versions and origin.
+    `kind` is `run` or `force`. `artifact` names model, precision, taps and checksums; `settings` everything
+    that decides the rows; `questions` the content hash and number; `like` the reference run of a forced one.
+    `device`, `versions` and `created` describe and do not decide: a run may be resumed after they changed.
+    `taps_lost` says why attention and hidden states are missing in some of its rows although they were asked
+    for, "" where none are. `merged` has for each shard that `edge merge` put together its device, versions
+    and origin.
     """
 
     kind: str
@@ -105,14 +106,18 @@ def read_manifest(folder: Path) -> RunManifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}")
+            raise ValueError(
+                f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}"
+            )
         made = RunManifest(**(raw | {"model": ModelSpec.from_json(raw["model"])}))
         for name, keys in NEEDED.items():
             if missing := [key for key in keys if key not in getattr(made, name)]:
                 raise KeyError(f"{name} lacks {', '.join(missing)}")
         return made
     except FileNotFoundError:
-        raise UserError(f"{folder} is no run directory (it has no {RUN_NAME}): make one with 'edge run'") from None
+        raise UserError(
+            f"{folder} is no run directory (it has no {RUN_NAME}): make one with 'edge run'"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}): trace again into another folder") from error
 
@@ -129,9 +134,11 @@ class RunWriter(JobDirectory[RunManifest]):
         return read_manifest(self.folder)
 
     def _recover(self) -> None:
-        """Removes what an interrupted run left half-done and what is damaged; learns which questions are committed.
+        """Removes what an interrupted run left half-done and what is damaged; learns which questions are
+        committed.
 
-        A part counts when both its halves are there and whole: so deleting either makes its questions run again.
+        A part counts when both its halves are there and whole: so deleting either makes its questions run
+        again.
         """
         halves: list[dict[str, Path]] = []
         for kind in ("steps", "answers"):
@@ -142,7 +149,9 @@ class RunWriter(JobDirectory[RunManifest]):
                     path.unlink()
                     self.damaged.append(f"{kind}/{path.name}")
                 elif stem in found:
-                    raise UserError(f"{self.folder} holds {stem} more than once: keep the parts of one set of shards")
+                    raise UserError(
+                        f"{self.folder} holds {stem} more than once: keep the parts of one set of shards"
+                    )
                 else:
                     found[stem] = path
             halves.append(found)
@@ -150,7 +159,9 @@ class RunWriter(JobDirectory[RunManifest]):
         for stem in steps.keys() ^ answers.keys():
             (steps.get(stem) or answers[stem]).unlink()
         for stem in sorted(steps.keys() & answers.keys()):
-            self.done.update(read_part(answers[stem], ["question_index"]).column("question_index").to_pylist())
+            self.done.update(
+                read_part(answers[stem], ["question_index"]).column("question_index").to_pylist()
+            )
 
     def write_part(self, steps: pa.Table, answers: pa.Table) -> None:
         """Commits whole questions: steps first, answers last."""
@@ -161,7 +172,8 @@ class RunWriter(JobDirectory[RunManifest]):
         self.done.update(indices)
 
     def write_device(self, table: pa.Table) -> None:
-        """Appends telemetry rows; the file is replaced as a whole. One that cannot be read is begun anew: it decides nothing."""
+        """Appends telemetry rows; the file is replaced as a whole. One that cannot be read is begun anew: it
+        decides nothing."""
         path = self.folder / DEVICE_NAME
         if path.exists():
             try:
@@ -171,7 +183,8 @@ class RunWriter(JobDirectory[RunManifest]):
         write_table(path, table)
 
     def complete(self, indices: Iterable[int]) -> bool:
-        """Whether the run is finished and holds these questions; one that has lost a part is marked as unfinished again."""
+        """Whether the run is finished and holds these questions; one that has lost a part is marked as
+        unfinished again."""
         if self.manifest.state == FINISHED and not self.done.issuperset(indices):
             self._write_manifest(state=RUNNING)
         return self.manifest.state == FINISHED
@@ -193,17 +206,24 @@ class Run:
 
     @staticmethod
     def open(folder: str | Path, *, unfinished: bool = False) -> Run:
-        """Raises UserError when the folder holds no run, no answers, or (unless allowed) an unfinished run."""
+        """Raises UserError when the folder holds no run, no answers, or (unless allowed) an unfinished
+        run."""
         run = Run(Path(folder), read_manifest(Path(folder)))
         if run.manifest.state != FINISHED and not unfinished:
-            raise UserError(f"{folder} is unfinished: run the same 'edge {run.manifest.kind}' command again to finish it")
+            raise UserError(
+                f"{folder} is unfinished: run the same 'edge {run.manifest.kind}' command again to finish it"
+            )
         if not run.parts():
             raise UserError(f"{folder} holds no answers: trace it again")
         return run
 
     def parts(self) -> list[str]:
         """Stems of committed parts' names, in question order within each shard."""
-        return sorted(stem for path in (self.folder / "answers").glob("part-*.parquet") if (stem := part_stem(path.name)))
+        return sorted(
+            stem
+            for path in (self.folder / "answers").glob("part-*.parquet")
+            if (stem := part_stem(path.name))
+        )
 
     def answers(self, columns: list[str] | None = None) -> pa.Table:
         """One row for each question, by question_index."""
@@ -212,7 +232,10 @@ class Run:
             indices = table.column("question_index").to_numpy()
             twice = indices[1:][indices[1:] == indices[:-1]]
             if twice.size:
-                raise UserError(f"{self.folder} holds question {twice[0]} more than once: keep the parts of one set of shards")
+                raise UserError(
+                    f"{self.folder} holds question {twice[0]} more than once: keep the parts of one set of "
+                    f"shards"
+                )
         return table
 
     def steps(self, columns: list[str] | None = None) -> pa.Table:
@@ -223,13 +246,15 @@ class Run:
         return pa.concat_tables([self._part(kind, name, columns) for name in self.parts()])
 
     def each_question(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
-        """question_index and its steps (none for an answer without rows), part by part, so that a long run is never in
-        memory as a whole."""
+        """question_index and its steps (none for an answer without rows), part by part, so that a long run
+        is never in memory as a whole."""
         wanted = list(dict.fromkeys(["question_index", *columns]))
         for name in self.parts():
             table = self._part("steps", name, wanted)
             indices = table.column("question_index").to_numpy()
-            for index in self._part("answers", name, ["question_index"]).column("question_index").to_pylist():
+            for index in (
+                self._part("answers", name, ["question_index"]).column("question_index").to_pylist()
+            ):
                 rows = np.flatnonzero(indices == index)  # a question's rows stand together, in order of step
                 yield index, table.slice(rows[0] if rows.size else 0, rows.size)
 
@@ -238,12 +263,17 @@ class Run:
         found = [path for path in (self.folder / kind).glob(f"{name}.*") if part_stem(path.name) == name]
         if len(found) != 1:
             what = "missing" if not found else "there more than once"
-            raise UserError(f"{self.folder / kind / name} is {what}: run the same command again to make its questions anew")
+            raise UserError(
+                f"{self.folder / kind / name} is {what}: run the same command again to make its questions "
+                f"anew"
+            )
         return found[0]
 
     def _part(self, kind: str, name: str, columns: list[str] | None) -> pa.Table:
         path = self.file(kind, name)
         table = read_part(path, columns)
         if missing := [name for name in columns or () if name not in table.column_names]:
-            raise UserError(f"{path} lacks the column {' and '.join(missing)}: trace the run again into another folder")
+            raise UserError(
+                f"{path} lacks the column {' and '.join(missing)}: trace the run again into another folder"
+            )
         return table

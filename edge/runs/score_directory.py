@@ -1,4 +1,5 @@
-"""DIR/score.json and DIR/choices/: what `edge score` keeps, resumed and read by the rules of a run directory."""
+"""DIR/score.json and DIR/choices/: what `edge score` keeps, resumed and read by the rules of a run
+directory."""
 
 from __future__ import annotations
 
@@ -19,10 +20,19 @@ from edge.runs.run_directory import plain
 SCHEMA_VERSION = 1
 SCORE_NAME = "score.json"
 FOLDER = "choices"
-SCHEMA = pa.schema([
-    ("question_index", pa.int32()), ("question_id", pa.string()), ("category", pa.string()), ("task", pa.string()),
-    ("choice", pa.int32()), ("true", pa.bool_()), ("text", pa.string()), ("tokens", pa.int32()), ("logprob", pa.float64()),
-])
+SCHEMA = pa.schema(
+    [
+        ("question_index", pa.int32()),
+        ("question_id", pa.string()),
+        ("category", pa.string()),
+        ("task", pa.string()),
+        ("choice", pa.int32()),
+        ("true", pa.bool_()),
+        ("text", pa.string()),
+        ("tokens", pa.int32()),
+        ("logprob", pa.float64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,10 @@ class ScoreManifest:
 
     def decides(self) -> dict[str, Any]:
         """The part that must be equal for one job to continue another."""
-        return {name: plain(getattr(self, name)) for name in ("artifact", "settings", "questions", "schema_version")}
+        return {
+            name: plain(getattr(self, name))
+            for name in ("artifact", "settings", "questions", "schema_version")
+        }
 
 
 def read_score_manifest(folder: Path) -> ScoreManifest:
@@ -52,7 +65,9 @@ def read_score_manifest(folder: Path) -> ScoreManifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}")
+            raise ValueError(
+                f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}"
+            )
         return ScoreManifest(**raw)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): score again into another folder") from error

@@ -1,7 +1,9 @@
-"""What a run that another process writes is doing: from run.json, its parts and device.parquet, read and never locked.
+"""What a run that another process writes is doing: from run.json, its parts and device.parquet, read and
+never locked.
 
-Whether somebody still writes it: Linux lists the locks that processes hold in /proc/locks (proc_locks(5)), without anybody
-having to try for one. A lock of another machine or container is not in there, so only a lock that was seen to go is believed.
+Whether somebody still writes it: Linux lists the locks that processes hold in /proc/locks (proc_locks(5)),
+without anybody having to try for one. A lock of another machine or container is not in there, so only a lock
+that was seen to go is believed.
 """
 
 from __future__ import annotations
@@ -13,19 +15,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge.machine.device import SYSTEM, read_text
 from edge.errors import UserError
+from edge.files import LOCK_NAME
+from edge.machine.device import SYSTEM, read_text
 from edge.runs.job_directory import FINISHED, RUNNING
 from edge.runs.parts import AGAIN, part_stem, read_part
-from edge.files import LOCK_NAME
 from edge.runs.run_directory import DEVICE_NAME, RUN_NAME, read_manifest
 
 STOPPED = "stopped"
-ANSWERS = ("question_index", "question", "answer", "tokens", "stop_reason", "output_entropy_mean", "prefill_ms", "decode_ms")
+ANSWERS = (
+    "question_index",
+    "question",
+    "answer",
+    "tokens",
+    "stop_reason",
+    "output_entropy_mean",
+    "prefill_ms",
+    "decode_ms",
+)
 
 
 class Answered(NamedTuple):
-    """One finished answer; entropy is its mean in nats, NaN for one without tokens; seconds the model took."""
+    """One finished answer; entropy is its mean in nats, NaN for one without tokens; seconds the model
+    took."""
 
     question_index: int
     question: str
@@ -37,7 +49,8 @@ class Answered(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """The last row of device.parquet: when, degrees Celsius, whether slowed down, bytes; None for what it does not tell."""
+    """The last row of device.parquet: when, degrees Celsius, whether slowed down, bytes; None for what it
+    does not tell."""
 
     unix_time: float
     temperature_c: float | None
@@ -48,10 +61,11 @@ class Machine(NamedTuple):
 class Seen(NamedTuple):
     """A run at one moment.
 
-    `state` is running (as run.json says), finished or stopped (its process went away); `locked` whether a process of this
-    machine is seen to write it; `total` what it is to answer; `entropy` the mean over answers in nats, NaN before the first;
-    `tokens_per_second` while it answered; `left` seconds by the mean of what is done; `quiet` seconds since something was
-    written; `answers` in the order they were committed; `problems` sentences about what of the folder cannot be read.
+    `state` is running (as run.json says), finished or stopped (its process went away); `locked` whether a
+    process of this machine is seen to write it; `total` what it is to answer; `entropy` the mean over
+    answers in nats, NaN before the first; `tokens_per_second` while it answered; `left` seconds by the mean
+    of what is done; `quiet` seconds since something was written; `answers` in the order they were committed;
+    `problems` sentences about what of the folder cannot be read.
     """
 
     label: str
@@ -76,7 +90,8 @@ class Seen(NamedTuple):
 
 
 class Follower:
-    """Looks at one run again and again; a part is read once. `wall` gives seconds since 1970, `root` is where /proc is."""
+    """Looks at one run again and again; a part is read once. `wall` gives seconds since 1970, `root` is
+    where /proc is."""
 
     def __init__(self, folder: Path, wall: Callable[[], float] = time.time, root: Path = SYSTEM) -> None:
         self.folder = folder
@@ -94,8 +109,14 @@ class Follower:
             problems.append(f"attention and hidden states are not traced: {manifest.taps_lost}")
         state = STOPPED if manifest.state != FINISHED and self._was_locked and not held else manifest.state
         self._was_locked = self._was_locked or held
-        done, tokens, spent = len(answers), sum(a.tokens for a in answers), math.fsum(a.seconds for a in answers)
-        total = max(int(manifest.questions["selected"]), done)  # parts of other shards may have been copied here
+        done, tokens, spent = (
+            len(answers),
+            sum(a.tokens for a in answers),
+            math.fsum(a.seconds for a in answers),
+        )
+        total = max(
+            int(manifest.questions["selected"]), done
+        )  # parts of other shards may have been copied here
         means = [a.entropy for a in answers if not math.isnan(a.entropy)]
         return Seen(
             label=manifest.label,
@@ -140,7 +161,9 @@ class Follower:
             return None, 0.0
         try:
             rows = read_part(path, [*Machine._fields, "paused_s"]).to_pylist()
-            return Machine(*(rows[-1][name] for name in Machine._fields)), math.fsum(row["paused_s"] or 0.0 for row in rows)
+            return Machine(*(rows[-1][name] for name in Machine._fields)), math.fsum(
+                row["paused_s"] or 0.0 for row in rows
+            )
         except (UserError, LookupError) as error:
             problems.append(f"the machine's state is not known: {error}")
             return None, 0.0
@@ -152,7 +175,9 @@ class Follower:
         except OSError:
             return False
         name = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
-        return any(name in line.split() for line in (read_text(self._root / "proc/locks") or "").splitlines())
+        return any(
+            name in line.split() for line in (read_text(self._root / "proc/locks") or "").splitlines()
+        )
 
 
 def modified(path: Path) -> float:
@@ -167,13 +192,20 @@ def read_answers(path: Path) -> tuple[Answered, ...]:
     """A part's answers; raises UserError when it is damaged or lacks a column."""
     table = read_part(path, list(ANSWERS))
     if missing := [name for name in ANSWERS if name not in table.column_names]:
-        raise UserError(f"{path} lacks the column {' and '.join(missing)}: trace the run again into another folder")
+        raise UserError(
+            f"{path} lacks the column {' and '.join(missing)}: trace the run again into another folder"
+        )
     return tuple(answered(row) for row in table.to_pylist())
 
 
 def answered(row: dict[str, Any]) -> Answered:
     entropy = row["output_entropy_mean"]
     return Answered(
-        row["question_index"], row["question"], row["answer"], row["tokens"], row["stop_reason"],
-        math.nan if entropy is None else entropy, ((row["prefill_ms"] or 0.0) + (row["decode_ms"] or 0.0)) / 1e3,
+        row["question_index"],
+        row["question"],
+        row["answer"],
+        row["tokens"],
+        row["stop_reason"],
+        math.nan if entropy is None else entropy,
+        ((row["prefill_ms"] or 0.0) + (row["decode_ms"] or 0.0)) / 1e3,
     )

@@ -1,0 +1,67 @@
+"""What a run will take of the disk, said before anything is written.
+
+The figures are upper estimates held against measurements at true size (docs/memory.md).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+
+from edge.artifact import ModelSpec
+from edge.errors import UserError
+from edge.machine.device import amount
+from edge.runs.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, HIDDEN, steps_schema
+
+PACKED = 0.8  # bytes on disk over the bytes of a row's numbers (docs/performance.md)
+TEXT_BYTES = 16  # a row's texts and list lengths
+PART_BYTES = 64 << 10  # what files with a single answer take beside its numbers
+
+
+def disk_needed(
+    spec: ModelSpec,
+    rows: int,
+    answers: int,
+    *,
+    reference_k: int = 0,
+    forced: bool = False,
+    taps: bool = True,
+) -> int:
+    """Bytes of a run with so many rows of `steps`, each with so many kept tokens, and so many answers."""
+    scalars = sum(
+        not pa.types.is_list(column.type)
+        for column in steps_schema(reference=reference_k > 0, forced=forced)
+    )
+    vectors = vector_values(spec) if taps else 0
+    row = 4 * scalars + TEXT_BYTES + PACKED * 4 * (vectors + 2 * reference_k)
+    return round(rows * row + answers * (PART_BYTES + 4 * vectors))
+
+
+def vector_values(spec: ModelSpec) -> int:
+    """Numbers that the vector columns of a row hold together, at most."""
+    by_head, by_layer, hidden = len(ATTENTION_BY_HEAD), len(ATTENTION_BY_LAYER), len(HIDDEN)
+    return by_head * spec.layers * spec.heads + by_layer * spec.layers + hidden * (spec.layers + 1)
+
+
+def check_disk(folder: Path, needed: int, longest: int | None, free: int | None = None) -> None:
+    """Raises UserError when a run of `needed` bytes does not fit at `folder`; its answers have at most
+    `longest` tokens, None where another run decides how long they are."""
+    if free is None:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        free = shutil.disk_usage(there).free
+    if needed <= free:
+        return
+    if longest is None:
+        raise UserError(
+            f"the run takes up to {amount(needed)} and {amount(free)} are free at {folder}: free space, "
+            f"follow a run of fewer "
+            "questions, or start all the same with --anyway"
+        )
+    raise UserError(
+        f"answers of {longest} tokens at most take up to {amount(needed)} and {amount(free)} are free at "
+        f"{folder}: shorten them "
+        f"to {longest * free // needed} (--max-new-tokens), ask fewer questions (--limit), or start all the "
+        f"same with --anyway"
+    )
