@@ -170,7 +170,7 @@ def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
     answer with fewer tokens than bins fills every bin with the token that covers it. Then statistics over
     questions. One pass over the steps: they are the bulk of a run.
     """
-    tapped = run.manifest.artifact["taps"] != "none"
+    tapped = run.manifest.artifact.tapped
     names = (
         "output_entropy",
         *(("attention_entropy", "attention_entropy_normalised", "head_dispersion") if tapped else ()),

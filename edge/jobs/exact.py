@@ -4,14 +4,13 @@ hidden states."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.backends.runtime import RUNTIME_SETTINGS, open_backend
+from edge.backends.runtime import open_backend
 from edge.errors import OnNote, UserError
-from edge.jobs.run import describe_artifact
 from edge.runs.record import ForcedValues
+from edge.runs.records import ArtifactIdentity
 from edge.runs.run_directory import Run
 from edge.signals.definitions import Signals, hidden_distance, kl_exact, surprisal
 from edge.signals.reader import SignalReader
@@ -20,7 +19,7 @@ from edge.signals.taps import Taps
 
 def check_full(artifact: Artifact, reference: Run) -> None:
     """Raises UserError unless `artifact` is the one that made the reference run."""
-    if describe_artifact(artifact) != reference.manifest.artifact:
+    if ArtifactIdentity.of(artifact) != reference.manifest.artifact:
         raise UserError(
             f"{artifact.label} is not the artifact that made {reference.folder} "
             f"({reference.manifest.label}): "
@@ -34,12 +33,12 @@ class FullModel:
     def __init__(
         self, artifact: Artifact, reference: Run, runtime: Runtime, capacity: int, on_note: OnNote
     ) -> None:
-        settings = reference.manifest.settings
-        chosen = {name: settings[name] for name in RUNTIME_SETTINGS if name in settings}
         usual = Runtime(
             runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway
         )
-        self._backend = open_backend(artifact, replace(usual, **chosen), capacity, on_note)
+        llama = reference.manifest.settings.llama
+        opened_as = llama.applied_to(usual) if llama else usual
+        self._backend = open_backend(artifact, opened_as, capacity, on_note)
         self._reader = SignalReader(artifact.manifest.model)
 
     def steps(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> Iterator[Taps]:

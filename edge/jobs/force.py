@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.backends.runtime import RUNTIME_SETTINGS, check_runtime, deciding, open_backend, versions
+from edge.backends.runtime import check_runtime, llama_settings, open_backend, versions
 from edge.errors import OnNote, UserError, ignore
 from edge.files import file_sha256
 from edge.jobs.decode import force as force_steps
@@ -23,7 +24,6 @@ from edge.jobs.run import (
     Progress,
     Recorder,
     check_run_disk,
-    describe_artifact,
     now,
     sensors_for,
     stop_on_signal,
@@ -32,8 +32,10 @@ from edge.jobs.run import (
 from edge.machine import device
 from edge.machine.telemetry import Cooling
 from edge.questions.prompt import Prompt, Prompter
+from edge.runs.manifest import RUN_NAME, RunManifest
 from edge.runs.record import AnswerRecord, ForcedValues, PartBuffer
-from edge.runs.run_directory import RUN_NAME, Run, RunManifest, RunWriter
+from edge.runs.records import ArtifactIdentity, FollowedRun
+from edge.runs.run_directory import Run, RunWriter
 from edge.signals.definitions import Signals, TopK, kl_to_reference
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
@@ -55,7 +57,7 @@ class ReferenceAnswer(NamedTuple):
 
 def read_reference(run: Run) -> Iterator[ReferenceAnswer]:
     """The answers of a run in the order of its parts."""
-    kept = bool(run.manifest.settings.get("reference_k"))
+    kept = run.manifest.settings.reference_k > 0
     extra = ["reference_token_ids", "reference_logprobs", "reference_rest"] if kept else []
     columns = ["question_id", "question", "category", "prompt_ids", "prompt_text", "stop_reason"]
     answers = {row["question_index"]: row for row in run.answers(["question_index", *columns]).to_pylist()}
@@ -138,19 +140,13 @@ def force(
     lengths = answer_lengths(reference)
     manifest = RunManifest(
         kind="force",
-        artifact=describe_artifact(artifact),
+        artifact=ArtifactIdentity.of(artifact),
         model=artifact.manifest.model,
         # How the tokens came about is the reference's, how they are read is ours.
-        settings={
-            name: value
-            for name, value in reference.manifest.settings.items()
-            if name not in RUNTIME_SETTINGS
-        }
-        | deciding(artifact, runtime),
-        questions={**reference.manifest.questions, "selected": len(lengths)},
-        like={"run_sha256": file_sha256(like / RUN_NAME), "artifact": reference.manifest.artifact}
-        | ({"exact": True} if exact else {}),
-        device=device.describe().to_dict(),
+        settings=replace(reference.manifest.settings, llama=llama_settings(artifact, runtime)),
+        questions=replace(reference.manifest.questions, selected=len(lengths)),
+        like=FollowedRun(file_sha256(like / RUN_NAME), reference.manifest.artifact, exact is not None),
+        device=device.describe(),
         versions=versions(artifact),
         created=now(),
     )
@@ -236,12 +232,11 @@ def answer_lengths(reference: Run) -> dict[int, Length]:
 def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> None:
     """Raises UserError unless the artifact reads and writes the same tokens as the reference run's model.
     `sampled`: a sampled run will do although it kept no distributions."""
-    theirs, ours = reference.manifest.artifact, describe_artifact(artifact)
-    if theirs["tokenizer_sha256"] != ours["tokenizer_sha256"]:
+    theirs = reference.manifest.artifact
+    if theirs.tokenizer_sha256 != artifact.manifest.tokenizer_sha256:
         raise UserError(
-            f"{reference.folder} was traced with another tokenizer ({theirs['model_id']}) than "
-            f"{artifact.label}: "
-            "force an artifact of the same model"
+            f"{reference.folder} was traced with another tokenizer ({theirs.model_id}) than "
+            f"{artifact.label}: force an artifact of the same model"
         )
     if reference.manifest.model.vocabulary != artifact.manifest.model.vocabulary:
         raise UserError(
@@ -249,11 +244,8 @@ def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> No
             f"{artifact.label} one of "
             f"{artifact.manifest.model.vocabulary}: force an artifact of the same model"
         )
-    if (
-        not sampled
-        and float(reference.manifest.settings["temperature"]) > 0
-        and not reference.manifest.settings.get("reference_k")
-    ):
+    settings = reference.manifest.settings
+    if not sampled and settings.temperature > 0 and not settings.reference_k:
         raise UserError(
             f"{reference.folder} was sampled without --reference: its most likely tokens are unknown, trace "
             f"it again"

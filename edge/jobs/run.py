@@ -11,19 +11,21 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
-from edge.backends.runtime import check_runtime, deciding, open_backend, versions
+from edge.backends.runtime import check_runtime, llama_settings, open_backend, versions
 from edge.errors import OnNote, UserError, ignore
 from edge.jobs.decode import DecodeSettings, generate
 from edge.machine import device, telemetry
 from edge.questions.prompt import Prompt, Prompter
 from edge.questions.question import Question, questions_sha256, select
 from edge.runs.disk import check_disk, disk_needed
+from edge.runs.manifest import RunManifest, read_manifest
 from edge.runs.record import AnswerRecord, PartBuffer
-from edge.runs.run_directory import RunManifest, RunWriter, read_manifest
+from edge.runs.records import ArtifactIdentity, QuestionSet, RunSettings
+from edge.runs.run_directory import RunWriter
 from edge.signals.reader import SignalReader
 
 FLUSH_SECONDS = 5.0  # work that a killed process can lose, beside the question in flight
@@ -83,22 +85,6 @@ def stop_on_signal() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def describe_artifact(artifact: Artifact) -> dict[str, Any]:
-    """What a run keeps of its artifact: enough to tell whether two runs used the same weights and
-    tokenizer."""
-    manifest = artifact.manifest
-    return {
-        "model_id": manifest.model_id,
-        "precision": manifest.precision,
-        "taps": manifest.taps,
-        "manifest_sha256": manifest.identity(),
-        "checkpoint_sha256": manifest.checkpoint_sha256,
-        "tokenizer_sha256": manifest.tokenizer_sha256,
-        "bytes": sum(record.size for record in manifest.files.values()),
-        "notice": manifest.notice,
-    }
-
-
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -106,8 +92,7 @@ def now() -> str:
 def dated(out: Path, date: str | None) -> str | None:
     """The day that templates see: the one given, that of the run being resumed, or today."""
     if date is None and (out / "run.json").is_file():
-        kept = read_manifest(out).settings.get("date")
-        return kept if isinstance(kept, str) else None
+        return read_manifest(out).settings.date
     return date
 
 
@@ -233,15 +218,20 @@ def run(
     prompts = {question.index: prompter.prompt(question.question) for question in chosen}
     manifest = RunManifest(
         kind="run",
-        artifact=describe_artifact(artifact),
+        artifact=ArtifactIdentity.of(artifact),
         model=artifact.manifest.model,
-        settings=asdict(settings)
-        | {"prompt": prompter.style, "date": prompter.date.isoformat(), "limit": limit, "shard": shard}
-        | deciding(artifact, runtime),
+        settings=RunSettings(
+            **asdict(settings),
+            prompt=prompter.style,
+            date=prompter.date.isoformat(),
+            limit=limit,
+            shard=shard,
+            llama=llama_settings(artifact, runtime),
+        ),
         # The hash is of the whole list: shards and limited runs of one file know that they belong together.
-        questions={"sha256": questions_sha256(questions), "count": len(questions), "selected": len(chosen)},
+        questions=QuestionSet(questions_sha256(questions), len(questions), len(chosen)),
         like=None,
-        device=device.describe().to_dict(),
+        device=device.describe(),
         versions=versions(artifact),
         created=now(),
     )

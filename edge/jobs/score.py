@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
-from edge.backends.runtime import check_runtime, deciding, open_backend, versions
+from edge.backends.runtime import check_runtime, llama_settings, open_backend, versions
 from edge.errors import OnNote, UserError, ignore
-from edge.jobs.run import Progress, describe_artifact, now, stop_on_signal
+from edge.jobs.run import Progress, now, stop_on_signal
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
+from edge.runs.records import ArtifactIdentity, QuestionSet, ScoreSettings
 from edge.runs.score_directory import SCHEMA, ScoreManifest, ScoreWriter
 from edge.signals.taps import Array
 
@@ -233,10 +234,12 @@ def score(
             "build it with a larger --context"
         )
     manifest = ScoreManifest(
-        artifact=describe_artifact(artifact),
-        settings={"limit": limit, "shard": shard, "prompt": prompter.style} | deciding(artifact, runtime),
-        questions={"sha256": questions_sha256(questions), "count": len(questions), "selected": len(chosen)},
-        device=device.describe().to_dict(),
+        artifact=ArtifactIdentity.of(artifact),
+        settings=ScoreSettings(
+            limit=limit, shard=shard, prompt=prompter.style, llama=llama_settings(artifact, runtime)
+        ),
+        questions=QuestionSet(questions_sha256(questions), len(questions), len(chosen)),
+        device=device.describe(),
         versions=versions(artifact),
         created=now(),
     )

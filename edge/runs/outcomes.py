@@ -131,7 +131,7 @@ def save(run: Run, judgements: Sequence[Judgement]) -> None:
 
 def matched(run: Run, questions: Sequence[Question]) -> list[tuple[Question, str]]:
     """Each question of the run with the run's answer; raises UserError when the run asked others."""
-    if questions_sha256(questions) != run.manifest.questions["sha256"]:
+    if questions_sha256(questions) != run.manifest.questions.sha256:
         raise UserError(
             f"{run.folder} asked other questions than these: give the file that it was traced with by "
             f"--questions"

@@ -19,8 +19,9 @@ from edge.errors import UserError
 from edge.files import LOCK_NAME
 from edge.machine.device import SYSTEM, read_text
 from edge.runs.job_directory import FINISHED, RUNNING
+from edge.runs.manifest import RUN_NAME, read_manifest
 from edge.runs.parts import AGAIN, part_stem, read_part
-from edge.runs.run_directory import DEVICE_NAME, RUN_NAME, read_manifest
+from edge.runs.run_directory import DEVICE_NAME
 
 STOPPED = "stopped"
 ANSWERS = (
@@ -114,9 +115,7 @@ class Follower:
             sum(a.tokens for a in answers),
             math.fsum(a.seconds for a in answers),
         )
-        total = max(
-            int(manifest.questions["selected"]), done
-        )  # parts of other shards may have been copied here
+        total = max(manifest.questions.selected, done)  # parts of other shards may have been copied here
         means = [a.entropy for a in answers if not math.isnan(a.entropy)]
         return Seen(
             label=manifest.label,
