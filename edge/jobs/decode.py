@@ -12,7 +12,8 @@ import numpy as np
 from edge.backends.base import Backend
 from edge.errors import UserError
 from edge.runs.record import CONTEXT, LENGTH, REPETITION, STOP_TOKEN, Step
-from edge.signals.definitions import surprisal, top_k
+from edge.signals.comparison import top_k
+from edge.signals.definitions import surprisal
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Array, Taps
 

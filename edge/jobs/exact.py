@@ -12,7 +12,8 @@ from edge.errors import OnNote, UserError
 from edge.runs.record import ForcedValues
 from edge.runs.records import ArtifactIdentity
 from edge.runs.run_directory import Run
-from edge.signals.definitions import Signals, hidden_distance, kl_exact, surprisal
+from edge.signals.comparison import hidden_distance, kl_exact
+from edge.signals.definitions import Signals, surprisal
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 

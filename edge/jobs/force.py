@@ -36,7 +36,8 @@ from edge.runs.manifest import RUN_NAME, RunManifest
 from edge.runs.record import AnswerRecord, ForcedValues, PartBuffer
 from edge.runs.records import ArtifactIdentity, FollowedRun
 from edge.runs.run_directory import Run, RunWriter
-from edge.signals.definitions import Signals, TopK, kl_to_reference
+from edge.signals.comparison import TopK, kl_to_reference
+from edge.signals.definitions import Signals
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 

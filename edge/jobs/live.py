@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.runtime import open_backend
@@ -14,7 +16,9 @@ from edge.jobs.decode import DecodeSettings, generate
 from edge.jobs.run import capacity_for, stop_on_signal
 from edge.machine.telemetry import Sensors
 from edge.questions.prompt import Prompter
-from edge.runs.record import AnswerRecord, Step
+from edge.runs.record import AnswerRecord, Step, value_of
+from edge.signals.metric import Shown
+from edge.signals.metrics import BY_NAME, shown_in
 from edge.signals.reader import SignalReader
 
 REPLACEMENT = "\ufffd"
@@ -93,11 +97,15 @@ def answer(
         backend.close()
 
 
+def plain(value: Any) -> Any:
+    """An array as a list."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 def as_json(live: LiveStep) -> dict[str, Any]:
     """One step as plain values, for a stream of JSON lines; null stands for what is undefined or cannot be
     read."""
     step, record = live.step, live.record
-    output, attention, hidden = step.signals
     return {
         "step": step.step,
         "phase": step.phase,
@@ -105,14 +113,7 @@ def as_json(live: LiveStep) -> dict[str, Any]:
         "token_id": step.token_id,
         "token": record.prompter.piece(step.token_id),
         "text": live.text,
-        "output_entropy": output.output_entropy,
-        "varentropy": output.varentropy,
-        "top1_probability": output.top1_probability,
-        "top1_top2_gap": output.top1_top2_gap,
-        "surprisal": step.surprisal,
-        "attention_entropy_layer": None if attention is None else attention.attention_entropy_layer.tolist(),
-        "head_dispersion": None if attention is None else attention.head_dispersion.tolist(),
-        "hidden_norm": None if hidden is None else hidden.hidden_norm.tolist(),
+        **{name: plain(value_of(BY_NAME[name], step, None)) for name in shown_in(Shown.LIVE)},
         "output_entropy_mean": record.statistics.live("output_entropy")[0],
         "step_ms": step.step_ms,
         "temperature_c": live.gauge.temperature_c,
