@@ -12,7 +12,6 @@ from hypothesis import settings
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.machine.native import compiled
-from edge.runs.parts import part_stem, read_part, write_part
 from edge.signals.compiled import compiled_code
 from export.build import build
 from tests import models
@@ -148,13 +147,3 @@ def assert_positions_are_bounded(backend: Backend) -> None:
         backend.step(5)
     with pytest.raises(ValueError, match="cannot rewind to 11"):
         backend.rewind(11)
-
-
-def drop_columns(run: Path, *names: str) -> None:
-    """Writes a run's parts again without these columns, as a version that did not know them would have."""
-    for path in [*run.glob("steps/part-*"), *run.glob("answers/part-*")]:
-        table = read_part(path)
-        stem = part_stem(path.name)
-        assert stem is not None
-        path.unlink()
-        write_part(path.parent, stem, table.drop_columns([n for n in table.column_names if n in names]))

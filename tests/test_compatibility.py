@@ -22,7 +22,7 @@ from edge.runs.manifest import RunManifest, read_manifest
 from edge.runs.parts import part_stem, read_part, write_part
 from edge.runs.run_directory import Run
 from edge.runs.score_directory import ScoreManifest
-from tests.conftest import ROOT, drop_columns, tree
+from tests.conftest import ROOT, tree
 from tests.test_cli_errors import call
 
 DATA = ROOT / "tests" / "data" / "v0.2.0"
@@ -213,21 +213,62 @@ def test_a_finished_run_is_left_as_it_is(old):
     assert {name: data for name, data in tree(old / "finished").items() if name != ".lock"} == before
 
 
-def test_a_shard_of_0_2_0_and_one_of_today_become_the_run_of_0_2_0(old):
+# Parts of several versions: those of today have a column more.
+
+LATER = {"steps": "attention_renyi2", "answers": "attention_renyi2_mean_vector"}
+
+
+@pytest.fixture
+def other(old: Path) -> Path:
+    """The second of two shards, traced today, with columns that the first lacks."""
     edge_command(old, *RUN, "--shard", "2/2", "--out", "{other}")
-    edge_command(old, "merge", "{other}", "{shard}", "--out", "{merged}")
-    merged, whole = Run.open(old / "merged"), Run.open(DATA / "finished")
-    assert merged.manifest.decides() == whole.manifest.decides()
-    for table in ("steps", "answers"):
-        assert merged.columns(table) == whole.columns(table)
-        assert_same_rows(getattr(merged, table)(), getattr(whole, table)(), whole.columns(table))
+    run, whole = Run.open(old / "other"), Run.open(DATA / "finished")
+    for table, name in LATER.items():
+        assert {name} == {*run.columns(table)} - {*whole.columns(table)}
+    return old / "other"
+
+
+def assert_is_whole(run: Run) -> None:
+    """It has the columns and rows of the run of 0.2.0 that asked all questions."""
+    whole = Run.open(DATA / "finished")
+    for table, rows, wanted in (
+        ("steps", run.steps(), whole.steps()),
+        ("answers", run.answers(), whole.answers()),
+    ):
+        assert run.columns(table) == rows.column_names == wanted.column_names
+        assert_same_rows(rows, wanted, wanted.column_names)
+
+
+def test_shards_of_both_versions_are_merged_in_the_columns_that_all_have(old, other, capsys):
+    before = tree(old / "shard"), tree(other)
+    for name, order in (("one", ("{shard}", "{other}")), ("two", ("{other}", "{shard}"))):
+        edge_command(old, "merge", *order, "--out", f"{{{name}}}")
+    said = capsys.readouterr().err.replace("\n", " ")
+    for table, column in LATER.items():
+        assert f"not all of these runs have {column} in their {table}: left out of the merged run" in said
+    assert tree(old / "one") == tree(old / "two")
+    assert (tree(old / "shard"), tree(other)) == before
+    merged = Run.open(old / "one")
+    assert merged.manifest.decides() == read_manifest(DATA / "finished").decides()
+    assert_is_whole(merged)
+
+
+def test_parts_that_were_copied_together_are_read_in_the_columns_that_all_have(old, other):
+    """Names of parts tell the shard, so that parts of several may lie in one folder."""
+    for table in LATER:
+        for path in (other / table).iterdir():
+            shutil.copy(path, old / "shard" / table)
+    run = Run.open(old / "shard")
+    assert_is_whole(run)
+    with pytest.raises(UserError, match="lacks the column attention_renyi2"):
+        run.steps(["question_index", "step", "attention_renyi2"])
 
 
 # Unfinished
 
 
 def test_a_half_done_run_goes_on_with_its_own_columns(old):
-    before, whole = tree(old / "half-done"), Run.open(DATA / "finished")
+    before = tree(old / "half-done")
     answered = Run.open(old / "half-done", unfinished=True).answers().num_rows
     assert 0 < answered < 8
     edge_command(old, *RUN, "--out", "{half-done}")
@@ -236,8 +277,7 @@ def test_a_half_done_run_goes_on_with_its_own_columns(old):
     assert len(list((old / "half-done").glob("answers/part-*"))) == 2
     assert columns_of(old / "half-done") == columns_of(DATA / "finished")
     run = Run.open(old / "half-done")
-    assert_same_rows(run.steps(), whole.steps(), whole.columns("steps"))
-    assert_same_rows(run.answers(), whole.answers(), whole.columns("answers"))
+    assert_is_whole(run)
     assert run.manifest.to_json() == read_manifest(DATA / "half-done").to_json() | {"state": "finished"}
 
 
@@ -263,22 +303,6 @@ def test_a_half_done_run_with_other_settings_is_refused_by_their_names(old, caps
     assert tree(old / "half-done") == before
 
 
-# Parts of several versions
-
-LATER = ("head_divergence", "head_divergence_mean_vector")  # as if 0.2.0 had not had this metric
-
-
-def test_a_run_goes_on_with_fewer_columns_than_are_written_today(old):
-    drop_columns(old / "half-done", *LATER)
-    (before,) = columns_of(old / "half-done")
-    edge_command(old, *RUN, "--out", "{half-done}")
-    assert columns_of(old / "half-done") == {before}
-    run, whole = Run.open(old / "half-done"), Run.open(DATA / "finished")
-    for table, later in zip(("steps", "answers"), LATER, strict=True):
-        assert run.columns(table) == [name for name in whole.columns(table) if name != later]
-        assert_same_rows(getattr(run, table)(), getattr(whole, table)(), run.columns(table))
-
-
 @pytest.mark.parametrize("table", ["steps", "answers"])
 def test_a_run_with_a_column_that_is_not_written_today_is_refused_by_its_name(table, old, capsys):
     (path,) = (old / "half-done" / table).glob("part-*")
@@ -292,33 +316,3 @@ def test_a_run_with_a_column_that_is_not_written_today_is_refused_by_its_name(ta
     assert "has the column tomorrow, which Edgetrace" in said
     assert "does not write: finish it with Edgetrace 0.2.0, or give another --out" in said
     assert {name: data for name, data in tree(old / "half-done").items() if name != ".lock"} == before
-
-
-def test_shards_of_several_versions_are_merged_in_the_columns_that_all_have(old, capsys):
-    edge_command(old, *RUN, "--shard", "2/2", "--out", "{other}")
-    drop_columns(old / "shard", *LATER)
-    before = tree(old / "shard"), tree(old / "other")
-    for name, order in (("one", ("{shard}", "{other}")), ("two", ("{other}", "{shard}"))):
-        edge_command(old, "merge", *order, "--out", f"{{{name}}}")
-    said = capsys.readouterr().err.replace("\n", " ")
-    assert "not all of these runs have head_divergence in their steps: left out of the merged run" in said
-    assert tree(old / "one") == tree(old / "two")
-    assert (tree(old / "shard"), tree(old / "other")) == before
-    merged, whole = Run.open(old / "one"), Run.open(DATA / "finished")
-    for table, later in zip(("steps", "answers"), LATER, strict=True):
-        assert merged.columns(table) == [name for name in whole.columns(table) if name != later]
-        assert_same_rows(getattr(merged, table)(), getattr(whole, table)(), merged.columns(table))
-
-
-def test_parts_that_were_copied_together_are_read_in_the_columns_that_all_have(old):
-    """Names of parts tell the shard, so that parts of several may lie in one folder."""
-    edge_command(old, *RUN, "--shard", "2/2", "--out", "{other}")
-    drop_columns(old / "shard", *LATER)
-    for table in ("steps", "answers"):
-        for path in (old / "other" / table).iterdir():
-            shutil.copy(path, old / "shard" / table)
-    run, whole = Run.open(old / "shard"), Run.open(DATA / "finished")
-    assert_same_rows(run.steps(), whole.steps(), run.columns("steps"))
-    assert len(run.columns("steps")) == len(whole.columns("steps")) - 1
-    with pytest.raises(UserError, match="lacks the column head_divergence"):
-        run.steps(["question_index", "step", "head_divergence"])
