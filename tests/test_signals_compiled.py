@@ -22,7 +22,7 @@ from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.machine.device import simd
 from edge.machine.native import compiled
-from edge.signals.compiled import FLAGS, SOURCE, TARGETS, Code, Found, compiled_code, target
+from edge.signals.compiled import FLAGS, SOURCE, TARGETS, Code, CompiledCode, compiled_code, target
 from edge.signals.definitions import Scratch, attention_signals, hidden_signals, output_signals
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
@@ -338,7 +338,7 @@ def test_a_step_has_the_same_signals_with_and_without_a_compiler(monkeypatch):
     assert compiled_code().code
     fast = read_two(SPEC, *parts_of(SPEC))
     monkeypatch.setattr(
-        edge.signals.reader, "compiled_code", lambda: Found(None, "switched off by the test")
+        edge.signals.reader, "compiled_code", lambda: CompiledCode(None, "switched off by the test")
     )
     slow = read_two(SPEC, *parts_of(SPEC))
     assert_alike(fast, slow)

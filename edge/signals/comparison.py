@@ -78,7 +78,7 @@ def kl_exact(full: Array, full_normaliser: float, logits: Array, log_normaliser:
 
 
 def hidden_distance(full: Array, hidden: Array) -> HiddenDistance:
-    """From both models' residual streams [L+1, D] at one position."""
+    """Compares both models' residual streams [L+1, D] at one position."""
     length, own = norms(full), norms(hidden)
     error = norms(hidden - full)
     error = np.divide(error, length, out=np.where(error > 0, np.float32(np.inf), error), where=length > 0)

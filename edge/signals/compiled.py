@@ -90,12 +90,12 @@ class Code:
 
 
 def dimensions(layers: int, heads: int) -> dict[Shape, tuple[int, ...]]:
-    """Of the array that one metric of each shape is."""
+    """Shapes of the array of one metric, by the shape of its cell."""
     return {Shape.HEADS: (layers, heads), Shape.LAYERS: (layers,), Shape.STREAMS: (layers + 1,)}
 
 
 def size_of(metrics: Sequence[Metric], layers: int, heads: int) -> int:
-    """Numbers of all these metrics together."""
+    """How many numbers all these metrics have together."""
     shapes = dimensions(layers, heads)
     return sum(math.prod(shapes[metric.shape]) for metric in metrics)
 
@@ -110,7 +110,7 @@ def split(values: Array, metrics: Sequence[Metric], layers: int, heads: int) -> 
     return pieces
 
 
-class Found(NamedTuple):
+class CompiledCode(NamedTuple):
     """The compiled code, or None and the reason why there is none."""
 
     code: Code | None
@@ -118,17 +118,15 @@ class Found(NamedTuple):
 
 
 @functools.cache
-def compiled_code() -> Found:
+def compiled_code() -> CompiledCode:
     """Compiles at the first call, unless an earlier process has: a second, several on a slow board."""
     library, problem = compiled(SOURCE, flags_here())
     if library is None:
-        return Found(None, problem)
+        return CompiledCode(None, problem)
     code = Code(library)
-    return (
-        Found(code, "")
-        if agrees(code)
-        else Found(None, "what the compiler made gives other numbers than numpy")
-    )
+    if agrees(code):
+        return CompiledCode(code, "")
+    return CompiledCode(None, "what the compiler made gives other numbers than numpy")
 
 
 def flags_here() -> tuple[str, ...]:
@@ -155,22 +153,20 @@ def agrees(code: Code) -> bool:
     now, before = random.normal(size=(2, 4, 37)).astype(np.float32)
     logits = random.normal(0.0, 4.0, 1333).astype(np.float32)
     logits[::7] = -np.inf
-    meant = (
-        output_signals(logits, scratch),
-        attention_signals(rows, scratch),
-        hidden_signals(now, before, scratch),
+    expected = (
+        *output_signals(logits, scratch),
+        *attention_signals(rows, scratch),
+        *hidden_signals(now, before, scratch),
     )
-    made = (code.output(logits), code.attention(rows, scratch), code.hidden(now, before, has_before=True))
-    pairs = zip(
-        (value for group in made for value in group),
-        (value for group in meant for value in group),
-        strict=True,
+    given = (
+        *code.output(logits),
+        *code.attention(rows, scratch),
+        *code.hidden(now, before, has_before=True),
     )
-    return np.array_equal(before, now) and all(
-        close(np.asarray(ours), np.asarray(theirs)) for ours, theirs in pairs
-    )
+    pairs = zip(given, expected, strict=True)
+    return np.array_equal(before, now) and all(close(np.asarray(a), np.asarray(b)) for a, b in pairs)
 
 
 def close(ours: Array, theirs: Array) -> bool:
-    """Within CLOSE of one plus the size; nothing is close to what is not a number."""
+    """Whether numbers are within CLOSE of one plus their size; nothing is close to what is not a number."""
     return bool((np.abs(ours - theirs) <= CLOSE * (1.0 + np.abs(theirs))).all())

@@ -26,8 +26,8 @@ FLOOR = np.float32(-200.0)
 
 
 class OutputSignals(NamedTuple):
-    """From the logits of one position. `top1` is the most likely id (the lowest of equals), the others are
-    nats."""
+    """What the logits of one position say. `top1` is the most likely id (the lowest of equals), the others
+    are nats."""
 
     output_entropy: float
     varentropy: float
@@ -38,7 +38,8 @@ class OutputSignals(NamedTuple):
 
 
 class AttentionSignals(NamedTuple):
-    """From the attention rows of one query: by head [L, H] and by layer [L], in the order of the table."""
+    """What the attention rows of one query say: by head [L, H] and by layer [L], in the order of the
+    table."""
 
     attention_entropy: Array
     sink_mass: Array
@@ -49,7 +50,7 @@ class AttentionSignals(NamedTuple):
 
 
 class HiddenSignals(NamedTuple):
-    """From the residual stream: [L+1] or [L], in the order of the table; the token ones are None where
+    """What the residual stream says: [L+1] or [L], in the order of the table; the token ones are None where
     there is no previous position."""
 
     hidden_norm: Array
@@ -127,8 +128,8 @@ def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
 def output_of_sums(
     top1: int, largest: float, rest: float, mean: float, second: float, spread: float
 ) -> OutputSignals:
-    """From sums over all logits but the top one of weights w = e^x, x a logit less the largest: `rest` of w,
-    `mean` of w x over rest + 1, `second` the largest w, `spread` of w (x - mean)^2."""
+    """Output signals of sums over all logits but the top one, of weights w = e^x, x a logit less the
+    largest: `rest` of w, `mean` of w x over rest + 1, `second` the largest w, `spread` of w (x - mean)^2."""
     total, log_total = 1.0 + rest, math.log1p(rest)
     return OutputSignals(
         output_entropy=log_total - mean,
@@ -146,7 +147,7 @@ def surprisal(logits: Array, log_normaliser: float, token_id: int) -> float:
 
 
 def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
-    """From attention rows [L, H, K] that sum to one over K (zeros outside a window are allowed).
+    """Reduces attention rows [L, H, K] that sum to one over K (zeros outside a window are allowed).
 
     head_dispersion is the population standard deviation over heads; head_divergence the generalised
     Jensen-Shannon divergence, entropy of the heads' mean row less the mean of their entropies;
@@ -217,7 +218,7 @@ def cosines(a: Array, b: Array, norms_a: Array, norms_b: Array) -> Array:
 
 
 def hidden_signals(hidden: Array, previous: Array | None, scratch: Scratch) -> HiddenSignals:
-    """From the residual stream [L+1, D] of this position and of the one before (None at the first)."""
+    """Reduces the residual stream [L+1, D] of this position and of the one before (None at the first)."""
     difference = scratch.take("difference", hidden.size).reshape(hidden.shape)
     length = norms(hidden)
     token_delta = token_cosine = None
@@ -267,5 +268,5 @@ def _scalar(
 
 
 def mean(array: Array) -> float:
-    """Of all numbers in an array."""
+    """Mean of all numbers in an array."""
     return float(np.add.reduce(array, axis=None)) / array.size
