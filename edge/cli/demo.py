@@ -21,7 +21,7 @@ import typer
 from edge.cli.common import console
 from edge.errors import UserError
 from edge.registry import read_registry
-from edge.runs.run_directory import RUN_NAME
+from edge.runs.manifest import RUN_NAME
 
 FULL, QUANTISED = "fp32", ("int8", "int4")
 MODULES = {"edge": "edge", "edge-export": "export"}  # command -> module that `python -m` runs
