@@ -66,7 +66,7 @@ STARTERS = frozenset(
         "In",
         "Inside",
         "It",
-        "ArtifactComparison",
+        "Many",
         "Most",
         "No",
         "Nobody",

@@ -153,6 +153,7 @@ class Always(random.Random):
         ("It cannot fly. It can run.", "In short, it can't fly, and it can run."),
         ("A bird has two wings and cannot swim. It eats.", "In short, a bird has two wings and can't swim."),
         ("Stories about ships are about 100 years old.", "Stories about ships are around 100 years old."),
+        ("Many birds can fly.", "In short, many birds can fly."),
     ],
 )
 def test_an_answer_can_be_put_in_other_words(answer: str, expected: str) -> None:
