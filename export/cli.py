@@ -13,13 +13,13 @@ from rich.progress import Progress as Bar
 
 from edge.cli.common import check_json, console, errors, run_app, write_json
 from edge.cli.completion import complete_models
+from edge.precision import MIXED, PRECISIONS
 from edge.questions.question import EMBEDDED, read_questions
 from export.build import DEFAULT_CONTEXT
 from export.build import build as build_artifacts
 from export.mix import find as find_mix
 from export.mix import read_recipe
 from export.mix import table as mix_table
-from export.precision import MIXED, PRECISIONS
 from export.reference import reference as make_reference
 from export.synth import synth as synthesise
 from export.verdict import table as verdict_table

@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.artifact import GGUF_NAME
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import listening, llama_cpp
 from edge.errors import UserError
 from edge.machine.device import usable_cores
+from edge.precision import GGUF_NAME, Precision
 from export.checkpoint import Checkpoint
 from export.gguf_model import KINDS, Kind, write
 from export.gguf_tokenizer import Vocabulary, prove, read_vocabulary
 from export.graph.config import DecoderConfig
-from export.precision import Precision
 from export.tokenizer import TokenizerFiles
 
 SOURCE_NAME = ".unquantised.gguf"

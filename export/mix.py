@@ -29,15 +29,16 @@ from edge.files import write_whole
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force as force_job
 from edge.jobs.run import run as run_job
+from edge.precision import FULL, MIXED
 from edge.questions.question import Question, questions_sha256, select
 from edge.runs.run_directory import Run
-from export.build import DEFAULT_CONTEXT, build, groups_of
+from export.build import DEFAULT_CONTEXT, build
 from export.checkpoint import Checkpoint
 from export.graph import read_config
-from export.precision import MIXED, WIDE_BITS
+from export.precision import WIDE_BITS, groups_of
 from export.source import resolve
 
-BASE, FULL = "onnx-int4", "onnx-fp32"
+BASE, EIGHT = "onnx-int4", "onnx-int8"
 REFERENCE_K = 1024
 SEARCH_NAME = f"{MIXED}.search.json"
 UNBUILT_NAME = f"{MIXED}.unbuilt.json"  # a log whose artifact could not be built
@@ -112,9 +113,9 @@ def find(
         raise UserError(f"cannot write to {out} ({error.strerror}): give another --out") from error
     with room_for_trials as work:
         bench = Bench(source, Path(work), revision, context, Runtime(threads), chosen, max_new_tokens)
-        base, eight = bench.trial(BASE), bench.trial("onnx-int8")
+        base, eight = bench.trial(BASE), bench.trial(EIGHT)
         on_trial(BASE, base)
-        on_trial("onnx-int8", eight)
+        on_trial(EIGHT, eight)
         room = budget * base.bytes
         alone = {}
         for name in groups:
@@ -274,5 +275,5 @@ def table(found: Mix) -> Table:
     for trial in found.path:
         row(" + ".join(trial.wide), trial, trial.wide == found.chosen)
     made.add_section()
-    row("everything (onnx-int8)", found.eight)
+    row(f"everything ({EIGHT})", found.eight)
     return made

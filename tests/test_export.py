@@ -529,7 +529,7 @@ def test_what_an_architecture_does_not_build_is_refused_by_name(changes, words):
 
 
 def test_too_little_memory_is_refused_before_anything_is_written(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.build.available_memory", lambda: 100_000_000)
+    monkeypatch.setattr("export.space.available_memory", lambda: 100_000_000)
     with pytest.raises(UserError, match=r"about 0\.6 GB of memory and 0\.1 GB are available"):
         build(str(checkpoint), ["onnx-fp32"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

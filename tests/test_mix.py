@@ -15,10 +15,11 @@ from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.runtime import open_backend
 from edge.errors import UserError
+from edge.precision import MIXED, PRECISIONS
 from edge.questions.question import read_questions
 from export.build import build
-from export.mix import MIXED, SEARCH_NAME, UNBUILT_NAME, Trial, find, prefixes, read_recipe
-from export.precision import PRECISIONS, group
+from export.mix import SEARCH_NAME, UNBUILT_NAME, Trial, find, prefixes, read_recipe
+from export.precision import Target, group
 from export.stored import Stored
 from tests.models import SHAPES, config_of, tensors, write_checkpoint
 from tests.test_cli_errors import call
@@ -254,4 +255,4 @@ def test_groups_are_taken_by_gain_for_each_byte_and_those_that_harm_are_left():
         "best": trial(110, 0.5),
     }
     assert prefixes(trial(100, 1.0), alone) == [("best",), ("best", "small"), ("best", "small", "large")]
-    assert PRECISIONS[MIXED].wide == ()
+    assert Target(PRECISIONS[MIXED]).wide == ()

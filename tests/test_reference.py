@@ -15,7 +15,8 @@ from edge.artifact import Artifact
 from edge.errors import UserError
 from export.build import build
 from export.reference import AFTER, BEFORE, ReferenceGraph, open_reference, reference
-from export.verify import OPTIMUM, verify
+from export.verdict import OPTIMUM
+from export.verify import verify
 from tests import models, oracle
 from tests.conftest import tree
 

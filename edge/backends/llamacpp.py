@@ -16,6 +16,7 @@ from edge.backends.llama_taps import TapError, TapReader, check_layout
 from edge.backends.mapped import let_go
 from edge.errors import UserError
 from edge.machine.device import usable_cores
+from edge.precision import PRECISIONS
 from edge.signals.taps import Array, Taps
 
 # prefill in micro-batches of so many tokens: attention buffers that do not grow with the prompt squared
@@ -29,7 +30,10 @@ PROBE = 3  # tokens of the pass that checks the taps when a model is opened
 def cache_type(artifact: Artifact, runtime: Runtime) -> str:
     """f16 or f32: what was asked for, or f32 for weights in float32, so that nothing is rounded that need
     not be."""
-    return runtime.kv_cache or ("f32" if artifact.manifest.precision == "gguf-f32" else "f16")
+    if runtime.kv_cache:
+        return runtime.kv_cache
+    known = PRECISIONS.get(artifact.manifest.precision)
+    return "f32" if known is not None and known.bits == 32 else "f16"
 
 
 class LlamaBackend:

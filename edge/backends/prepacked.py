@@ -20,9 +20,10 @@ from pathlib import Path
 
 from edge.artifact import Artifact
 from edge.backends.mapped import trim
-from edge.backends.onnx import GRAPH_NAME, RUNTIME_VERSION, WEIGHTS_NAME, save_prepacked
+from edge.backends.onnx import RUNTIME_VERSION, WEIGHTS_NAME, save_prepacked
 from edge.errors import OnNote, UserError
 from edge.machine.device import SYSTEM, entries, read_text
+from edge.precision import GRAPH_NAME
 
 FOLDER, MADE_NAME, LOCK_NAME = "prepacked", "made.json", ".prepacked.lock"
 WORTH = 64 << 20  # bytes of an artifact below which a second copy in memory is of no account

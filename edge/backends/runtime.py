@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
-from edge.artifact import LLAMA_CPP, Artifact
+from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.llamacpp import CACHE_BYTES, LlamaBackend, cache_type
 from edge.backends.memory import check_memory
@@ -13,6 +13,7 @@ from edge.backends.onnx import FLOAT_BYTES, OnnxBackend, check_graph
 from edge.backends.prepacked import find_or_make
 from edge.errors import OnNote, UserError
 from edge.machine.device import usable_cores
+from edge.precision import LLAMA_CPP
 from edge.version import __version__
 
 MOST_THREADS = 4  # for each processor
