@@ -14,7 +14,7 @@ import edge
 from tests.conftest import ROOT
 
 # From the bottom up, each with what it may import beside itself. The base modules stand in their own order.
-BASE = ("errors", "version", "files", "precision", "artifact", "registry")
+BASE = ("errors", "version", "files", "precision", "architectures", "artifact", "registry")
 ROOMS: dict[str, set[str]] = {
     "machine": {*BASE},
     "signals": {*BASE, "machine"},

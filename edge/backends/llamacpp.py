@@ -11,8 +11,9 @@ import numpy as np
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime, check_room
+from edge.backends.llama_graph import TapError, check_layout
 from edge.backends.llama_library import NEWEST, OLDEST, listening, llama_cpp, supported, version
-from edge.backends.llama_taps import TapError, TapReader, check_layout
+from edge.backends.llama_taps import TapReader
 from edge.backends.mapped import let_go
 from edge.errors import UserError
 from edge.machine.device import usable_cores
