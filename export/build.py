@@ -16,7 +16,7 @@ from edge.backends.llama_library import llama_cpp
 from edge.errors import OnNote, UserError, ignore
 from edge.precision import LLAMA_CPP, MIXED, Precision
 from export.checkpoint import Checkpoint
-from export.graph import read_config
+from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
 from export.manifest import existing, manifest_of
 from export.precision import Target, groups_of, mixed, precision

@@ -34,7 +34,7 @@ from edge.questions.question import Question, questions_sha256, select
 from edge.runs.run_directory import Run
 from export.build import DEFAULT_CONTEXT, build
 from export.checkpoint import Checkpoint
-from export.graph import read_config
+from export.graph.architectures import read_config
 from export.precision import WIDE_BITS, groups_of
 from export.source import resolve
 

@@ -33,7 +33,7 @@ from edge.errors import UserError, ignore
 from edge.files import sync_folder
 from edge.machine.device import usable_cores
 from export.checkpoint import Array, Checkpoint
-from export.graph import read_config
+from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
 from export.source import resolve
 
@@ -42,13 +42,6 @@ REFERENCE_NAME = "reference.json"
 GRAPH_NAME = "model.onnx"
 BEFORE, AFTER = "before", "after"
 VERSIONS_OF = ("optimum", "optimum-onnx", "torch", "transformers", "onnx", "onnxruntime", "numpy")
-# optimum's configuration class of each architecture that is built.
-CONFIGS = {
-    "llama": "LlamaOnnxConfig",
-    "qwen2": "Qwen2OnnxConfig",
-    "qwen3": "Qwen3OnnxConfig",
-    "gemma3_text": "Gemma3TextOnnxConfig",
-}
 PROBE = 5  # positions of the pass that tells on which side of the final norm the last hidden state was taken
 
 
@@ -168,7 +161,8 @@ def run_optimum(exporters: Any, folder: Path, out: Path, model_type: str) -> Non
 
 def tapped(model_type: str) -> Any:
     """optimum's configuration class of the architecture, with our outputs added to its own."""
-    base = getattr(importlib.import_module("optimum.exporters.onnx.model_configs"), CONFIGS[model_type])
+    name = CONVERSIONS[model_type].onnx_config
+    base = getattr(importlib.import_module("optimum.exporters.onnx.model_configs"), name)
 
     def outputs(self: Any) -> dict[str, dict[int, str]]:
         named: dict[str, dict[int, str]] = dict(base.outputs.fget(self))
@@ -180,7 +174,7 @@ def tapped(model_type: str) -> Any:
             named[f"attentions.{layer}"] = {0: "batch_size", 2: "sequence_length", 3: total}
         return named
 
-    return type(f"Tapped{CONFIGS[model_type]}", (base,), {"outputs": property(outputs)})
+    return type(f"Tapped{name}", (base,), {"outputs": property(outputs)})
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from edge.precision import PRECISIONS
 from edge.registry import read_registry
 from export.checkpoint import Checkpoint
 from export.checks import compare, divergence
-from export.graph import read_config
+from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
 from export.reference import Reference, import_extra, open_reference
 from export.source import Source, resolve

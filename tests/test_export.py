@@ -23,7 +23,7 @@ from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
 from export.build import build
 from export.checkpoint import Checkpoint
-from export.graph import read_config
+from export.graph.architectures import read_config
 from tests import models
 from tests.conftest import ROOT, tree
 

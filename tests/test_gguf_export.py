@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import export.cli
+from edge.architectures import ARCHITECTURES
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.llamacpp import LlamaBackend
@@ -21,7 +22,6 @@ from edge.errors import UserError, ignore
 from edge.precision import PRECISIONS
 from export import gguf_artifact, probe
 from export.build import build
-from export.gguf_model import ARCHITECTURES
 from export.source import Source
 from export.verify import verify
 from tests import models

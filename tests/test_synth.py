@@ -17,8 +17,10 @@ from edge.questions.prompt import Prompter
 from export import synth as module
 from export.build import build
 from export.checkpoint import Checkpoint
+from export.graph.architectures import read_config
+from export.graph.tensors import layer_shapes
 from export.hub import check_config
-from export.synth import config_of, layer_shapes, synth, tokenizer_of
+from export.synth import config_of, synth, tokenizer_of
 from tests.conftest import tree
 
 HUB_MODELS = [entry for entry in registry.read_registry().values() if entry.hub]
@@ -32,8 +34,8 @@ PARAMETERS = {  # as the models' pages give them, in millions
 
 def parameters(entry: registry.RegistryEntry) -> int:
     assert entry.shape is not None
-    shape = entry.shape
-    layer = sum(int(np.prod(size)) for size in layer_shapes(entry.model_type, shape).values())
+    shape, config = entry.shape, read_config(config_of(entry, entry.shape), entry.shape.context)
+    layer = sum(int(np.prod(size)) for size in layer_shapes(config).values())
     return shape.layers * layer + shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + shape.hidden
 
 

@@ -73,7 +73,8 @@ def scale_llama3(frequencies: npt.NDArray[np.float32], scaling: Llama3Scaling) -
 class DecoderConfig:
     """Everything `export.graph.decoder` needs to know of a model.
 
-    `context` bounds the rope tables and the KV cache; `windows` has for each layer the number of keys a
+    `positions` is how many config.json declares, of which `context` are built: it bounds the rope tables and
+    the KV cache. `windows` has for each layer the number of keys a
     query sees (0: all). Window layers turn by `local_rope` where there is one. `norm_offset` is added to
     every norm weight; `sandwich_norms` puts a norm behind attention and MLP as well; `qk_norm` one on each
     query and key head before rope.
@@ -87,6 +88,7 @@ class DecoderConfig:
     head_dim: int
     intermediate: int
     vocabulary: int
+    positions: int
     context: int
     norm_eps: float
     rope: Rope
@@ -162,6 +164,7 @@ class ConfigReader:
             self.integer(key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")
         )
         size = self.integer("head_dim", head_dim or hidden // heads)
+        declared = self.integer("max_position_embeddings", positions)
         return DecoderConfig(
             model_type=model_type,
             layers=layers,
@@ -171,7 +174,8 @@ class ConfigReader:
             head_dim=size,
             intermediate=self.integer("intermediate_size"),
             vocabulary=self.integer("vocab_size"),
-            context=min(context, self.integer("max_position_embeddings", positions)),
+            positions=declared,
+            context=min(context, declared),
             norm_eps=self.number("rms_norm_eps", 1e-6),
             rope=self.rope(10000.0),
             tied=self.flag("tie_word_embeddings", False),
