@@ -80,7 +80,7 @@ def build(
         config = read_config(checkpoint.config, context)
         if any(row.backend == LLAMA_CPP for row in wanted):
             check_llama(config)
-        model = Model(checkpoint, config, read_tokenizer(checkpoint))
+        model = Model(checkpoint, config, read_tokenizer(checkpoint, config.vocabulary))
         digest = checkpoint.sha256()
         for row in wanted:
             to = mixed(wide, groups_of(checkpoint, config)) if row.name == MIXED else Target(row)

@@ -37,10 +37,12 @@ ORDER = (
 
 
 class Kind(NamedTuple):
-    """A storage type of matrices: its name in GGUF, and numpy's type of what is written."""
+    """A storage type of matrices: its name in GGUF, numpy's type of what is written, and llama.cpp's number
+    of a file with such matrices."""
 
     name: str
     dtype: npt.DTypeLike
+    file_type: int
 
     @property
     def size(self) -> int:
@@ -48,7 +50,8 @@ class Kind(NamedTuple):
         return np.dtype(self.dtype).itemsize
 
 
-F32, F16, BF16 = Kind("F32", np.float32), Kind("F16", np.float16), Kind("BF16", ml_dtypes.bfloat16)
+F32, F16 = Kind("F32", np.float32, 0), Kind("F16", np.float16, 1)
+BF16 = Kind("BF16", ml_dtypes.bfloat16, 32)
 KINDS = {kind.name: kind for kind in (F32, F16, BF16)}
 
 
@@ -104,7 +107,6 @@ def write(
     config: DecoderConfig,
     vocabulary: Vocabulary,
     kind: Kind,
-    file_type: int,
     path: Path,
     on_bytes: Callable[[int], None],
     *,
@@ -124,7 +126,7 @@ def write(
     try:
         writer.add_name(name)
         add_shape(writer, config)
-        writer.add_file_type(file_type)
+        writer.add_file_type(kind.file_type)
         add_vocabulary(writer, vocabulary)
         names = gguf.get_tensor_name_map(architecture, config.layers)
         done = Progress(on_bytes)

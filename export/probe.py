@@ -66,7 +66,6 @@ def make(folder: Path) -> list[Path]:
             config,
             vocabulary,
             F16,
-            1,
             path,
             lambda done: None,
             name=checkpoint.folder.name,

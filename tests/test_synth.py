@@ -17,9 +17,9 @@ from edge.questions.prompt import Prompter
 from export import synth as module
 from export.build import build
 from export.checkpoint import Checkpoint
+from export.facts import differences
 from export.graph.architectures import read_config
 from export.graph.tensors import layer_shapes
-from export.hub import check_config
 from export.synth import config_of, synth, tokenizer_of
 from tests.conftest import tree
 
@@ -42,7 +42,7 @@ def parameters(entry: registry.RegistryEntry) -> int:
 @pytest.mark.parametrize("entry", HUB_MODELS, ids=lambda entry: entry.model_id)
 def test_the_shape_is_the_real_models(entry: registry.RegistryEntry) -> None:
     assert entry.shape is not None
-    assert check_config(entry, config_of(entry, entry.shape), {"eos_token_id": list(entry.stop_ids)}) == []
+    assert differences(entry, config_of(entry, entry.shape), {"eos_token_id": list(entry.stop_ids)}) == []
     assert parameters(entry) / 1e6 == pytest.approx(PARAMETERS[entry.model_id], abs=1)
 
 
