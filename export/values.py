@@ -25,8 +25,9 @@ from edge.precision import GRAPH_NAME
 from edge.questions.prompt import Prompter
 from edge.signals.definitions import Scratch, attention_signals
 from export.checkpoint import Array, Checkpoint
+from export.extra import import_extra
 from export.graph.config import DecoderConfig
-from export.reference import AFTER, Reference, ReferenceGraph, final_norm, import_extra
+from export.reference_graph import AFTER, Reference, ReferenceGraph, final_norm
 from export.stored import Stored, put
 from export.verdict import Probe
 

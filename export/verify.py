@@ -25,9 +25,10 @@ from edge.precision import PRECISIONS
 from edge.registry import read_registry
 from export.checkpoint import Checkpoint
 from export.checks import compare, divergence
+from export.extra import import_extra
 from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
-from export.reference import Reference, import_extra, open_reference
+from export.reference_graph import Reference, open_reference
 from export.source import Source, resolve
 from export.stored import Stored, check_weights
 from export.values import (

@@ -14,7 +14,8 @@ import export.reference
 from edge.artifact import Artifact
 from edge.errors import UserError
 from export.build import build
-from export.reference import AFTER, BEFORE, ReferenceGraph, open_reference, reference
+from export.reference import reference
+from export.reference_graph import AFTER, BEFORE, ReferenceGraph, open_reference
 from export.verdict import OPTIMUM
 from export.verify import verify
 from tests import models, oracle
