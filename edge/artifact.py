@@ -157,6 +157,11 @@ class Manifest:
         return backend_of(self.precision)
 
     @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(record.size for record in self.files.values())
+
+    @property
     def tokenizer_sha256(self) -> str:
         """Tells whether two artifacts read and write the same tokens."""
         record = self.files.get(TOKENIZER_NAME)

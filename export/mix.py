@@ -212,7 +212,7 @@ class Bench:
 
     def trial(self, precision: str, wide: tuple[str, ...] = ()) -> Trial:
         artifact = self._build(precision, wide)
-        size = sum(record.size for record in artifact.manifest.files.values())
+        size = artifact.manifest.size
         out = self._work / f"run-{self._number}"
         force_job(artifact, self._full.folder, out, runtime=self._runtime)
         forced = compare(self._full, Run.open(out)).forced
@@ -230,27 +230,6 @@ def remove(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     folder.rmdir()
-
-
-class Recipe(NamedTuple):
-    """Groups in 8 bits; model id and checkpoint's SHA-256 that they were found for, "" where the file does
-    not say."""
-
-    wide: tuple[str, ...]
-    model_id: str = ""
-    checkpoint_sha256: str = ""
-
-
-def read_recipe(path: Path) -> Recipe:
-    """From a search's log or any JSON object with `wide`; raises UserError when it holds none."""
-    try:
-        log = json.loads(path.read_text(encoding="utf-8"))
-        wide = log["wide"]
-        if not isinstance(wide, list) or not wide or not all(isinstance(name, str) for name in wide):
-            raise ValueError("'wide' is no list of groups")
-        return Recipe(tuple(wide), str(log.get("model_id", "")), str(log.get("checkpoint_sha256", "")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no recipe ({error}): make one with 'edge-export mix'") from error
 
 
 def table(found: Mix) -> Table:

@@ -118,6 +118,10 @@ class Verification:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` writes: the record with the artifact that it is of."""
+        return {"path": str(self.path), "label": self.label, "notice": self.notice, **self.record()}
+
     def record(self) -> dict[str, Any]:
         """What the manifest keeps: JSON values alone, null for a number that is not finite."""
         return {

@@ -73,7 +73,7 @@ def needed_by(
     """Of an artifact, or of the same model in another precision whose size is known, as its own is."""
     manifest = artifact.manifest
     tokenizer = manifest.files[TOKENIZER_NAME].size if TOKENIZER_NAME in manifest.files else 0
-    weights: float = sum(record.size for record in manifest.files.values()) - tokenizer
+    weights: float = manifest.size - tokenizer
     precision = manifest.precision
     if instead is not None:
         weights *= instead.weight_bytes / PRECISIONS[precision].weight_bytes

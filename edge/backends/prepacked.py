@@ -50,7 +50,7 @@ def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
     """The graph to load: laid out before, or now, or the artifact's own where that is not worth it or not
     possible."""
     plain = artifact.path / GRAPH_NAME
-    size = sum(record.size for record in artifact.manifest.files.values())
+    size = artifact.manifest.size
     if size < WORTH:
         return plain
     if found := find(artifact):
