@@ -111,21 +111,18 @@ class ReferenceGraph:
             np.stack([value[0, -keep:] for value in hidden]),
         )
 
-    def feed(
-        self, ids: Sequence[int], past: Mapping[str, Array] | None = None
-    ) -> dict[str, np.ndarray[Any, Any]]:
-        """Inputs for the ids, after the cache `past` (by input name; None: empty)."""
-        before = 0 if past is None else next(iter(past.values())).shape[2]
+    def feed(self, ids: Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
+        """Inputs for the ids, with an empty cache."""
         made: dict[str, np.ndarray[Any, Any]] = {
             "input_ids": np.asarray([ids], np.int64),
-            "attention_mask": np.ones((1, before + len(ids)), np.int64),
-            "position_ids": np.arange(before, before + len(ids), dtype=np.int64)[None],
+            "attention_mask": np.ones((1, len(ids)), np.int64),
+            "position_ids": np.arange(len(ids), dtype=np.int64)[None],
         }
-        for value in self._session.get_inputs():
+        inputs = self._session.get_inputs()
+        for value in inputs:
             if value.name.startswith("past_key_values."):
-                shape = (1, value.shape[1], 0, value.shape[3])
-                made[value.name] = np.zeros(shape, np.float32) if past is None else past[value.name]
-        wanted = {value.name for value in self._session.get_inputs()}
+                made[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+        wanted = {value.name for value in inputs}
         return {name: array for name, array in made.items() if name in wanted}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,10 @@ TEMPLATE = (
 Tensors = dict[str, npt.NDArray[Any]]
 
 
-def synth(
-    model_id: str, out: Path, *, seed: int = 0, on_shard: Callable[[int, int], None] = lambda done, of: None
-) -> Path:
+def synth(model_id: str, out: Path, *, seed: int = 0) -> Path:
     """Writes a checkpoint folder of a hub model's shape to `out` (BF16, twice the parameters in bytes).
 
-    `on_shard` hears how many shards of how many are done. Raises UserError when the model is unknown or
+    Raises UserError when the model is unknown or
     embedded, when `out` is there already, or cannot be written; nothing half-written is left.
     """
     registry = read_registry()
@@ -61,7 +59,7 @@ def synth(
             working / "tokenizer.json", tokenizer_of(entry.shape.vocabulary, entry.stop_ids), indent=None
         )
         write_json(working / "tokenizer_config.json", {"chat_template": TEMPLATE})
-        write_weights(working, read_config(config, entry.shape.context), seed, on_shard)
+        write_weights(working, read_config(config, entry.shape.context), seed)
         working.rename(out)
     except OSError as error:
         raise UserError(
@@ -134,9 +132,7 @@ def shards(config: DecoderConfig, seed: int) -> Iterator[Tensors]:
     yield last
 
 
-def write_weights(
-    folder: Path, config: DecoderConfig, seed: int, on_shard: Callable[[int, int], None]
-) -> None:
+def write_weights(folder: Path, config: DecoderConfig, seed: int) -> None:
     count, total = config.layers + 2, 0
     weight_map: dict[str, str] = {}
     for number, tensors in enumerate(shards(config, seed), 1):
@@ -144,7 +140,6 @@ def write_weights(
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
-        on_shard(number, count)
     write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 

@@ -99,8 +99,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
     },
 }
-# What an architecture's checkpoints have beside the tensors of all: biases of queries, keys and values, norms of
-# their heads, norms behind attention and MLP, norms that multiply by 1 + weight.
+# What checkpoints have beside the tensors of all: biases of queries, keys and values, norms of their heads,
+# norms behind attention and MLP, norms that multiply by 1 + weight.
 TRAITS: dict[str, set[str]] = {
     "llama": set(),
     "qwen2": {"bias"},
@@ -123,7 +123,7 @@ def config_of(**changes: Any) -> dict[str, Any]:
 
 def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Every weight a checkpoint of this config has, wide enough to keep attention far from uniform."""
-    rng, traits = np.random.default_rng(seed), TRAITS[config["model_type"]]
+    rng, traits = np.random.default_rng(seed), TRAITS.get(config["model_type"], set())
     hidden, width, head_dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}

@@ -41,13 +41,12 @@ class TapReader:
     """Collects the last position's rows of one pass at a time.
 
     `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every
-    node's name; later ones know the nodes by address and check the names of those alone, in C where
-    `compiled` allows and a compiler is there. `every` wants each node by itself, for the check; `fetch_all`
-    reads everything through the backend, as if nothing were on the host. Arrays: `rows` [L, H, K] and
+    node's name; later ones know the nodes by address and check the names of those alone, in C where a
+    compiler is there. `every` wants each node by itself, for the check. Arrays: `rows` [L, H, K] and
     `hidden` [L+1, D], views that the next pass overwrites.
     """
 
-    def __init__(self, library: Any, spec: ModelSpec, capacity: int, *, compiled: bool = True) -> None:
+    def __init__(self, library: Any, spec: ModelSpec, capacity: int) -> None:
         ggml = library._lib
         self._get = ggml.ggml_backend_tensor_get
         self._get.argtypes, self._get.restype = (
@@ -57,7 +56,7 @@ class TapReader:
         self._is_host = ggml.ggml_backend_buffer_is_host
         self._is_host.argtypes, self._is_host.restype = [ctypes.c_void_p], ctypes.c_bool
         self.spec = spec
-        self.every = self.fetch_all = False
+        self.every = False
         self._names = wanted_names(spec)
         self._hidden = np.empty((spec.layers + 1, spec.hidden), np.float32)
         self._hidden_address = self._hidden.ctypes.data
@@ -77,7 +76,7 @@ class TapReader:
         self.callback = self._python = library.ggml_backend_sched_eval_callback(self._call)
         self.user_data: int | None = None
         self._compiled: CompiledPass | None = None
-        if compiled and (address := compiled_callback().address):
+        if address := compiled_callback().address:
             self.callback = library.ggml_backend_sched_eval_callback(address)
             self._compiled = CompiledPass(
                 ctypes.cast(self._python, ctypes.c_void_p).value or 0,
@@ -181,7 +180,7 @@ class TapReader:
         kind, number = found
         tensor = Tensor.from_address(address)
         self._check(tensor, kind)
-        host = bool(tensor.buffer) and bool(self._is_host(tensor.buffer)) and not self.fetch_all
+        host = bool(tensor.buffer) and bool(self._is_host(tensor.buffer))
         node = Node(kind, number, name, address, host)
         if kind == STREAM:
             self._plan.streams[number] = node
