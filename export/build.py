@@ -110,7 +110,7 @@ def check_choices(wanted: Sequence[Precision], taps: str, context: int, wide: Se
     if bool(wide) != any(row.name == MIXED for row in wanted):
         raise UserError(
             f"{MIXED} and a recipe go together: give --recipe FILE with it, from 'edge-export mix', and "
-            f"with it alone"
+            "with it alone"
         )
     if context < 1:
         raise UserError(f"--context is {context}: a positive number of positions is needed")

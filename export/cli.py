@@ -106,8 +106,8 @@ def build(
         console.print(f"{path}: {how}, {manifest.size / 1e6:.1f} MB", markup=False, soft_wrap=True)
         if found and foreign(found, manifest):
             say_note(
-                f"{recipe} was found for another checkpoint ({found.model_id}): "
-                "search for this one with 'edge-export mix'"
+                f"{recipe} was found for another checkpoint ({found.model_id}): search for this one with "
+                "'edge-export mix'"
             )
 
 

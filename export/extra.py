@@ -15,6 +15,6 @@ def import_extra(name: str, purpose: str) -> Any:
     except ImportError as error:
         detail = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{purpose} needs {name} ({detail}): install the extra edgetrace[reference], "
-            "in a clone with 'make setup EXTRAS=export,reference'"
+            f"{purpose} needs {name} ({detail}): install the extra edgetrace[reference], in a clone with "
+            "'make setup EXTRAS=export,reference'"
         ) from error

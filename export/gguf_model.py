@@ -70,8 +70,8 @@ def gguf_package() -> Any:
         import gguf
     except ImportError as error:
         raise UserError(
-            f"GGUF artifacts need the gguf package ({error}): install the extra edgetrace[llama], "
-            "in a clone with 'make setup EXTRAS=export,llama'"
+            f"GGUF artifacts need the gguf package ({error}): install the extra edgetrace[llama], in a "
+            "clone with 'make setup EXTRAS=export,llama'"
         ) from error
     return gguf
 
@@ -82,7 +82,7 @@ def check_config(config: DecoderConfig) -> None:
     if any(config.windows) and not ARCHITECTURES[kind].full_every:
         raise UserError(
             f"config.json asks for sliding windows, which llama.cpp does not give {kind}: build an onnx-* "
-            f"precision"
+            "precision"
         )
     if len({window for window in config.windows if window}) > 1:
         raise UserError(
@@ -93,7 +93,7 @@ def check_config(config: DecoderConfig) -> None:
     if local or (config.rope.scaling is not None and not conversion.reads_rope_factors):
         raise UserError(
             f"config.json asks for rope type 'llama3', which llama.cpp does not give {kind}: build an "
-            f"onnx-* precision"
+            "onnx-* precision"
         )
     if conversion.heads_fill_width and config.heads * config.head_dim != config.hidden:
         raise UserError(
@@ -170,8 +170,8 @@ class Streamed:
         for block in self.weight.rows():
             if self.kind is F16 and np.abs(block).max(initial=0.0) > HALF_MAX:
                 raise UserError(
-                    f"tensor {self.weight.name} has weights beyond {HALF_MAX:g}, which float16 cannot "
-                    "hold: build gguf-f32 or gguf-q8_0"
+                    f"tensor {self.weight.name} has weights beyond {HALF_MAX:g}, which float16 cannot hold: "
+                    "build gguf-f32 or gguf-q8_0"
                 )
             stream.write(block.astype(self.dtype).tobytes())
             self.progress.add(block.size * self.dtype.itemsize)

@@ -107,12 +107,11 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
             types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0) >= size:
         model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
-    if len(set(tokens)) < size:  # llama.cpp ends the process
+    # For either of these two llama.cpp ends the process.
+    if len(set(tokens)) < size:
         model, reason = "none", "two of the tokenizer's tokens have the same text"
-    if (
-        scores is not None
-        and {text for text, kind in zip(tokens, types, strict=True) if kind == BYTE} != BYTES
-    ):  # likewise
+    written = {text for text, kind in zip(tokens, types, strict=True) if kind == BYTE}
+    if scores is not None and written != BYTES:
         model, reason = "none", "tokenizer.model has not every byte as a token"
     before, after = added_around(tokenizer)
     if len(before) > 1 or len(after) > 1:

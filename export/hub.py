@@ -91,7 +91,7 @@ def fetch(
             at = f" at {revision}" if revision else ""
             raise UserError(
                 f"{entry.hub}{at} is not whole in {cache} and HF_HUB_OFFLINE is set: unset it to download "
-                f"the model"
+                "the model"
             )
         return here
     hub = Hub(entry.hub, cache)
@@ -115,7 +115,7 @@ def fetch(
         if not weights:
             raise UserError(
                 f"{entry.hub} has no {WHOLE_WEIGHTS} and no {WEIGHTS_INDEX}: only safetensors weights are "
-                f"read"
+                "read"
             )
         refuse_missing(entry.hub, commit, files, weights)
         rest = [files[name] for name in (*SMALL_FILES, *weights) if name in files and name not in first]

@@ -145,7 +145,7 @@ class Hub:
                 if error.strerror:
                     raise UserError(
                         f"cannot write to {self.cache} ({error.strerror}): set HF_HUB_CACHE to another "
-                        f"folder"
+                        "folder"
                     ) from error
                 trouble = error  # a size that differs
             else:
@@ -153,8 +153,8 @@ class Hub:
                     refuse_damage(path, file)
                 return path
         raise UserError(
-            f"the download of {file.name} of {self.model} broke off ({reason(trouble)}): "
-            "run the same command again, it goes on where this one stopped"
+            f"the download of {file.name} of {self.model} broke off ({reason(trouble)}): run the same "
+            "command again, it goes on where this one stopped"
         ) from trouble
 
     def refusal(self, error: HfHubHTTPError, ref: str) -> UserError:
@@ -164,13 +164,12 @@ class Hub:
         if isinstance(error, GatedRepoError) and token:
             return UserError(
                 f"{self.model} is gated and the account of HF_TOKEN has no access: accept the licence at "
-                f"{self.page} with it, "
-                "and let the token read gated repositories"
+                f"{self.page} with it, and let the token read gated repositories"
             )
         if isinstance(error, GatedRepoError):
             return UserError(
                 f"{self.model} is gated: accept its licence at {self.page} and set HF_TOKEN to a token of "
-                f"that account"
+                "that account"
             )
         if isinstance(error, RevisionNotFoundError):
             return UserError(f"{self.model} has no revision {ref}: see {self.page}/commits/main")
@@ -180,7 +179,7 @@ class Hub:
         if status_of(error) == 401:
             return UserError(
                 f"{self.endpoint} refuses HF_TOKEN: set it to a valid token, or unset it for models open to "
-                f"all"
+                "all"
             )
         return UserError(f"{self.endpoint} answered {status_of(error)} for {self.model}: try again later")
 
@@ -202,7 +201,7 @@ def refuse_damage(path: Path, file: RemoteFile) -> None:
         path.unlink(missing_ok=True)
         raise UserError(
             f"{file.name} arrived damaged (SHA-256 differs from the hub's) and was removed: run the same "
-            f"command again"
+            "command again"
         )
 
 

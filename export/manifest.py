@@ -103,7 +103,7 @@ def existing(folder: Path, wanted: Manifest, tokenizer: TokenizerFiles, overwrit
             differing.append(name)
     if differing:
         raise UserError(
-            f"{folder} holds another artifact ({found.label}, it differs in {', '.join(differing)}): "
-            "give another --out, or --force to replace it"
+            f"{folder} holds another artifact ({found.label}, it differs in {', '.join(differing)}): give "
+            "another --out, or --force to replace it"
         )
     return found

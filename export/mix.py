@@ -131,7 +131,7 @@ def find(
     if best.kl.value >= base.kl.value:
         raise UserError(
             f"no group in {WIDE_BITS} bits lowers the KL of {BASE} within {budget} times its size: give a "
-            f"larger --budget"
+            "larger --budget"
         )
     found = Mix(
         str(out / MIXED),
@@ -235,8 +235,8 @@ def remove(folder: Path) -> None:
 def table(found: Mix) -> Table:
     """What was measured: each group alone, and the groups together."""
     title = (
-        f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], "
-        f"budget {found.budget:g}"
+        f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], budget "
+        f"{found.budget:g}"
     )
     made = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("in 8 bits", "MB", "KL"):

@@ -163,6 +163,6 @@ def measure_last_hidden(folder: Path, checkpoint: Checkpoint, config: DecoderCon
     if not errors[nearest] < 1e-2:  # the right side agrees to 1e-6, the wrong one by more than half
         raise UserError(
             f"the exported graph's logits do not follow from its hidden states (they differ by {errors}): "
-            f"report this"
+            "report this"
         )
     return nearest

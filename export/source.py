@@ -51,8 +51,8 @@ def resolve(
     entry = registry[source]
     if entry.model_type not in CONVERSIONS:
         raise UserError(
-            f"{source} has model_type {entry.model_type!r}, an architecture that is not built; "
-            f"those built: {', '.join(CONVERSIONS)}"
+            f"{source} has model_type {entry.model_type!r}, an architecture that is not built; those built: "
+            f"{', '.join(CONVERSIONS)}"
         )
     if entry.checkpoint is None:
         from export.hub import fetch  # its library takes 0.3 s, and a folder needs none of it

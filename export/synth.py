@@ -29,8 +29,8 @@ from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
 SPREAD = 0.02  # the standard deviation such models' weights are born with
 INDEX_NAME = "model.safetensors.index.json"
 TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim "
+    "}}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -113,9 +113,8 @@ def shards(config: DecoderConfig, seed: int) -> Iterator[Tensors]:
         if len(size) == 1 and not name.endswith("bias"):
             return np.full(size, norm, ml_dtypes.bfloat16)
         made = np.empty(size, ml_dtypes.bfloat16)
-        for start in range(
-            0, size[0], 8192
-        ):  # float32 numbers of a whole embedding would take twice its size
+        # The float32 numbers of a whole embedding would take twice its size.
+        for start in range(0, size[0], 8192):
             part = made[start : start + 8192]
             part[...] = rng.standard_normal(part.shape, np.float32) * np.float32(SPREAD)
         return made

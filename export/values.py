@@ -38,11 +38,10 @@ SHORT, LONG = 7, 300 - STEPS  # LONG takes three chunks of prefill
 assert LONG > 2 * CHUNK
 WINDOW_MARGIN = 20
 TEXT = (
-    "The ferry left the harbour at six, an hour after sunrise. On deck a girl asked her uncle why the water "
-    "was green here and "
-    "blue further out. He said that the bay is shallow and full of tiny plants, and that the open sea has "
-    "few of them; then he "
-    "pointed at the lighthouse. What do you think, is he right?"
+    "The ferry left the harbour at six, an hour after sunrise. On deck a girl asked her uncle why the "
+    "water was green here and blue further out. He said that the bay is shallow and full of tiny plants, "
+    "and that the open sea has few of them; then he pointed at the lighthouse. What do you think, is he "
+    "right?"
 )
 TEXT_TOKENS = 64  # of which the second half is read token by token
 

@@ -197,8 +197,7 @@ def table(result: Verification, *, layers: bool = False) -> Group:
     kl = result.kl
     note = Text(
         f"KL(full || this) in nats: mean {kl.mean:.2g}, largest {kl.largest:.2g} over {kl.positions} "
-        f"positions; "
-        f"mean over text {kl.text_mean:.2g}",
+        f"positions; mean over text {kl.text_mean:.2g}",
     )
     parts: list[RenderableType] = [verdict, *tables, note]
     if layers or not result.passed:

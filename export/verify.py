@@ -167,8 +167,8 @@ def find(folder: Path) -> list[Artifact]:
         paths = [folder / name for name in VERIFIED if (folder / name / MANIFEST_NAME).is_file()]
     if not paths:
         raise UserError(
-            f"{folder} holds no artifact to verify ({', '.join(VERIFIED)}): "
-            "build one with 'edge-export build SOURCE --to onnx-fp32 --out DIR'"
+            f"{folder} holds no artifact to verify ({', '.join(VERIFIED)}): build one with 'edge-export "
+            "build SOURCE --to onnx-fp32 --out DIR'"
         )
     artifacts = [Artifact.open(path) for path in paths]
     for artifact in artifacts:
@@ -188,8 +188,8 @@ def checkpoint_of(artifact: Artifact, source: str | None, on_file: Callable[[str
     entry = read_registry().get(model_id)
     if entry is None or entry.checkpoint is None:
         raise UserError(
-            f"{artifact.path} was built from {artifact.manifest.source!r}, which is not embedded: "
-            "give that checkpoint with --source (its folder, or a known model's id)"
+            f"{artifact.path} was built from {artifact.manifest.source!r}, which is not embedded: give that "
+            "checkpoint with --source (its folder, or a known model's id)"
         )
     return resolve(model_id)
 
@@ -201,9 +201,9 @@ def same_checkpoint(
     for artifact in artifacts:
         if artifact.manifest.checkpoint_sha256 != digest:
             raise UserError(
-                f"{artifact.path} was built from another checkpoint "
-                f"(sha256 {artifact.manifest.checkpoint_sha256[:12]}) than {origin.folder} "
-                f"({digest[:12]}): give the one it was built from with --source, or build it again"
+                f"{artifact.path} was built from another checkpoint (sha256 "
+                f"{artifact.manifest.checkpoint_sha256[:12]}) than {origin.folder} ({digest[:12]}): give "
+                "the one it was built from with --source, or build it again"
             )
     if reference is not None and reference.checkpoint_sha256 != digest:
         raise UserError(

@@ -57,7 +57,7 @@ def open_gguf(path: Path) -> Artifact:
         if (header.value("split.count") or 1) > 1:
             raise UserError(
                 f"{path} is one part of several: merge them with llama.cpp's 'llama-gguf-split --merge' "
-                f"first"
+                "first"
             )
         tokens = header.value("tokenizer.ggml.tokens") or []
         if len(set(tokens)) < len(tokens):  # llama.cpp would end the process

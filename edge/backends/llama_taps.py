@@ -127,8 +127,7 @@ class TapReader:
             self._plans.clear()
             raise TapError(
                 f"llama.cpp's graph gave {self._attention_seen} of {spec.layers} attention patterns and "
-                f"{self._streams_seen} of "
-                f"{spec.layers + 1} residual streams under the names known"
+                f"{self._streams_seen} of {spec.layers + 1} residual streams under the names known"
             )
         if self._learning and not self.every:
             self._plan.compile()
@@ -197,7 +196,7 @@ class TapReader:
         if tensor.type != F32 or sizes != expected or tensor.nb[0] != FLOAT:
             raise TapError(
                 f"{tensor.name.decode()} has type {tensor.type} and sizes {sizes} instead of {expected} in "
-                f"float32"
+                "float32"
             )
 
     def _read(self, address: int) -> None:

@@ -124,7 +124,7 @@ class LlamaBackend:
         if not self._context:
             raise UserError(
                 f"llama.cpp cannot run {path} ({log.first()}): free memory, or take a shorter context or "
-                f"fewer bits"
+                "fewer bits"
             )
         self._memory = lib.llama_get_memory(self._context)
         self._batch = lib.llama_batch_init(params.n_batch, 0, 1)
@@ -230,7 +230,7 @@ class LlamaBackend:
         if self._strict:
             raise UserError(
                 f"{error}: run with --taps none for logits alone, or install a tested llama-cpp-python "
-                f"('edge doctor' says which)"
+                "('edge doctor' says which)"
             ) from error
         self.taps_lost = str(error)
 
@@ -281,9 +281,8 @@ def load_model(path: Path, runtime: Runtime) -> Any:
     lib = llama_cpp()
     params = lib.llama_model_default_params()
     params.n_gpu_layers = runtime.gpu_layers
-    params.use_extra_bufts = (
-        not runtime.low_memory
-    )  # a second copy of the weights, laid out for the processor
+    # A second copy of the weights, laid out for the processor.
+    params.use_extra_bufts = not runtime.low_memory
     with listening() as log:
         lib.llama_backend_init()
         model = lib.llama_model_load_from_file(str(path).encode(), params)

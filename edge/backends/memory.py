@@ -94,8 +94,7 @@ def check_memory(artifact: Artifact, cache_bytes_each: int, capacity: int, free:
     ]
     raise UserError(
         f"{artifact.label} needs about {amount(needed.total)} of memory with {capacity} positions and "
-        f"{amount(free)} are free: "
-        f"{', or '.join([*ways, 'free some', 'start all the same with --anyway'])}"
+        f"{amount(free)} are free: {', or '.join([*ways, 'free some', 'start all the same with --anyway'])}"
     )
 
 

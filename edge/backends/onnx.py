@@ -59,8 +59,7 @@ def check_graph(artifact: Artifact) -> None:
     if artifact.manifest.taps != "none" and numbers < FIRST_VERSION:
         raise UserError(
             f"{artifact.label} was built by Edgetrace {version or 'of an unknown version'}, whose graphs "
-            f"gave other outputs: "
-            "build it again (edge-export build --force)"
+            "gave other outputs: build it again (edge-export build --force)"
         )
 
 

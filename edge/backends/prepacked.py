@@ -72,7 +72,7 @@ def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
     made = sum(path.stat().st_size for path in folder.iterdir())
     on_note(
         f"laid the weights out for this processor in {folder}, once ({made / 1e9:.1f} GB; --no-prepack does "
-        f"without)"
+        "without)"
     )
     return folder / GRAPH_NAME
 

@@ -34,7 +34,7 @@ def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
         if runtime.taps == "rows" and artifact.manifest.taps == "none":
             raise UserError(
                 f"{artifact.label} was built with --taps none: build it again without, or run with --taps "
-                f"none"
+                "none"
             )
         return
     check_graph(artifact)

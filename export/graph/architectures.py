@@ -25,7 +25,7 @@ def read_config(config: dict[str, Any], context: int) -> DecoderConfig:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONVERSIONS:
         raise UserError(
-            f"config.json has model_type {model_type!r}, an architecture that is not built; "
-            f"those built: {', '.join(CONVERSIONS)}"
+            f"config.json has model_type {model_type!r}, an architecture that is not built; those built: "
+            f"{', '.join(CONVERSIONS)}"
         )
     return CONVERSIONS[model_type].read_config(ConfigReader(config), context)

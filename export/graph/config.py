@@ -139,8 +139,8 @@ class ConfigReader:
         """Refuses, by name, a setting that asks for something the graph does not build."""
         if key in self.raw and self.raw[key] not in allowed:
             raise UserError(
-                f"config.json asks for {key}={self.raw[key]!r}, which is not built; "
-                f"it must be {' or '.join(repr(value) for value in allowed)}"
+                f"config.json asks for {key}={self.raw[key]!r}, which is not built; it must be "
+                f"{' or '.join(repr(value) for value in allowed)}"
             )
 
     def flag(self, key: str, default: bool) -> bool:
@@ -191,7 +191,7 @@ class ConfigReader:
         if not isinstance(kinds, list) or len(kinds) != layers:
             raise UserError(
                 f"config.json: layer_types is {kinds!r}, a list with one entry for each of {layers} layers "
-                f"is needed"
+                "is needed"
             )
         unknown = sorted({str(kind) for kind in kinds} - {WINDOW_LAYER, FULL_LAYER})
         if unknown:
@@ -232,5 +232,5 @@ class ConfigReader:
             )
         raise UserError(
             f"config.json asks for rope type {kind!r}, which is not built; the types built are default, "
-            f"llama3"
+            "llama3"
         )
