@@ -34,6 +34,6 @@ def quantize_rows(blocks: Iterator[Array], bits: int) -> Iterator[Blocks]:
     )
     quantizer = DefaultWeightOnlyQuantizer(config)
     for rows in blocks:
-        columns = np.ascontiguousarray(rows.T)  # the kernel wants [K, N]
-        packed, scales, _ = quantizer.qbits_block_quant(columns)
+        # The kernel wants [K, N]; the copy has no name, so that it is gone before the next block.
+        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(rows.T))
         yield Blocks(packed, scales.reshape(len(rows), -1))

@@ -57,8 +57,11 @@ DEQUANTISED = f"{TRANSFORMERS}, dequantised weights"
 
 
 class Yardsticks(NamedTuple):
-    """What all artifacts of one checkpoint are held against: `full` is transformers with the checkpoint's
-    weights, `optimum` the values of the reference, both None where there is none."""
+    """What all artifacts of one checkpoint are held against.
+
+    `full` has the values of transformers with the checkpoint's weights; `reference` and `optimum` are
+    optimum's export and its values, None where none is given.
+    """
 
     checkpoint: Checkpoint
     config: DecoderConfig
