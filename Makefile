@@ -55,9 +55,10 @@ docs: ## the documentation as a site in build/site, without a warning (10 s), in
 	@$(call install,docs)
 	$(BIN)/mkdocs build --strict
 
-docs-commands: ## docs/commands.md from the commands, after one has changed (2 s)
+docs-commands: ## docs/commands.md and the table of docs/metrics.md from the code, after it has changed (2 s)
 	@$(call install,export)
 	$(BIN)/python -m tools.commands
+	$(BIN)/python -m tools.metrics
 
 bench: ## speed, memory and share of the read bandwidth beside llama-cpp-python, transformers and, with GENAI= (see docs/performance.md), onnxruntime-genai (15 min, 7 GB under runs/bench)
 	@$(call install,export,llama,reference)

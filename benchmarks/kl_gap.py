@@ -27,7 +27,8 @@ from edge.precision import FULL
 from edge.questions.prompt import Prompter
 from edge.questions.question import EMBEDDED, read_questions
 from edge.runs.parts import write_table
-from edge.signals.definitions import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
+from edge.signals.comparison import TopK, kl_exact, kl_to_reference, top_k
+from edge.signals.definitions import Scratch, output_signals
 from edge.signals.taps import Array
 from export.build import build
 

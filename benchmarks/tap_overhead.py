@@ -38,7 +38,7 @@ from edge.backends.onnx import WEIGHTS_NAME, OnnxBackend
 from edge.backends.prepacked import find_or_make
 from edge.backends.runtime import versions
 from edge.jobs.bench import rotated, started, turns
-from edge.jobs.decode import force
+from edge.jobs.decode import GivenTokens, decode
 from edge.precision import LLAMA_CPP, PRECISIONS
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.record import LENGTH, AnswerRecord, ForcedValues, PartBuffer
@@ -71,7 +71,7 @@ class Kept:
     """A backend that reads the same prompt again only from its last token on."""
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.spec, self.prompt = backend, backend.spec, ()
+        self.backend, self.spec, self.capacity, self.prompt = backend, backend.spec, backend.capacity, ()
 
     def prefill(self, ids: Sequence[int]) -> Taps:
         if tuple(ids) != self.prompt:
@@ -116,7 +116,7 @@ def stepper(path: Path, *, variant: Variant, threads: int, capacity: int) -> Ste
 
     def whole(prompt: list[int], forced: list[int]) -> Iterator[None]:
         record = AnswerRecord(backend.spec, prompter, Prompt(tuple(prompt), ""), 0, "", "", "", forced=True)
-        for step, _ in force(backend, reader, prompt, forced, LENGTH):
+        for step, _ in decode(backend, reader, prompt, GivenTokens(forced, LENGTH)):
             record.add(step, ForcedValues(0.0, 0.0, True))
             if step.step == len(forced) - 1:
                 buffer = PartBuffer(forced=True)

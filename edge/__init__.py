@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from edge.backends.gguf_file import open_artifact as open_artifact
     from edge.errors import UserError as UserError
     from edge.jobs.decode import DecodeSettings as DecodeSettings
+    from edge.jobs.force import force as force
     from edge.jobs.live import answer as answer
+    from edge.jobs.run import run as run
     from edge.questions.question import read_questions as read_questions
     from edge.runs.run_directory import Run as Run
 
@@ -31,8 +33,10 @@ _HOMES = {
     "UserError": "edge.errors",
     "answer": "edge.jobs.live",
     "compare": "edge.analysis.divergence",
+    "force": "edge.jobs.force",
     "open_artifact": "edge.backends.gguf_file",
     "read_questions": "edge.questions.question",
+    "run": "edge.jobs.run",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 import edge.cli.app
 import edge.files
-import edge.jobs.run
 import edge.jobs.score
+import edge.jobs.session
 
-edge.jobs.run.FLUSH_SECONDS = 0.0  # a part for each question
+edge.jobs.session.FLUSH_SECONDS = 0.0  # a part for each question
 edge.jobs.score.FLUSH_ROWS = 1
 
 

@@ -17,6 +17,7 @@ ACTIVATION_NOISE = {
     "attention_entropy_layer": 0.08,
     "head_dispersion": 0.08,
     "head_divergence": 0.016,
+    "attention_renyi2": 0.2,
     "hidden_norm": 0.02,
     "layer_delta": 0.03,
     "layer_cosine": 0.012,

@@ -15,6 +15,8 @@ from edge.jobs.run import run
 from edge.questions.prompt import Prompter
 from edge.questions.question import read_questions
 from edge.runs.run_directory import Run
+from edge.signals.metric import Kind, Level, Shape, Source
+from edge.signals.metrics import BY_NAME, VECTORS, measured, names
 from tests import models, oracle, reference
 from tests.conftest import ONE_THREAD, write_questions
 
@@ -23,10 +25,7 @@ SHAPES = (*models.SHAPES, *NANO)
 LONG = "Is the name of the sea that the ship is in the theme of the thesis? " * 30
 CONTEXT = 300  # tokens of prompt and answer together
 ANSWER = 30
-BY_LAYER = ("attention_entropy_layer", "head_dispersion", "head_divergence")
-BY_HEAD = ("attention_entropy", "sink_mass")
-HIDDEN = ("hidden_norm", "layer_delta", "layer_cosine", "token_delta", "token_cosine")
-OUTPUT = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")
+OUTPUT = names(lambda m: m.source == Source.LOGITS and m.level == Level.TOKEN and m.kind == Kind.EVERY)
 
 
 def trace_of(artifact: Artifact, folder: Path, runtime: Runtime = ONE_THREAD) -> tuple[pa.Table, list[int]]:
@@ -42,26 +41,26 @@ def trace_of(artifact: Artifact, folder: Path, runtime: Runtime = ONE_THREAD) ->
 
 def expected(out: oracle.Forward, prompt: list[int], tokens: list[int]) -> dict[str, list]:
     """Every metric of every step, by the slow twins."""
-    columns: dict[str, list] = {name: [] for name in (*OUTPUT, *BY_HEAD, *BY_LAYER, *HIDDEN)}
+    columns: dict[str, list] = {name: [] for name in (*OUTPUT, *VECTORS)}
     for step, token in enumerate(tokens):
         position = len(prompt) - 1 + step
         logits = out.logits[position].astype(float).tolist()
-        for name in OUTPUT[:-1]:
-            columns[name].append(getattr(reference, name)(logits))
-        columns["surprisal"].append(reference.surprisal(logits, token))
+        for name in OUTPUT:
+            arguments = (logits, token) if name == "surprisal" else (logits,)
+            columns[name].append(getattr(reference, name)(*arguments))
         layers = [
             out.attention[layer, :, position, : position + 1].astype(float).tolist()
             for layer in range(len(out.attention))
         ]
-        for name in BY_HEAD:
-            columns[name].append([value for rows in layers for value in getattr(reference, name)(rows)])
-        for name in BY_LAYER:
-            columns[name].append([getattr(reference, name)(rows) for rows in layers])
+        for metric in measured(Source.ATTENTION):
+            cells = [getattr(reference, metric.name)(rows) for rows in layers]
+            by_head = metric.shape == Shape.HEADS
+            columns[metric.name].append([value for row in cells for value in row] if by_head else cells)
         hidden, before = (out.hidden[:, p].astype(float).tolist() for p in (position, position - 1))
-        for name in HIDDEN[:3]:
-            columns[name].append(getattr(reference, name)(hidden))
-        for name in HIDDEN[3:]:
-            columns[name].append(getattr(reference, name)(hidden, before) if step else None)
+        for metric in measured(Source.HIDDEN):
+            arguments = (hidden, before) if metric.first_row else (hidden,)
+            known = step >= metric.first_row
+            columns[metric.name].append(getattr(reference, metric.name)(*arguments) if known else None)
     return columns
 
 
@@ -82,7 +81,7 @@ def errors(steps: pa.Table, wanted: dict[str, list], measure=largest) -> dict[st
         assert [cell is None for cell in cells] == [value is None for value in values], name
         a, b = (np.asarray([x for x in column if x is not None], np.float64) for column in (cells, values))
         assert a.shape == b.shape, name
-        scale = np.where(b > 0, b, 1.0) if name in ("hidden_norm", "layer_delta", "token_delta") else 1.0
+        scale = np.where(b > 0, b, 1.0) if BY_NAME[name].unit == "L2 norm" else 1.0
         found[name] = measure((a - b) / scale)
     return found
 

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from edge.artifact import ModelSpec
-from edge.runs.columns import VECTORS, answers_schema, mean_column, steps_schema
+from edge.runs.columns import answers_schema, mean_column, steps_schema
 from edge.runs.record import to_array
 from edge.runs.run_directory import Run, RunManifest, RunWriter
-from edge.signals.definitions import SCALARS
+from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
 from edge.signals.streaming import SeriesSummary, window
 
 PART_ROWS = 4096
@@ -113,6 +113,10 @@ def tables(
         "token_delta": 3 + noise(depth + 1),
         "token_cosine": 0.8 + noise(depth + 1),
     }
+    # Metrics about which nothing is planted.
+    model = spec_of(truth)
+    rest = {name: np.full((*shape, BY_NAME[name].shape.size(model)), 0.5) for name in VECTORS}
+    vectors = rest | vectors
     bound = np.log(PROMPT + np.arange(tokens))
     means = {name: values.mean(axis=2) for name, values in vectors.items() if name != "attention_entropy"}
     means |= {
@@ -169,6 +173,12 @@ def tables(
     )
 
 
+def spec_of(truth: Planted) -> ModelSpec:
+    return ModelSpec(
+        "llama", truth.layers, 8, truth.heads, 1, 8, VOCABULARY, 4096, (0,) * truth.layers, (1,)
+    )
+
+
 def write_run(
     folder: Path,
     truth: Planted,
@@ -181,9 +191,7 @@ def write_run(
     """The run, and which of its answers are untrue [questions]."""
     rng = np.random.default_rng(seed)
     untrue = rng.random(questions) < truth.untrue
-    spec = ModelSpec(
-        "llama", truth.layers, 8, truth.heads, 1, 8, VOCABULARY, 4096, (0,) * truth.layers, (1,)
-    )
+    spec = spec_of(truth)
     artifact = {
         "model_id": model_id,
         "precision": precision,

@@ -80,6 +80,10 @@ def sink_mass(rows: Sequence[Vector]) -> list[float]:
     return [row[0] for row in rows]
 
 
+def attention_renyi2(rows: Sequence[Vector]) -> list[float]:
+    return [-math.log(math.fsum(a * a for a in row)) for row in rows]
+
+
 def attention_entropy_layer(rows: Sequence[Vector]) -> float:
     return mean(attention_entropy(rows))
 

@@ -17,24 +17,13 @@ from edge.analysis.intervals import bootstrap, cluster_error, distribution
 from edge.analysis.layers import by_column
 from edge.artifact import ModelSpec
 from edge.errors import UserError
-from edge.runs.columns import VECTORS, answers_schema, mean_column, steps_schema
+from edge.runs.columns import answers_schema, mean_column, steps_schema
 from edge.runs.run_directory import Run, RunManifest, RunWriter
-from edge.signals.definitions import SCALARS
+from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
 from edge.signals.streaming import AnswerStatistics
 
 SPEC = ModelSpec("llama", 2, 8, 3, 1, 4, 50, 64, (0, 0), (1,))
-WIDTHS = {
-    "attention_entropy": 6,
-    "sink_mass": 6,
-    "attention_entropy_layer": 2,
-    "head_dispersion": 2,
-    "head_divergence": 2,
-    "hidden_norm": 3,
-    "layer_delta": 2,
-    "layer_cosine": 2,
-    "token_delta": 3,
-    "token_cosine": 3,
-}
+WIDTHS = {name: BY_NAME[name].shape.size(SPEC) for name in VECTORS}
 
 
 def manifest(precision: str = "onnx-fp32", **changes: object) -> RunManifest:

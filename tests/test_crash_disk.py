@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import edge.cli.app
-import edge.jobs.run
+import edge.jobs.session
 from edge.runs.parts import is_damaged
 from edge.runs.run_directory import Run, read_manifest
 from tests.conftest import ROOT
@@ -54,7 +54,9 @@ def whole(artifacts, many, tmp_path_factory):  # noqa: F811
 
 def edge_run(artifact, questions, out, **options):
     # a part for each question
-    code = "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.0; edge.cli.app.main()"
+    code = (
+        "import edge.jobs.session, edge.cli.app; edge.jobs.session.FLUSH_SECONDS = 0.0; edge.cli.app.main()"
+    )
     command = [
         sys.executable,
         "-c",
@@ -138,7 +140,7 @@ def test_a_file_that_may_not_grow_is_told(artifacts, many, tmp_path):  # noqa: F
 def test_a_clock_that_goes_back_changes_nothing(artifacts, many, whole, tmp_path, monkeypatch):  # noqa: F811
     ticks = itertools.count()
     monkeypatch.setattr(time, "time", lambda: 1e9 - 3600.0 * next(ticks))
-    monkeypatch.setattr(edge.jobs.run, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(edge.jobs.session, "FLUSH_SECONDS", 0.0)
     assert call(edge.cli.app.main, arguments(artifacts("odd"), many, tmp_path / "run"), tmp_path) == 0
     assert next(ticks) >= 28
     assert_same_rows(tmp_path / "run", whole)

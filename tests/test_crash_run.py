@@ -16,7 +16,8 @@ import pytest
 
 from edge.artifact import Artifact
 from edge.jobs.decode import DecodeSettings
-from edge.jobs.run import Interrupted, run, stop_on_signal
+from edge.jobs.interrupt import Interrupted, stop_on_signal
+from edge.jobs.run import run
 from edge.questions.question import read_questions
 from edge.runs.parts import is_damaged, part_stem
 from edge.runs.run_directory import Run, RunWriter

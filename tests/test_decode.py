@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge.artifact import Artifact, ModelSpec
 from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
-from edge.jobs.decode import DecodeSettings, force, generate, repeated, sample, sampler
+from edge.jobs.decode import ChosenTokens, DecodeSettings, GivenTokens, decode, repeated, sample, sampler
 from edge.runs.record import CONTEXT, LENGTH, REPETITION, STOP_TOKEN
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
@@ -55,7 +55,13 @@ class Script:
 
 
 def answer(backend, prompt=(5, 6, 7), index=0, **settings):
-    return list(generate(backend, SignalReader(backend.spec), prompt, DecodeSettings(**settings), index))
+    source = ChosenTokens(DecodeSettings(**settings), backend.spec.stop_ids, index)
+    return [step for step, _ in decode(backend, SignalReader(backend.spec), prompt, source)]
+
+
+def read(backend, prompt, tokens):
+    source = GivenTokens(tokens, LENGTH)
+    return [step for step, _ in decode(backend, SignalReader(backend.spec), prompt, source)]
 
 
 def reasons(steps):
@@ -213,7 +219,7 @@ def test_forcing_a_model_on_its_own_answer_gives_the_same_steps(odd):
     backend = OnnxBackend(odd, threads=1)
     free = answer(backend, [5, 60, 70], max_new_tokens=9)
     tokens = [step.token_id for step in free]
-    forced = [step for step, _ in force(backend, SignalReader(backend.spec), [5, 60, 70], tokens, "length")]
+    forced = read(backend, [5, 60, 70], tokens)
     assert [(s.step, s.position, s.token_id, s.surprisal, s.stop_reason) for s in forced] == [
         (s.step, s.position, s.token_id, s.surprisal, s.stop_reason) for s in free
     ]
@@ -226,7 +232,29 @@ def test_forcing_a_model_on_its_own_answer_gives_the_same_steps(odd):
 
 def test_forcing_feeds_the_given_tokens_whatever_the_model_says():
     backend = Script([4] * 20)
-    steps = list(force(backend, SignalReader(backend.spec), (5, 6), [2, 3, 2], "length"))
+    steps = read(backend, (5, 6), [2, 3, 2])
     assert backend.fed == [2, 3]
-    assert [forced.step.signals.output.top1 for forced in steps] == [4, 4, 4]
-    assert [forced.step.surprisal for forced in steps] == pytest.approx([20.0] * 3, abs=1e-4)
+    assert [step.signals.output.top1 for step in steps] == [4, 4, 4]
+    assert [step.surprisal for step in steps] == pytest.approx([20.0] * 3, abs=1e-4)
+
+
+def test_given_tokens_that_do_not_fit_are_refused_before_the_prompt_is_read():
+    backend = Script([4] * 20, capacity=4)
+    assert [step.stop_reason for step in read(backend, (5, 6), [2, 3, 2])] == [None, None, LENGTH]
+    backend.fed.clear()
+    with pytest.raises(ValueError, match="4 tokens do not fit a cache with place for 3"):
+        read(backend, (5, 6), [2, 3, 2, 3])
+    assert backend.fed == []
+
+
+def test_where_no_token_is_given_the_prompt_is_not_read():
+    backend = Script([4] * 20, capacity=2)
+    assert read(backend, (5, 6, 7), []) == []  # a prompt that never fitted
+    assert backend.length == 0
+
+
+def test_what_a_pass_left_comes_with_its_step():
+    backend = Script([4, 3, 1])
+    source = ChosenTokens(DecodeSettings(), backend.spec.stop_ids)
+    passes = decode(backend, SignalReader(backend.spec), (5, 6), source)
+    assert [(taps.position, int(taps.logits.argmax())) for _, taps in passes] == [(1, 4), (2, 3), (3, 1)]

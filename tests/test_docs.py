@@ -27,10 +27,10 @@ import edge
 from edge.runs.run_directory import Run
 from tests.conftest import NANO_LLAMA, ROOT, write_questions
 from tests.test_packaging import PROJECT
-from tools import commands
+from tools import commands, metrics
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
-    (ROOT / "docs").glob("*.md")
+    (ROOT / "docs").rglob("*.md")
 )
 BLOCK = re.compile(
     r"^(?P<mark><!-- not run: [^\n]+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
@@ -147,6 +147,11 @@ def test_the_page_of_commands_is_what_the_commands_say():
         check_command(words_of(command.example), whole=True)
         for parameter in command.parameters:
             assert parameter.help, f"{command.name}: {parameter.names[0]} has no help"
+
+
+def test_the_table_of_metrics_is_what_the_code_says():
+    text = metrics.PAGE.read_text()
+    assert text == metrics.page(text), "run `make docs-commands`"
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "docs", "docs-commands"])
@@ -317,7 +322,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
-    assert len(pages) > len(list((ROOT / "docs").glob("*.md")))
+    assert len(pages) > len(list((ROOT / "docs").rglob("*.md")))
     for page in pages:  # nothing that a reader without a network would miss
         assert not re.search(
             r"<(?:script|link|img)[^>]+(?:src|href)=.?(?:https?:)?//", page.read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from edge.jobs.force import force
 from edge.jobs.run import run
 from edge.questions.question import read_questions
 from edge.runs.run_directory import Run
-from edge.signals.definitions import hidden_distance, kl_exact
+from edge.signals.comparison import hidden_distance, kl_exact
 from export.build import build
 from tests import reference
 from tests.conftest import ONE_THREAD

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from benchmarks.kl_gap import KEPT, Position, bytes_each, measure, of_model, rounded
 from edge.jobs.force import distributions
-from edge.runs.columns import REFERENCE
-from edge.signals.definitions import Scratch, TopK, kl_exact, kl_to_reference, output_signals, top_k
+from edge.runs.columns import steps_schema
+from edge.signals.comparison import TopK, kl_exact, kl_to_reference, top_k
+from edge.signals.definitions import Scratch, output_signals
 from export.build import build
 
 
@@ -64,8 +65,9 @@ def test_kept_distributions_come_back_as_they_went_in():
         TopK(rng.integers(0, 99, n).astype(np.int32), rng.normal(size=n).astype(np.float32), 0.25)
         for n in (4, 4, 3)
     ]
-    schema = pa.schema(REFERENCE)
     columns = {"reference_token_ids": "ids", "reference_logprobs": "logprobs", "reference_rest": "rest"}
+    every = steps_schema(reference=True, forced=False)
+    schema = pa.schema([every.field(name) for name in columns])
     table = pa.table(
         {name: [getattr(each, part) for each in kept] for name, part in columns.items()}, schema=schema
     )

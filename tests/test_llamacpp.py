@@ -23,8 +23,8 @@ from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force
 from edge.jobs.run import run
 from edge.questions.question import read_questions
-from edge.runs.columns import VECTORS
 from edge.runs.run_directory import Run
+from edge.signals.metrics import VECTORS
 from tests.conftest import assert_positions_are_bounded
 from tests.test_cli_errors import call
 

@@ -33,7 +33,9 @@ def test_memory_stays_where_it_is(artifacts, tmp_path):
         "--quiet",
     ]
     # a part each, as on a slow board
-    code = "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.0; edge.cli.app.main()"
+    code = (
+        "import edge.jobs.session, edge.cli.app; edge.jobs.session.FLUSH_SECONDS = 0.0; edge.cli.app.main()"
+    )
     subprocess.run([sys.executable, "-c", code, *command], cwd=ROOT, check=True, capture_output=True)
     resident = pq.read_table(out / "device.parquet").column("rss_bytes").to_pylist()
     assert len(resident) == ANSWERS

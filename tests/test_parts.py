@@ -83,7 +83,7 @@ def whole(artifacts, questions_file, tmp_path_factory):
     """A finished run in several parts."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(edge.jobs.run, "FLUSH_SECONDS", 0.0)
+        patch.setattr(edge.jobs.session, "FLUSH_SECONDS", 0.0)
         assert (
             call(
                 edge.cli.app.main,

@@ -13,7 +13,7 @@ from edge.cli.progress import JobCounts, Rarely, view, with_progress
 from edge.cli.screen import Screen, status
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.live import answer
-from edge.jobs.run import Progress
+from edge.jobs.session import Progress
 from edge.machine import telemetry
 from tests.boards import make_board
 from tests.conftest import ONE_THREAD

@@ -23,9 +23,9 @@ from edge.jobs.force import force
 from edge.jobs.run import run
 from edge.questions.question import read_questions
 from edge.report.write import write_report
-from edge.runs.columns import VECTORS, answers_schema, mean_column, steps_schema
+from edge.runs.columns import answers_schema, mean_column, steps_schema
 from edge.runs.run_directory import Run, RunWriter, read_manifest
-from edge.signals.definitions import SCALARS
+from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
 from tests import reference
 from tests.conftest import ONE_THREAD, tree, write_questions
 
@@ -96,18 +96,11 @@ def test_a_run_directory_holds_what_is_promised(module_run):
 
 def test_every_list_column_has_its_length_and_nothing_is_nan(module_run):
     spec, steps = module_run.manifest.model, module_run.steps()
-    by_head, by_layer, points = spec.layers * spec.heads, spec.layers, spec.layers + 1
-    lengths = {
-        "attention_entropy": by_head,
-        "sink_mass": by_head,
-        "hidden_norm": points,
-        "token_delta": points,
-        "token_cosine": points,
-    }
     for name in VECTORS:
+        metric = BY_NAME[name]
         for cell, step in zip(steps.column(name).to_pylist(), steps.column("step").to_pylist(), strict=True):
-            assert (cell is None) == (name.startswith("token_") and step == 0)
-            assert cell is None or len(cell) == lengths.get(name, by_layer)
+            assert (cell is None) == (step < metric.first_row) == (name.startswith("token_") and step == 0)
+            assert cell is None or len(cell) == metric.shape.size(spec)
             assert cell is None or not any(math.isnan(x) for x in cell)
     for table in (steps, module_run.answers()):
         for name in table.column_names:

@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.backends.runtime import open_backend
+from edge.backends.runtime import Loader, open_backend
 from edge.cli.app import app
 from edge.errors import UserError
 from edge.jobs.decode import DecodeSettings
-from edge.jobs.run import Interrupted, run
-from edge.jobs.score import binary, choices, common_prefix, encode, log_softmax, mc1, mc2, score
+from edge.jobs.interrupt import Interrupted
+from edge.jobs.multiple_choice import binary, choices, mc1, mc2
+from edge.jobs.run import run
+from edge.jobs.score import common_prefix, encode, log_softmax, score
 from edge.questions.prompt import Prompter
 from edge.questions.question import EMBEDDED, Question, read_questions
 from edge.runs.score_directory import ScoreManifest, ScoreWriter
@@ -98,7 +100,8 @@ def test_what_is_shared_is_computed_once(artifacts, monkeypatch, tmp_path) -> No
             fed.append(len(ids))
             return self._backend.prefill(ids)
 
-    monkeypatch.setattr("edge.jobs.score.open_backend", lambda *a: Counting(open_backend(*a)))
+    load = Loader.load
+    monkeypatch.setattr(Loader, "load", lambda *a: Counting(load(*a)))
     score(artifact, ASKED, tmp_path / "out", limit=LIMIT, runtime=ONE_THREAD)
     prompts = [len(encode(Prompter(artifact, "qa"), question).prompt) for question in ASKED[:LIMIT]]
     assert len(fed) == 1 + LIMIT  # the preset, and one for all choices of a question
@@ -182,8 +185,7 @@ def test_a_job_that_cannot_begin_leaves_nothing(artifacts, monkeypatch, tmp_path
     def fail(*arguments):
         raise UserError("no memory")
 
-    monkeypatch.setattr("edge.jobs.score.open_backend", fail)
-    monkeypatch.setattr("edge.jobs.run.open_backend", fail)
+    monkeypatch.setattr(Loader, "load", fail)
     artifact = Artifact.open(artifacts("nano-llama"))
     (tmp_path / "there").mkdir()
     (tmp_path / "kept" / "choices").mkdir(parents=True)

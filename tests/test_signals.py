@@ -13,19 +13,18 @@ from hypothesis.extra import numpy as hnp
 
 from edge.artifact import ModelSpec
 from edge.errors import UserError
+from edge.signals.comparison import kl_to_reference, tail_mass, top_k
 from edge.signals.definitions import (
-    SCALARS,
     Scratch,
     attention_signals,
     hidden_signals,
-    kl_to_reference,
     normalised_attention_entropy,
     output_signals,
     scalars,
     surprisal,
-    tail_mass,
-    top_k,
 )
+from edge.signals.metric import Source
+from edge.signals.metrics import SCALARS, measured
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 from tests import reference
@@ -180,14 +179,12 @@ def test_attention_signals_equal_the_slow_twin(rows):
     fast = attention(rows)
     for layer in range(rows.shape[0]):
         slow = rows[layer].astype(float).tolist()
-        assert fast.attention_entropy[layer] == pytest.approx(
-            reference.attention_entropy(slow), rel=1e-4, abs=1e-5
-        )
         assert fast.sink_mass[layer].tolist() == reference.sink_mass(slow)
-        for name in ("attention_entropy_layer", "head_dispersion", "head_divergence"):
-            assert getattr(fast, name)[layer] == pytest.approx(
-                getattr(reference, name)(slow), rel=1e-4, abs=1e-5
-            ), name
+        for metric in measured(Source.ATTENTION):
+            wanted = getattr(reference, metric.name)(slow)
+            assert getattr(fast, metric.name)[layer] == pytest.approx(wanted, rel=1e-4, abs=1e-5), (
+                metric.name
+            )
 
 
 def test_attention_entropy_keeps_four_digits_over_a_long_context():
@@ -204,6 +201,7 @@ def test_uniform_attention_has_ln_k_and_one_hot_has_none(keys):
     one_hot = [1.0] + [0.0] * (keys - 1)
     fast = attention([[[1 / keys] * keys, one_hot]])
     assert fast.attention_entropy[0].tolist() == pytest.approx([math.log(keys), 0.0], rel=1e-6, abs=1e-7)
+    assert fast.attention_renyi2[0].tolist() == pytest.approx([math.log(keys), 0.0], rel=1e-6, abs=1e-6)
     assert fast.head_dispersion[0] == pytest.approx(math.log(keys) / 2, rel=1e-6, abs=1e-7)
     assert fast.sink_mass[0].tolist() == pytest.approx([1 / keys, 1.0])
     normalised = normalised_attention_entropy(fast.attention_entropy, [keys])
@@ -216,6 +214,11 @@ def test_two_heads_that_look_at_different_keys_diverge_by_ln_2():
     assert fast.head_dispersion[0] == 0.0  # both are certain: dispersion of the entropies does not see it
 
 
+def test_renyi_entropy_of_a_worked_row():
+    fast = attention([[[0.5, 0.25, 0.25, 0.0]]])
+    assert fast.attention_renyi2[0, 0] == pytest.approx(math.log(8 / 3), rel=1e-6)  # 1/4 + 1/16 + 1/16 = 3/8
+
+
 @given(attention_rows(), st.randoms(use_true_random=False))
 def test_attention_signals_are_bounded_and_ignore_the_order_of_keys(rows, random):
     fast, keys = attention(rows), rows.shape[-1]
@@ -224,9 +227,13 @@ def test_attention_signals_are_bounded_and_ignore_the_order_of_keys(rows, random
     again = attention(np.ascontiguousarray(rows[:, :, order]))
     assert (fast.attention_entropy >= 0).all()
     assert (fast.attention_entropy <= math.log(keys) + 1e-5).all()
+    assert (fast.attention_renyi2 >= 0).all()
+    assert (
+        fast.attention_renyi2 <= fast.attention_entropy + 1e-5
+    ).all()  # Renyi entropies fall with the order
     assert (fast.head_divergence >= 0).all()
     assert (fast.head_divergence <= math.log(rows.shape[1]) + 1e-5).all()
-    for name in ("attention_entropy", "head_dispersion", "head_divergence"):
+    for name in ("attention_entropy", "attention_renyi2", "head_dispersion", "head_divergence"):
         np.testing.assert_allclose(getattr(again, name), getattr(fast, name), rtol=1e-4, atol=2e-6)
 
 

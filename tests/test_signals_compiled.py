@@ -22,7 +22,7 @@ from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.machine.device import simd
 from edge.machine.native import compiled
-from edge.signals.compiled import FLAGS, SOURCE, TARGETS, Code, Found, compiled_code, target
+from edge.signals.compiled import FLAGS, SOURCE, TARGETS, Code, CompiledCode, compiled_code, target
 from edge.signals.definitions import Scratch, attention_signals, hidden_signals, output_signals
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
@@ -86,6 +86,7 @@ def true_attention(rows):
         "attention_entropy_layer": by_layer,
         "head_dispersion": entropy.std(axis=1),
         "head_divergence": entropies(rows.mean(axis=1)) - by_layer,
+        "attention_renyi2": -np.log((rows**2).sum(axis=2)),
     }
 
 
@@ -171,6 +172,7 @@ def test_every_size_of_weight_has_its_logarithm(way):
         certain.attention_entropy_layer,
         certain.head_dispersion,
         certain.head_divergence,
+        certain.attention_renyi2,
     ):
         assert not part.any() and not np.signbit(part).any()
 
@@ -181,6 +183,7 @@ def test_a_weight_that_is_not_a_number_is_not_hidden(way):
     rows[0, 1, 33] = np.nan
     made = WAYS[way].attention(rows)
     assert np.isfinite(made.attention_entropy).tolist() == [[True, False]]
+    assert np.isfinite(made.attention_renyi2).tolist() == [[True, False]]
     assert np.isnan(
         [made.attention_entropy_layer[0], made.head_dispersion[0], made.head_divergence[0]]
     ).all()
@@ -335,7 +338,7 @@ def test_a_step_has_the_same_signals_with_and_without_a_compiler(monkeypatch):
     assert compiled_code().code
     fast = read_two(SPEC, *parts_of(SPEC))
     monkeypatch.setattr(
-        edge.signals.reader, "compiled_code", lambda: Found(None, "switched off by the test")
+        edge.signals.reader, "compiled_code", lambda: CompiledCode(None, "switched off by the test")
     )
     slow = read_two(SPEC, *parts_of(SPEC))
     assert_alike(fast, slow)

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import edge.cli.app
-import edge.jobs.run
-from edge.jobs.run import Interrupted
+import edge.jobs.session
+from edge.jobs.interrupt import Interrupted
 from edge.machine import telemetry
 from edge.machine.telemetry import HYSTERESIS, Cooling, Sensors, pmic_watts, telemetry_table
 from tests.boards import make_board, put

@@ -285,7 +285,7 @@ def test_a_run_without_a_terminal_says_few_plain_lines_and_quiet_none(artifacts,
 
 
 # parts come soon
-DRIVER = "import edge.jobs.run, edge.cli.app; edge.jobs.run.FLUSH_SECONDS = 0.1; edge.cli.app.main()"
+DRIVER = "import edge.jobs.session, edge.cli.app; edge.jobs.session.FLUSH_SECONDS = 0.1; edge.cli.app.main()"
 
 
 def start(words: list[str]) -> subprocess.Popen[str]:

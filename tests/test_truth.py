@@ -36,7 +36,15 @@ from edge.analysis.ranking import (
     risk_coverage,
 )
 from edge.analysis.tokens import read_tokens
-from edge.analysis.truth import ALPHA, METRICS, Truth, analyse_truth, compare_truth, judge_scores, scores_of
+from edge.analysis.truth import (
+    ALPHA,
+    PREDICTORS,
+    Truth,
+    analyse_truth,
+    compare_truth,
+    judge_scores,
+    scores_of,
+)
 from edge.errors import UserError
 from edge.report.truth import verdict
 from edge.runs.run_directory import Run
@@ -293,7 +301,7 @@ def test_scores_are_turned_by_what_the_metric_means_and_not_by_the_outcome(tmp_p
     last = scores.values[:, scores.names.index(("output_entropy", "last"))]
     steps = run.steps(["question_index", "step", "output_entropy"])
     np.testing.assert_allclose(last, steps.column("output_entropy").to_numpy()[9::10], rtol=1e-6)
-    assert {metric for metric, _ in scores.names} >= set(METRICS)
+    assert {metric for metric, _ in scores.names} >= set(PREDICTORS)
 
 
 def test_too_few_answers_of_a_kind_are_not_judged(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import torch
 import export.cli
 from edge.artifact import Artifact, record_file
 from edge.errors import UserError
-from edge.jobs.run import describe_artifact
 from edge.precision import PRECISIONS
+from edge.runs.provenance import describe_artifact
 from export.build import build
 from export.checks import kl
 from export.stored import Stored, put

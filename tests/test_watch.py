@@ -15,7 +15,9 @@ from edge.artifact import Artifact
 from edge.cli.app import app
 from edge.errors import UserError
 from edge.jobs.decode import DecodeSettings
-from edge.jobs.run import Interrupted, Progress, run
+from edge.jobs.interrupt import Interrupted
+from edge.jobs.run import run
+from edge.jobs.session import Progress
 from edge.machine import telemetry
 from edge.questions.question import read_questions
 from edge.runs.run_directory import Run, RunWriter
@@ -42,7 +44,7 @@ def finished(artifacts, questions_file, tmp_path_factory) -> Path:
 
 def half(artifact: Path, questions: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ended after three questions, a part each."""
-    monkeypatch.setattr("edge.jobs.run.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("edge.jobs.session.FLUSH_SECONDS", 0.0)
 
     def stop(progress: Progress) -> None:
         if progress.done == 3:

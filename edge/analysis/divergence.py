@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.dynamics import DELTA, DynamicsClass, classify, numbers
+from edge.analysis.dynamics import DELTA, DynamicsClass, classify, numbers, recorded
 from edge.analysis.intervals import Distribution, Interval, bootstrap, bootstrap_each, distribution
 from edge.analysis.layers import (
-    BY_LAYER,
     HeadChange,
     LayerChange,
     head_change,
@@ -30,16 +29,16 @@ from edge.analysis.pairs import by_question, check_pair, paired_answers, paired_
 from edge.analysis.perplexity import Statistic, statistics
 from edge.analysis.warning import TruthChange, truth_change
 from edge.errors import UserError
-from edge.runs.columns import ATTENTION_BY_HEAD, EXACT
+from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
-from edge.signals.definitions import SCALARS
+from edge.signals.metric import Kind, Source
+from edge.signals.metrics import BY_HEAD, BY_LAYER, METRICS, SCALARS, SERIES, names
 from edge.signals.streaming import SeriesSummary, pearson, spearman
 
-STEP_SCALARS = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")
-TRAJECTORY = (
-    *(f"output_entropy_{part}" for part in ("slope", "early", "late", "shift")),
-    "attention_entropy_shift",
-)
+# Compared token by token: what the logits of one position give as a number.
+STEP_SCALARS = names(lambda m: m.name in SERIES and m.source == Source.LOGITS)
+DISTANCES = names(lambda m: m.kind == Kind.EXACT)  # of the residual streams
+TRAJECTORY = tuple(f"{metric.name}_{part}" for metric in METRICS for part in metric.summaries)
 
 
 class MetricChange(NamedTuple):
@@ -181,10 +180,12 @@ def compare(full: Run, quantised: Run, delta: float = DELTA, *, outcomes: bool =
     a, b = paired_answers(full, quantised)
     forced = forced_part(full, quantised, b) if quantised.manifest.kind == "force" else None
     both = tapped(full, quantised)
-    tokens = token_statistics(full, quantised) if forced and both else {}
-    means = tuple(f"{metric}_mean" for metric in SCALARS)
+    scalars = recorded(SCALARS, a, b, column="{}_mean")
+    by_layer, by_head = (recorded(group, a, b, column=mean_column("{}")) for group in (BY_LAYER, BY_HEAD))
+    tokens = token_statistics(full, quantised, (*by_layer, *by_head)) if forced and both else {}
+    means = tuple(f"{metric}_mean" for metric in scalars)
     others = tuple(
-        f"{metric}_{part}" for metric in SCALARS for part in SeriesSummary._fields if part != "mean"
+        f"{metric}_{part}" for metric in scalars for part in SeriesSummary._fields if part != "mean"
     )
     return Divergence(
         full=full.manifest.label,
@@ -195,11 +196,11 @@ def compare(full: Run, quantised: Run, delta: float = DELTA, *, outcomes: bool =
         forced=forced,
         free=None if forced else free_part(full, quantised, a),
         changes=tuple(
-            c._replace(metric=m) for c, m in zip(summary_changes(means, a, b), SCALARS, strict=True)
+            c._replace(metric=m) for c, m in zip(summary_changes(means, a, b), scalars, strict=True)
         ),
         summaries=summary_changes(others, a, b),
-        layers=tuple(layer_change(name, a, b, full, tokens) for name in BY_LAYER) if both else (),
-        heads=tuple(head_change(name, a, b, full, tokens) for name in ATTENTION_BY_HEAD) if both else (),
+        layers=tuple(layer_change(name, a, b, full, tokens) for name in by_layer) if both else (),
+        heads=tuple(head_change(name, a, b, full, tokens) for name in by_head) if both else (),
         full_class=classify(numbers(a, "output_entropy_shift"), delta),
         quantised_class=classify(numbers(b, "output_entropy_shift"), delta),
         truth=truth_change(full, quantised) if outcomes else None,
@@ -239,7 +240,7 @@ def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
             )
         )
     exact = bool(quantised.manifest.like and quantised.manifest.like.get("exact"))
-    error, similarity = (hidden_change(name, answers, quantised) if exact else None for name in EXACT)
+    error, similarity = (hidden_change(name, answers, quantised) if exact else None for name in DISTANCES)
     return ForcedPart(
         tokens=a.num_rows,
         exact=exact,

@@ -15,9 +15,10 @@ import pyarrow as pa
 from edge.analysis.intervals import Float64, Interval, bootstrap, mean_rows
 from edge.artifact import ModelSpec
 from edge.errors import UserError
-from edge.runs.columns import ATTENTION_BY_HEAD, mean_column
+from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
-from edge.signals.definitions import SCALARS
+from edge.signals.metric import Shown
+from edge.signals.metrics import BY_NAME, SCALARS, SERIES, shown_in
 
 DELTA = 0.05  # nats: a shift that small either way is called balanced
 DETERMINISTIC, EXPLORATORY, BALANCED = "deterministic", "exploratory", "balanced"
@@ -88,9 +89,9 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
     answers = run.answers()
     tokens = numbers(answers, "tokens")
     lines = []
-    for metric in SCALARS:
+    for metric in recorded(SCALARS, answers, column="{}_mean"):
         means, sds = numbers(answers, f"{metric}_mean"), numbers(answers, f"{metric}_sd")
-        rows = tokens - 1 if metric in ("token_delta", "token_cosine") else tokens  # undefined in row 0
+        rows = tokens - BY_NAME[metric].first_row
         lines.append(
             MetricLine(metric, bootstrap(means), bootstrap(means, rows), pooled_sd(means, sds, rows))
         )
@@ -103,6 +104,19 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
         slope=bootstrap(numbers(answers, "output_entropy_slope")),
         attention_shift=bootstrap(numbers(answers, "attention_entropy_shift")),
         model_class=classify(numbers(answers, "output_entropy_shift"), delta),
+    )
+
+
+def recorded(names: Iterable[str], *tables: pa.Table, column: str) -> tuple[str, ...]:
+    """Those of the metrics that all runs have whose answers are given, `column` being such as "{}_mean".
+
+    A metric that is newer than a run is left out; one that runs have always had stays, so that its column is
+    missed where it is asked for.
+    """
+    return tuple(
+        name
+        for name in names
+        if not BY_NAME[name].since or all(column.format(name) in table.column_names for table in tables)
     )
 
 
@@ -144,9 +158,7 @@ def mean_vectors(answers: pa.Table, vector: str, width: int) -> Float64:
 
 def width_of(vector: str, model: ModelSpec) -> int:
     """Numbers in one cell of a list column."""
-    if vector in ATTENTION_BY_HEAD:
-        return model.layers * model.heads
-    return model.layers + (vector in ("hidden_norm", "token_delta", "token_cosine"))
+    return BY_NAME[vector].shape.size(model)
 
 
 def head_map(run: Run, vector: str = "attention_entropy") -> Float64:
@@ -171,10 +183,7 @@ def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
     questions. One pass over the steps: they are the bulk of a run.
     """
     tapped = run.manifest.artifact["taps"] != "none"
-    names = (
-        "output_entropy",
-        *(("attention_entropy", "attention_entropy_normalised", "head_dispersion") if tapped else ()),
-    )
+    names = tuple(name for name in shown_in(Shown.CURVE) if tapped or not BY_NAME[name].is_tapped)
     trajectories: dict[str, list[Float64]] = {}
     for _, table in run.each_question(step_columns(names)):
         for metric, values in step_series(table, run.manifest.model, names).items():
@@ -183,25 +192,6 @@ def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
             ):  # a run whose taps were lost has rows without them
                 trajectories.setdefault(metric, []).append(trajectory(values, bins))
     return {metric: over_questions(np.stack(found)) for metric, found in trajectories.items()}
-
-
-# Metrics of `steps` that are one number a token: the column they come from, which may be a list over layers.
-SERIES = {
-    "output_entropy": "output_entropy",
-    "varentropy": "varentropy",
-    "top1_probability": "top1_probability",
-    "top1_top2_gap": "top1_top2_gap",
-    "surprisal": "surprisal",
-    "attention_entropy": "attention_entropy_layer",
-    "attention_entropy_normalised": "attention_entropy_layer",
-    "head_dispersion": "head_dispersion",
-    "head_divergence": "head_divergence",
-    "hidden_norm": "hidden_norm",
-    "layer_delta": "layer_delta",
-    "layer_cosine": "layer_cosine",
-    "token_delta": "token_delta",
-    "token_cosine": "token_cosine",
-}
 
 
 def step_columns(names: Iterable[str]) -> list[str]:

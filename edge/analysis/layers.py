@@ -3,7 +3,7 @@ apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +12,9 @@ import pyarrow as pa
 from edge.analysis.dynamics import mean_vectors, rows_of, width_of
 from edge.analysis.intervals import Float64, bootstrap_columns, mean_rows
 from edge.analysis.pairs import paired_steps
-from edge.runs.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, HIDDEN, mean_column
+from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
 from edge.signals.streaming import pearson, spearman
-
-BY_LAYER = (*ATTENTION_BY_LAYER, *HIDDEN)
 
 
 class LayerChange(NamedTuple):
@@ -77,14 +75,11 @@ def head_change(
     )
 
 
-def token_statistics(full: Run, quantised: Run) -> dict[str, TokenStatistics]:
-    """Of each by-layer and by-head metric of a forced run and its reference; without those that no row of
-    both has."""
+def token_statistics(full: Run, quantised: Run, names: Iterable[str]) -> dict[str, TokenStatistics]:
+    """Of each of these list columns of a forced run and its reference; without those that no row of both
+    has."""
     found = {}
-    for name in (
-        *BY_LAYER,
-        *ATTENTION_BY_HEAD,
-    ):  # one at a time: a long run's vectors of all metrics would not fit a board
+    for name in names:  # one at a time: a long run's vectors of all metrics would not fit a board
         a, b = paired_steps(full, quantised, [name], [])
         x, y = rows_of(a.column(name)), rows_of(b.column(name))
         known = ~(np.isnan(x[:, 0]) | np.isnan(y[:, 0]))  # row 0 has no drift; taps may be lost on the way

@@ -28,6 +28,8 @@ from edge.analysis.tokens import (
 )
 from edge.errors import UserError
 from edge.runs.run_directory import Run
+from edge.signals.metric import Shown
+from edge.signals.metrics import BY_NAME, shown_in
 from edge.signals.streaming import window
 
 BEYOND = 8
@@ -348,16 +350,9 @@ def layer_table(answers: Answers) -> pa.Table:
     """By-layer means over questions with intervals, long form: metric, layer (0 is the embedding), mean,
     low, high."""
     columns: dict[str, list[object]] = {"metric": [], "layer": [], "mean": [], "low": [], "high": []}
-    for metric in (
-        "attention_entropy_layer",
-        "head_dispersion",
-        "hidden_norm",
-        "layer_delta",
-        "token_delta",
-        "token_cosine",
-    ):
+    for metric in shown_in(Shown.PAPER_LAYERS):
         mean, low, high = bootstrap_columns(answers.layers(metric))
-        first = 0 if metric in ("hidden_norm", "token_delta", "token_cosine") else 1
+        first = BY_NAME[metric].first_layer
         for i in range(len(mean)):
             for name, value in zip(columns, (metric, first + i, mean[i], low[i], high[i]), strict=True):
                 columns[name].append(value)

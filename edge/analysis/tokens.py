@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.analysis.dynamics import CURVE_BINS, SERIES, step_columns, step_series, trajectory
+from edge.analysis.dynamics import CURVE_BINS, step_columns, step_series, trajectory
 from edge.analysis.intervals import Float64, Interval, bootstrap_columns, bootstrap_each
 from edge.runs.run_directory import Run
+from edge.signals.metrics import BY_NAME, SERIES
 from edge.signals.streaming import pearson
 
 CACHE = "position"  # the memory of the cache grows with it and with nothing else
-OUTPUT = ("output_entropy", "varentropy", "top1_probability", "top1_top2_gap", "surprisal")  # without taps
 POINTS = 1500  # of a scatter plot
 
 
@@ -47,7 +47,7 @@ def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
     """Reads the steps part by part: memory is one part's rows, and 4 bytes a token and metric (16 MB for 790
     x 360 tokens)."""
     tapped = run.manifest.artifact["taps"] != "none"
-    columns = [name for name in SERIES if tapped or name in OUTPUT]
+    columns = [name for name in SERIES if tapped or not BY_NAME[name].is_tapped]
     names = (*columns, CACHE)
     asked: list[int] = []
     tables: list[Float64] = []

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge.analysis.calibration import ReliabilityBin, cross_fit, judge, reliability
-from edge.analysis.dynamics import numbers
+from edge.analysis.dynamics import numbers, recorded
 from edge.analysis.intervals import UNDEFINED, Float64, Interval, bootstrap
 from edge.analysis.labels import Labels
 from edge.analysis.ranking import (
@@ -34,24 +34,15 @@ from edge.analysis.tokens import MeanTrajectory, TokenPass, mean_trajectory
 from edge.errors import UserError
 from edge.runs.outcomes import OUTCOMES, UNTRUE
 from edge.runs.run_directory import Run
-from edge.signals.definitions import SCALARS
+from edge.signals.metric import LOWER, Summary
+from edge.signals.metrics import BY_NAME, names
 
 ALPHA = 0.05  # family-wise error rate over all scores of a run
 # answers of each kind below which nothing is judged: two in each fold, and a test that can say anything
 MINIMUM = 10
-# Where less of it is taken to mean an untrue answer. An assumption made before looking: an AUROC below 0.5
-# says it was wrong.
-FALLING = frozenset(("top1_probability", "top1_top2_gap", "layer_cosine", "token_cosine"))
-SUMMARIES = (
-    "mean",
-    "sd",
-    "extreme",
-    "slope",
-    "early",
-    "late",
-    "shift",
-)  # of the answers table; extreme: the most untrue-like value
-METRICS = tuple(name for name in SCALARS if name != "output_entropy_normalised")  # H / ln V ranks as H does
+# Of the answers table; extreme: the most untrue-like value.
+SUMMARIES = ("mean", "sd", "extreme", "slope", "early", "late", "shift")
+PREDICTORS = names(lambda metric: metric.summary == Summary.PREDICTS)
 ENDS = ("first", "last")  # of the steps
 
 
@@ -123,18 +114,19 @@ def scores_of(run: Run, tokens: TokenPass) -> Scores:
     answers = run.answers()
     asked = answers.column("question_index").to_pylist()
     columns: dict[tuple[str, str], Float64] = {}
-    for metric in METRICS:
+    for metric in recorded(PREDICTORS, answers, column="{}_mean"):
+        falls = BY_NAME[metric].less_certain == LOWER
         for summary in SUMMARIES:
-            part = ("min" if metric in FALLING else "max") if summary == "extreme" else summary
-            sign = -1.0 if metric in FALLING and summary != "sd" else 1.0
+            part = ("min" if falls else "max") if summary == "extreme" else summary
+            sign = -1.0 if falls and summary != "sd" else 1.0
             columns[metric, summary] = sign * numbers(answers, f"{metric}_{part}")
     place = {question: i for i, question in enumerate(tokens.asked)}
     order = np.array([place.get(question, -1) for question in asked])
-    for metric in (name for name in tokens.names if name in METRICS):
+    for metric in (name for name in tokens.names if name in PREDICTORS):
         for summary, ends in zip(ENDS, (tokens.first, tokens.last), strict=True):
             values = ends[:, tokens.names.index(metric)] if len(ends) else np.empty(0)
             found = np.where(order >= 0, np.append(values, np.nan)[order], np.nan)
-            columns[metric, summary] = -found if metric in FALLING else found
+            columns[metric, summary] = -found if BY_NAME[metric].less_certain == LOWER else found
     count = numbers(answers, "tokens")
     columns["tokens", ""] = np.where(count > 0, count, np.nan)
     columns["surprisal", "sum"] = numbers(answers, "surprisal_mean") * count

@@ -2,7 +2,7 @@
 
 - `base.Backend`, `base.Runtime`: what a backend owes, and the choices of how it runs
 - `gguf_file.open_artifact`: an artifact folder or a GGUF file
-- `runtime.check_runtime`, `runtime.open_backend`: which backend, and how
+- `runtime.Loader`, `runtime.open_backend`: which backend, and how
 - `memory.check_memory`: whether it fits
 - `tokenizer.open_tokenizer`: text to token ids and back
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import dataclass
 from typing import Any
 
 from edge.artifact import Artifact
@@ -56,21 +57,45 @@ def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
         raise UserError(f"{artifact.label} was built with --taps none: build it again without")
 
 
-def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: OnNote) -> Backend:
-    """The backend that runs this artifact, with a cache of `capacity` positions (the artifact's context at
-    most).
+@dataclass(frozen=True)
+class Loader:
+    """An artifact and how it is run, checked when it is made and loaded later.
 
-    `on_note` hears what it left on disk. Raises UserError when the choice is not the backend's, its library
-    is missing, memory will not do, or it cannot load the model.
+    So a job refuses a wrong choice before it writes anything, and nothing is checked again when it loads.
+    Raises UserError as check_runtime does.
     """
-    check_runtime(artifact, runtime)
-    if not runtime.anyway:
-        check_memory(artifact, cache_bytes_each(artifact, runtime), capacity)
-    if artifact.manifest.backend == LLAMA_CPP:
-        return LlamaBackend(artifact, capacity=capacity, runtime=runtime)
-    threads = runtime.threads or usable_cores()
-    graph = find_or_make(artifact, threads, on_note) if runtime.prepack else None
-    return OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
+
+    artifact: Artifact
+    runtime: Runtime
+
+    def __post_init__(self) -> None:
+        check_runtime(self.artifact, self.runtime)
+
+    @property
+    def tapped(self) -> bool:
+        """Whether attention and hidden states are asked for."""
+        return self.runtime.taps != "none" and self.artifact.manifest.taps != "none"
+
+    def load(self, capacity: int, on_note: OnNote) -> Backend:
+        """The backend that runs the artifact, with a cache of `capacity` positions (its context at most).
+
+        `on_note` hears what it left on disk. Raises UserError when its library is missing, memory will not
+        do, or it cannot load the model.
+        """
+        artifact, runtime = self.artifact, self.runtime
+        if not runtime.anyway:
+            check_memory(artifact, cache_bytes_each(artifact, runtime), capacity)
+        if artifact.manifest.backend == LLAMA_CPP:
+            return LlamaBackend(artifact, capacity=capacity, runtime=runtime)
+        threads = runtime.threads or usable_cores()
+        graph = find_or_make(artifact, threads, on_note) if runtime.prepack else None
+        return OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
+
+
+def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: OnNote) -> Backend:
+    """Checks the choice and loads the backend at once; see Loader.load. Raises UserError where either
+    fails."""
+    return Loader(artifact, runtime).load(capacity, on_note)
 
 
 def cache_bytes_each(artifact: Artifact, runtime: Runtime) -> int:

@@ -27,8 +27,8 @@ from edge.cli.options import (
     runtime_of,
 )
 from edge.jobs.decode import DecodeSettings
+from edge.jobs.interrupt import Interrupted
 from edge.jobs.live import answer, as_json
-from edge.jobs.run import Interrupted
 
 
 def ask(

@@ -14,7 +14,7 @@ from edge.cli.common import console, errors, say_note, say_notice
 from edge.cli.progress import Job, OnProgress, with_progress
 from edge.cli.terminal import escaped, unmarked
 from edge.errors import OnNote
-from edge.jobs.run import Interrupted
+from edge.jobs.interrupt import Interrupted
 
 Made = TypeVar("Made")
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from edge.cli.terminal import Frame, bar, can_draw, duration, escaped, one_line
 from edge.errors import OnNote
 from edge.jobs.live import Gauge
-from edge.jobs.run import Progress
+from edge.jobs.session import Progress
 from edge.machine.telemetry import Sensors
 from edge.runs.run_directory import RunManifest
 

@@ -1,4 +1,4 @@
-"""Terminal tables of comparisons and models."""
+"""Terminal tables of comparisons."""
 
 from __future__ import annotations
 
@@ -14,28 +14,12 @@ from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
 from edge.analysis.warning import TruthChange
 from edge.cli.terminal import escaped, unmarked
+from edge.signals.metric import Shown
+from edge.signals.metrics import BY_NAME, METRICS, shown_in
 
-SHOWN_METRICS = (
-    "output_entropy",
-    "varentropy",
-    "top1_probability",
-    "surprisal",
-    "attention_entropy",
-    "attention_entropy_normalised",
-    "sink_mass",
-    "head_dispersion",
-    "head_divergence",
-    "hidden_norm",
-    "layer_delta",
-)
 PARTINGS = 5  # of the answers that part, in the terminal
-WARNINGS = (
-    ("output_entropy", "mean"),
-    ("output_entropy", "extreme"),
-    ("surprisal", "sum"),
-    ("attention_entropy", "mean"),
-)
-SHOWN_LAYERS = ("attention_entropy_layer", "head_dispersion", "hidden_norm")
+WARNINGS = [(metric.name, summary) for metric in METRICS for summary in metric.warnings]
+SHOWN_LAYERS = shown_in(Shown.LAYERS)
 
 
 def number(value: float, signed: bool = False, digits: int = 3) -> str:
@@ -79,7 +63,7 @@ def comparison(d: Divergence) -> Group:
         "Change by metric, mean over questions [95% interval]", "metric", "full", "quantised", "change"
     )
     for change in d.changes:
-        if change.metric in SHOWN_METRICS:
+        if Shown.COMPARE in BY_NAME[change.metric].shown:
             metrics.add_row(
                 change.metric,
                 number(change.full.value),

@@ -6,5 +6,7 @@
 - `live.answer`: one answer as it comes
 - `bench.race`: artifacts beside one another
 - `doctor.examine`: what can run here
-- `decode.DecodeSettings`: how tokens are chosen
+- `session.trace`: the loop that they share, from items to a run directory
+- `decode.decode`, `decode.DecodeSettings`: the token loop, and how tokens are chosen
+- `interrupt.stop_on_signal`: stopping on SIGINT and SIGTERM
 """

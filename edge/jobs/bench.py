@@ -27,7 +27,7 @@ from edge.backends.base import Runtime
 from edge.backends.gguf_file import open_artifact
 from edge.backends.runtime import open_backend
 from edge.errors import UserError, ignore
-from edge.jobs.decode import force
+from edge.jobs.decode import GivenTokens, decode
 from edge.machine.device import meminfo, read_text
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.record import LENGTH, AnswerRecord, ForcedValues, PartBuffer
@@ -193,7 +193,7 @@ def trace_rounds(pipe: Connection, path: Path, runtime: Runtime, capacity: int) 
                 backend.spec, prompter, Prompt(tuple(ids[:context]), ""), 0, "", "", "", forced=True
             )
             began = time.perf_counter()
-            for step, _ in force(backend, reader, ids[:context], ids[context:], LENGTH):
+            for step, _ in decode(backend, reader, ids[:context], GivenTokens(ids[context:], LENGTH)):
                 record.add(step, ForcedValues(0.0, 0.0, same_top1=True))
                 if step.step == tokens:
                     buffer = PartBuffer(forced=True)

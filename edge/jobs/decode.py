@@ -1,18 +1,20 @@
-"""The loops: greedy and sampled decoding, and teacher forcing. Each yields one Step for each token."""
+"""The token loop: a model reads a prompt, then one token after another, chosen or given."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 
 from edge.backends.base import Backend
 from edge.errors import UserError
 from edge.runs.record import CONTEXT, LENGTH, REPETITION, STOP_TOKEN, Step
-from edge.signals.definitions import surprisal, top_k
+from edge.signals.comparison import top_k
+from edge.signals.definitions import OutputSignals, surprisal
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Array, Taps
 
@@ -50,9 +52,8 @@ def sampler(settings: DecodeSettings, index: int) -> np.random.Generator:
 
 def sample(logits: Array, temperature: float, rng: np.random.Generator) -> int:
     """One id from softmax(logits / temperature), by inversion of the cumulative sum in float64."""
-    shifted = (
-        logits.astype(np.float64) - logits.max()
-    )  # before the division, which a tiny temperature makes overflow
+    # The maximum goes before the division, which a tiny temperature makes overflow.
+    shifted = logits.astype(np.float64) - logits.max()
     with np.errstate(over="ignore"):
         cumulative = np.cumsum(np.exp(shifted / temperature))
     drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
@@ -63,79 +64,110 @@ def repeated(tokens: Sequence[int]) -> bool:
     return len(tokens) >= REPETITION_LIMIT and len(set(tokens[-REPETITION_LIMIT:])) == 1
 
 
-def generate(
-    backend: Backend,
-    reader: SignalReader,
-    prompt_ids: Sequence[int],
-    settings: DecodeSettings,
-    index: int = 0,
-) -> Iterator[Step]:
-    """Answers one prompt. Yields nothing when the prompt alone does not fit the context.
+class TokenSource(Protocol):
+    """Where the tokens of one answer come from, and why it ends."""
 
-    Stops at a stop id, at `max_new_tokens`, at REPETITION_LIMIT equal tokens in a row, or where the cache is
-    full.
+    @property
+    def reference_k(self) -> int:
+        """How many of the most likely tokens of each step to keep, 0 for none."""
+
+    def begin(self, room: int) -> bool:
+        """Begins an answer for which the cache has place for `room` tokens; False when there are none."""
+
+    def next(self, logits: Array, output: OutputSignals) -> int:
+        """The next token, after the pass that left `logits` [V]."""
+
+    def stop_reason(self) -> str | None:
+        """Why the token that was given last ends the answer, None where it does not."""
+
+
+class ChosenTokens:
+    """Tokens that the model chooses, greedily or sampled.
+
+    An answer ends at one of `stop_ids`, at `max_new_tokens`, at REPETITION_LIMIT equal tokens in a row, or
+    where the cache is full. `index` is the question's, which decides its random numbers.
     """
-    if len(prompt_ids) > backend.capacity:
+
+    def __init__(self, settings: DecodeSettings, stop_ids: Sequence[int], index: int = 0) -> None:
+        self.reference_k = settings.reference_k
+        self._temperature, self._longest = settings.temperature, settings.max_new_tokens
+        self._greedy = settings.temperature == 0.0
+        self._stop_ids = frozenset(stop_ids)
+        self._rng = sampler(settings, index)
+        self._tokens: list[int] = []
+        self._room = 0
+
+    def begin(self, room: int) -> bool:
+        self._room = room
+        return room > 0
+
+    def next(self, logits: Array, output: OutputSignals) -> int:
+        token = output.top1 if self._greedy else sample(logits, self._temperature, self._rng)
+        self._tokens.append(token)
+        return token
+
+    def stop_reason(self) -> str | None:
+        tokens = self._tokens
+        if tokens[-1] in self._stop_ids:
+            return STOP_TOKEN
+        if repeated(tokens):
+            return REPETITION
+        if len(tokens) == self._longest:
+            return LENGTH
+        return CONTEXT if len(tokens) == self._room else None
+
+
+class GivenTokens:
+    """Tokens that are fed whatever the model would have said (teacher forcing); the last one ends the answer
+    with the `reason` given."""
+
+    reference_k = 0
+
+    def __init__(self, tokens: Sequence[int], reason: str) -> None:
+        self._tokens, self._reason = tokens, reason
+        self._given = 0
+
+    def begin(self, room: int) -> bool:
+        """Raises ValueError when the tokens do not fit."""
+        if len(self._tokens) > max(0, room):
+            raise ValueError(f"{len(self._tokens)} tokens do not fit a cache with place for {room}")
+        return len(self._tokens) > 0
+
+    def next(self, logits: Array, output: OutputSignals) -> int:
+        token = self._tokens[self._given]
+        self._given += 1
+        return token
+
+    def stop_reason(self) -> str | None:
+        return self._reason if self._given == len(self._tokens) else None
+
+
+def decode(
+    backend: Backend, reader: SignalReader, prompt_ids: Sequence[int], source: TokenSource
+) -> Iterator[tuple[Step, Taps]]:
+    """Answers one prompt with the tokens of `source`: for each its Step, and what its pass left (views that
+    the next pass overwrites).
+
+    Yields nothing where the source has no tokens: chosen ones when the prompt alone does not fit the cache.
+    Raises ValueError when given ones do not fit.
+    """
+    # A pass over the last token would need a position more: it is never fed.
+    if not source.begin(backend.capacity - len(prompt_ids) + 1):
         return
-    stop_ids = frozenset(backend.spec.stop_ids)
-    rng = sampler(settings, index)
     reader.reset()
     backend.rewind(0)
-    tokens: list[int] = []
-    while True:
+    reference_k = source.reference_k
+    token = 0
+    for number in itertools.count():
         started = time.perf_counter()
-        taps = backend.step(tokens[-1]) if tokens else backend.prefill(prompt_ids)
+        taps = backend.step(token) if number else backend.prefill(prompt_ids)
         signals = reader.read(taps)
-        output = signals.output
-        token = (
-            output.top1 if settings.temperature == 0.0 else sample(taps.logits, settings.temperature, rng)
-        )
-        kept = (
-            top_k(taps.logits, output.log_normaliser, settings.reference_k) if settings.reference_k else None
-        )
-        token_surprisal = surprisal(taps.logits, output.log_normaliser, token)
+        logits, output = taps.logits, signals.output
+        token = source.next(logits, output)
+        kept = top_k(logits, output.log_normaliser, reference_k) if reference_k else None
+        token_surprisal = surprisal(logits, output.log_normaliser, token)
         elapsed = (time.perf_counter() - started) * 1e3
-        tokens.append(token)
-        reason = None
-        if token in stop_ids:
-            reason = STOP_TOKEN
-        elif repeated(tokens):
-            reason = REPETITION
-        elif len(tokens) == settings.max_new_tokens:
-            reason = LENGTH
-        elif backend.length == backend.capacity:
-            reason = CONTEXT
-        yield Step(len(tokens) - 1, taps.position, token, token_surprisal, signals, kept, reason, elapsed)
-        if reason:
+        reason = source.stop_reason()
+        yield Step(number, taps.position, token, token_surprisal, signals, kept, reason, elapsed), taps
+        if reason is not None:
             return
-
-
-class ForcedStep(NamedTuple):
-    """One step of teacher forcing: the Step of the given token, and what this model's pass left (views)."""
-
-    step: Step
-    taps: Taps
-
-
-def force(
-    backend: Backend,
-    reader: SignalReader,
-    prompt_ids: Sequence[int],
-    tokens: Sequence[int],
-    stop_reason: str,
-) -> Iterator[ForcedStep]:
-    """Feeds `tokens` whatever this model would have said; the last step carries `stop_reason`.
-
-    Raises ValueError when prompt and tokens do not fit the cache.
-    """
-    reader.reset()
-    backend.rewind(0)
-    for t, token in enumerate(tokens):
-        started = time.perf_counter()
-        taps = backend.step(tokens[t - 1]) if t else backend.prefill(prompt_ids)
-        signals = reader.read(taps)
-        token_surprisal = surprisal(taps.logits, signals.output.log_normaliser, token)
-        elapsed = (time.perf_counter() - started) * 1e3
-        reason = stop_reason if t == len(tokens) - 1 else None
-        step = Step(t, taps.position, token, token_surprisal, signals, None, reason, elapsed)
-        yield ForcedStep(step, taps)

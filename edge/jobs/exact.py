@@ -3,61 +3,67 @@ hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from edge.artifact import Artifact
-from edge.backends.base import Runtime
-from edge.backends.runtime import RUNTIME_SETTINGS, open_backend
-from edge.errors import OnNote, UserError
-from edge.jobs.run import describe_artifact
-from edge.runs.record import ForcedValues
+from edge.backends.base import Backend, Runtime
+from edge.backends.runtime import RUNTIME_SETTINGS, Loader
+from edge.errors import UserError
+from edge.runs.provenance import describe_artifact
+from edge.runs.record import ForcedValues, Step
 from edge.runs.run_directory import Run
-from edge.signals.definitions import Signals, hidden_distance, kl_exact, surprisal
+from edge.signals.comparison import hidden_distance, kl_exact
+from edge.signals.definitions import surprisal
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 
 
-def check_full(artifact: Artifact, reference: Run) -> None:
-    """Raises UserError unless `artifact` is the one that made the reference run."""
+def full_loader(artifact: Artifact, reference: Run, runtime: Runtime) -> Loader:
+    """The artifact that made the reference run, run as it was then; `runtime` gives what decides no row.
+
+    Raises UserError for another artifact.
+    """
     if describe_artifact(artifact) != reference.manifest.artifact:
         raise UserError(
             f"{artifact.label} is not the artifact that made {reference.folder} "
-            f"({reference.manifest.label}): "
-            "give that one with --exact"
+            f"({reference.manifest.label}): give that one with --exact"
         )
+    settings = reference.manifest.settings
+    chosen = {name: settings[name] for name in RUNTIME_SETTINGS if name in settings}
+    usual = Runtime(
+        runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway
+    )
+    return Loader(artifact, replace(usual, **chosen))
 
 
 class FullModel:
-    """Opened as it was for the reference run, with a cache of `capacity` positions."""
+    """Reads what the other model reads, one token behind the measured step. Closes its backend."""
 
-    def __init__(
-        self, artifact: Artifact, reference: Run, runtime: Runtime, capacity: int, on_note: OnNote
-    ) -> None:
-        settings = reference.manifest.settings
-        chosen = {name: settings[name] for name in RUNTIME_SETTINGS if name in settings}
-        usual = Runtime(
-            runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway
-        )
-        self._backend = open_backend(artifact, replace(usual, **chosen), capacity, on_note)
-        self._reader = SignalReader(artifact.manifest.model)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._reader = SignalReader(backend.spec)
+        self._prompt: Sequence[int] = ()
+        self._last = 0
 
-    def steps(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> Iterator[Taps]:
-        """Taps before each of the tokens: views that the next step overwrites."""
+    def begin(self, prompt_ids: Sequence[int]) -> None:
+        """Starts a new answer, whose steps follow in order."""
         self._backend.rewind(0)
-        for t in range(len(tokens)):
-            yield self._backend.step(tokens[t - 1]) if t else self._backend.prefill(prompt_ids)
+        self._prompt = prompt_ids
 
-    def values(self, full: Taps, token: int, taps: Taps, signals: Signals) -> ForcedValues:
-        """What this model's pass says of the other's: `taps` and `signals`, before `token`."""
-        own, output = self._reader.output(full.logits), signals.output
+    def values(self, step: Step, taps: Taps) -> ForcedValues:
+        """What the other model's step, which left `taps`, is beside this one's."""
+        full = self._backend.step(self._last) if step.step else self._backend.prefill(self._prompt)
+        self._last = step.token_id
+        own, output = self._reader.output(full.logits), step.signals.output
+        distance = None
+        if full.hidden is not None and taps.hidden is not None:
+            distance = hidden_distance(full.hidden, taps.hidden)
         return ForcedValues(
             kl=kl_exact(full.logits, own.log_normaliser, taps.logits, output.log_normaliser),
-            reference_surprisal=surprisal(full.logits, own.log_normaliser, token),
+            reference_surprisal=surprisal(full.logits, own.log_normaliser, step.token_id),
             same_top1=own.top1 == output.top1,
-            hidden=None
-            if full.hidden is None or taps.hidden is None
-            else hidden_distance(full.hidden, taps.hidden),
+            hidden=distance,
         )
 
     def close(self) -> None:

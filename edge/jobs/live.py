@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.runtime import open_backend
 from edge.errors import OnNote, UserError, ignore
-from edge.jobs.decode import DecodeSettings, generate
-from edge.jobs.run import capacity_for, stop_on_signal
+from edge.jobs.decode import ChosenTokens, DecodeSettings, decode
+from edge.jobs.interrupt import stop_on_signal
+from edge.jobs.item import Item
+from edge.jobs.session import capacity_for, record_of, tell_lost_taps
 from edge.machine.telemetry import Sensors
 from edge.questions.prompt import Prompter
-from edge.runs.record import AnswerRecord, Step
+from edge.runs.record import AnswerRecord, Step, value_of
+from edge.signals.metric import Shown
+from edge.signals.metrics import BY_NAME, shown_in
 from edge.signals.reader import SignalReader
 
 REPLACEMENT = "\ufffd"
@@ -67,37 +74,36 @@ def answer(
             f"the question has {len(made.ids)} tokens, the artifact was built for {limit}: ask a shorter one"
         )
     backend = open_backend(artifact, runtime or Runtime(), capacity_for([made], settings, limit), on_note)
-    gauge = Gauge(Sensors())
-    try:
-        record = AnswerRecord(
-            backend.spec, prompter, made, 0, "", question, "", cache_bytes_each=backend.cache_bytes_each
-        )
+    with closing(backend), stop_on_signal() as check:
+        gauge, record = Gauge(Sensors()), record_of(Item(0, "", question, "", made), backend, prompter)
+        source = ChosenTokens(settings, backend.spec.stop_ids)
         pending: list[int] = []
         told = False
-        with stop_on_signal() as check:
-            for step in generate(backend, SignalReader(backend.spec), made.ids, settings):
-                if backend.taps_lost and not told:
-                    told = True
-                    on_note(f"attention and hidden states are not traced: {backend.taps_lost}")
-                record.add(step)
-                pending.append(step.token_id)
-                text = prompter.text(pending)
-                if text.endswith(REPLACEMENT) and len(pending) < LONGEST_CHARACTER and not step.stop_reason:
-                    text = ""
-                else:
-                    pending.clear()
-                gauge.look()
-                yield LiveStep(step, text, record, gauge)
-                check()
-    finally:
-        backend.close()
+        for step, _ in decode(backend, SignalReader(backend.spec), made.ids, source):
+            if backend.taps_lost and not told:
+                told = True
+                tell_lost_taps(backend, on_note)
+            record.add(step)
+            pending.append(step.token_id)
+            text = prompter.text(pending)
+            if text.endswith(REPLACEMENT) and len(pending) < LONGEST_CHARACTER and not step.stop_reason:
+                text = ""
+            else:
+                pending.clear()
+            gauge.look()
+            yield LiveStep(step, text, record, gauge)
+            check()
+
+
+def plain(value: Any) -> Any:
+    """An array as a list."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def as_json(live: LiveStep) -> dict[str, Any]:
     """One step as plain values, for a stream of JSON lines; null stands for what is undefined or cannot be
     read."""
     step, record = live.step, live.record
-    output, attention, hidden = step.signals
     return {
         "step": step.step,
         "phase": step.phase,
@@ -105,14 +111,7 @@ def as_json(live: LiveStep) -> dict[str, Any]:
         "token_id": step.token_id,
         "token": record.prompter.piece(step.token_id),
         "text": live.text,
-        "output_entropy": output.output_entropy,
-        "varentropy": output.varentropy,
-        "top1_probability": output.top1_probability,
-        "top1_top2_gap": output.top1_top2_gap,
-        "surprisal": step.surprisal,
-        "attention_entropy_layer": None if attention is None else attention.attention_entropy_layer.tolist(),
-        "head_dispersion": None if attention is None else attention.head_dispersion.tolist(),
-        "hidden_norm": None if hidden is None else hidden.hidden_norm.tolist(),
+        **{name: plain(value_of(BY_NAME[name], step, None)) for name in shown_in(Shown.LIVE)},
         "output_entropy_mean": record.statistics.live("output_entropy")[0],
         "step_ms": step.step_ms,
         "temperature_c": live.gauge.temperature_c,

@@ -2,203 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
 
 from edge.artifact import Artifact
-from edge.backends.base import Backend, Runtime
-from edge.backends.runtime import check_runtime, deciding, open_backend, versions
-from edge.errors import OnNote, UserError, ignore
-from edge.jobs.decode import DecodeSettings, generate
-from edge.machine import device, telemetry
-from edge.questions.prompt import Prompt, Prompter
+from edge.backends.base import Runtime
+from edge.backends.runtime import Loader, deciding, versions
+from edge.errors import OnNote, ignore
+from edge.jobs.decode import DecodeSettings
+from edge.jobs.item import Item
+from edge.jobs.session import Progress, TraceJob, capacity_for, now, sensors_for, trace
+from edge.machine import device
+from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
-from edge.runs.disk import check_disk, disk_needed
-from edge.runs.record import AnswerRecord, PartBuffer
-from edge.runs.run_directory import RunManifest, RunWriter, read_manifest
-from edge.signals.reader import SignalReader
-
-FLUSH_SECONDS = 5.0  # work that a killed process can lose, beside the question in flight
-FLUSH_ROWS = 4096
-
-
-class Progress(NamedTuple):
-    """After each token: how many questions are done of how many, and the record that it belongs to (None at
-    the start).
-
-    `finished` says that this record is over and counted in `done`.
-    """
-
-    done: int
-    total: int
-    record: AnswerRecord | None
-    finished: bool = False
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; what was finished is on disk. `code` is the exit code, 128 + the signal's
-    number."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"interrupted by signal {code - 128}")
-        self.code = code
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], None]]:
-    """Gives a function that raises Interrupted once SIGINT or SIGTERM has come, so that a token is never cut
-    in half.
-
-    Reading a long prompt can take a minute on a small board: a second signal raises Interrupted between two
-    chunks of it.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            check()
-
-    def check() -> None:
-        if received:
-            raise Interrupted(128 + received[0])
-
-    # Python delivers signals to the main thread only; a job in another thread leaves them to its program.
-    numbers = (
-        (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    )
-    previous = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield check
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def describe_artifact(artifact: Artifact) -> dict[str, Any]:
-    """What a run keeps of its artifact: enough to tell whether two runs used the same weights and
-    tokenizer."""
-    manifest = artifact.manifest
-    return {
-        "model_id": manifest.model_id,
-        "precision": manifest.precision,
-        "taps": manifest.taps,
-        "manifest_sha256": manifest.identity(),
-        "checkpoint_sha256": manifest.checkpoint_sha256,
-        "tokenizer_sha256": manifest.tokenizer_sha256,
-        "bytes": sum(record.size for record in manifest.files.values()),
-        "notice": manifest.notice,
-    }
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def dated(out: Path, date: str | None) -> str | None:
-    """The day that templates see: the one given, that of the run being resumed, or today."""
-    if date is None and (out / "run.json").is_file():
-        kept = read_manifest(out).settings.get("date")
-        return kept if isinstance(kept, str) else None
-    return date
-
-
-def sensors_for(pause_above: float | None) -> telemetry.Sensors:
-    """This machine's; raises UserError when it is to be cooled by a temperature that it does not tell."""
-    sensors = telemetry.Sensors()
-    if pause_above is not None and sensors.temperature() is None:
-        raise UserError("--pause-above needs a temperature sensor and this machine shows none: leave it out")
-    return sensors
-
-
-def tell_damaged(writer: RunWriter, on_note: OnNote) -> None:
-    """Says what of a run that is continued did not hold what its checksum says."""
-    for name in writer.damaged:
-        on_note(f"{writer.folder / name} was damaged: removed, its questions are traced again")
-
-
-class Recorder:
-    """Puts finished answers and telemetry into a run directory, in parts that are due by time or by size.
-
-    Where the backend has lost its taps, run.json says so before the rows without them are written, and
-    `on_note` hears it.
-    """
-
-    def __init__(
-        self,
-        writer: RunWriter,
-        buffer: PartBuffer,
-        backend: Backend,
-        sensors: telemetry.Sensors,
-        on_note: OnNote,
-    ) -> None:
-        self.writer, self.buffer, self.backend, self._on_note = writer, buffer, backend, on_note
-        self.note_lost_taps()
-        self._samples: list[telemetry.Sample] = []
-        self._sensors = sensors
-        self._flushed = time.monotonic()
-
-    @property
-    def done(self) -> int:
-        """Questions that are finished, on disk or about to be."""
-        return len(self.writer.done) + len(self.buffer)
-
-    def note_lost_taps(self) -> None:
-        if self.backend.taps_lost and not self.writer.manifest.taps_lost:
-            self.writer.note_lost_taps(self.backend.taps_lost)
-            self._on_note(f"attention and hidden states are not traced: {self.backend.taps_lost}")
-
-    def add(self, record: AnswerRecord, paused_s: float) -> None:
-        self.note_lost_taps()
-        self.buffer.add(record)
-        self._samples.append(self._sensors.sample(record.index, paused_s))
-        if self.buffer.rows >= FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        if len(self.buffer):
-            self.writer.write_part(*self.buffer.tables())
-            self.writer.write_device(telemetry.telemetry_table(self._samples))
-            self.buffer.clear()
-            self._samples.clear()
-        self._flushed = time.monotonic()
-
-
-def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: int) -> int:
-    """Positions that the longest answer to any of the prompts can take, at most the context: a cache is no
-    larger than needed."""
-    longest = max((len(made.ids) for made in prompts), default=1)
-    return min(context, longest + settings.max_new_tokens)
-
-
-def check_run_disk(
-    out: Path,
-    artifact: Artifact,
-    runtime: Runtime,
-    tokens: int,
-    answers: int,
-    *,
-    longest: int | None = None,
-    reference_k: int = 0,
-    forced: bool = False,
-) -> None:
-    """Raises UserError where so many tokens of so many answers do not fit on the disk at `out`; see
-    check_disk for `longest`."""
-    if runtime.anyway:
-        return
-    tapped = runtime.taps != "none" and artifact.manifest.taps != "none"
-    needed = disk_needed(
-        artifact.manifest.model, tokens, answers, reference_k=reference_k, forced=forced, taps=tapped
-    )
-    check_disk(out, needed, longest)
+from edge.runs.provenance import describe_artifact
+from edge.runs.run_directory import RunManifest, read_manifest
 
 
 def run(
@@ -224,20 +43,19 @@ def run(
     the run goes on. Raises UserError for bad input and Interrupted on SIGINT or SIGTERM, after writing what
     is finished.
     """
-    runtime = runtime or Runtime()
-    check_runtime(artifact, runtime)
+    loader = Loader(artifact, runtime or Runtime())
     sensors = sensors_for(pause_above)
     chosen = select(questions, limit, shard)
     prompter = Prompter(artifact, prompt, dated(out, date))
     # All at once, so that a template or a question that cannot work is refused before anything is written.
-    prompts = {question.index: prompter.prompt(question.question) for question in chosen}
+    prompts = [prompter.prompt(question.question) for question in chosen]
     manifest = RunManifest(
         kind="run",
         artifact=describe_artifact(artifact),
         model=artifact.manifest.model,
         settings=asdict(settings)
         | {"prompt": prompter.style, "date": prompter.date.isoformat(), "limit": limit, "shard": shard}
-        | deciding(artifact, runtime),
+        | deciding(artifact, loader.runtime),
         # The hash is of the whole list: shards and limited runs of one file know that they belong together.
         questions={"sha256": questions_sha256(questions), "count": len(questions), "selected": len(chosen)},
         like=None,
@@ -245,58 +63,26 @@ def run(
         versions=versions(artifact),
         created=now(),
     )
-    with RunWriter(out, manifest) as writer:
-        tell_damaged(writer, on_note)
-        if writer.complete(question.index for question in chosen):
-            return writer.manifest
-        with writer.or_nothing():
-            left, longest = len(chosen) - len(writer.done), settings.max_new_tokens
-            check_run_disk(
-                out,
-                artifact,
-                runtime,
-                left * longest,
-                left,
-                longest=longest,
-                reference_k=settings.reference_k,
-            )
-            backend = open_backend(
-                artifact,
-                runtime,
-                capacity_for(list(prompts.values()), settings, artifact.manifest.model.context),
-                on_note,
-            )
-        reader = SignalReader(backend.spec)
-        recorder = Recorder(
-            writer, PartBuffer(reference=settings.reference_k > 0), backend, sensors, on_note
-        )
-        on_progress(Progress(recorder.done, len(chosen), None))
-        with stop_on_signal() as check:
-            cooling = telemetry.Cooling(sensors, pause_above, check, on_note)
-            try:
-                for question in chosen:
-                    if question.index in writer.done:
-                        continue
-                    made = prompts[question.index]
-                    record = AnswerRecord(
-                        backend.spec,
-                        prompter,
-                        made,
-                        question.index,
-                        question.question_id,
-                        question.question,
-                        question.category,
-                        cache_bytes_each=backend.cache_bytes_each,
-                    )
-                    for step in generate(backend, reader, made.ids, settings, question.index):
-                        record.add(step)
-                        on_progress(Progress(recorder.done, len(chosen), record))
-                        check()
-                        cooling.wait()
-                    recorder.add(record, cooling.taken())
-                    on_progress(Progress(recorder.done, len(chosen), record, finished=True))
-            finally:
-                recorder.flush()
-                backend.close()
-        writer.finish()
-        return writer.manifest
+    job = TraceJob(
+        manifest=manifest,
+        loader=loader,
+        prompter=prompter,
+        items=[
+            Item(question.index, question.question_id, question.question, question.category, made)
+            for question, made in zip(chosen, prompts, strict=True)
+        ],
+        tokens=dict.fromkeys((question.index for question in chosen), settings.max_new_tokens),
+        capacity=capacity_for(prompts, settings, artifact.manifest.model.context),
+        sensors=sensors,
+        pause_above=pause_above,
+        settings=settings,
+    )
+    return trace(out, job, on_progress, on_note)
+
+
+def dated(out: Path, date: str | None) -> str | None:
+    """The day that templates see: the one given, that of the run being resumed, or today."""
+    if date is None and (out / "run.json").is_file():
+        kept = read_manifest(out).settings.get("date")
+        return kept if isinstance(kept, str) else None
+    return date

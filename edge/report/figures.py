@@ -1,11 +1,9 @@
-"""Figures as plain plotly.js values. Built by hand, not by plotly's Python classes: those add a template of
-8 kB to each."""
+"""Figures of a model's runs: along the answer, by layer and head, and distributions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,21 +19,25 @@ from edge.report.model import (
     RunData,
     relative_to,
 )
+from edge.report.plots import (
+    COLOURS,
+    DASHES,
+    DIVERGING,
+    SEQUENTIAL,
+    SIGNIFICANT,
+    SYMBOLS,
+    Figure,
+    Panel,
+    Values,
+    Variant,
+    axis,
+    label,
+    one_variant,
+    rounded,
+)
+from edge.signals.metric import Metric, Shown
+from edge.signals.metrics import BY_NAME, shown_in
 
-Values = dict[str, Any]  # what plotly.js takes: JSON by nature, typed by its own schema
-SIGNIFICANT = 4
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#8c6d1f",
-    "#56b4e9",
-)  # Okabe and Ito, told apart by the colour-blind
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
-SEQUENTIAL = "Cividis"
-DIVERGING = [[0.0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1.0, "#b2182b"]]
 HISTOGRAM_BINS = 30
 PERCENTILES = (
     ("min", "min"),
@@ -52,51 +54,6 @@ PERCENTILES = (
     ("p99_9", "99.9"),
     ("max", "max"),
 )
-
-
-class Panel(NamedTuple):
-    """One plot. A trace's `meta` is [index of its run in the group, whether it is a band]."""
-
-    title: str
-    data: list[Values]
-    layout: Values
-
-
-class Variant(NamedTuple):
-    """The panels for one choice of the figure's select (one variant alone has none)."""
-
-    name: str
-    panels: list[Panel]
-
-
-class Figure(NamedTuple):
-    """`caption` says in a sentence what is shown; `choice` labels the select, where there is more than one
-    variant; `hides` starts without forced runs whose free ones are drawn too: on the reference's tokens they
-    hide it."""
-
-    name: str
-    title: str
-    caption: str
-    variants: list[Variant]
-    choice: str = ""
-    hides: bool = False
-
-    def to_json(self) -> list[Values]:
-        return [{"name": v.name, "panels": [panel._asdict() for panel in v.panels]} for v in self.variants]
-
-
-def label(data: RunData) -> str:
-    """A run's name for plotly, which reads names as a small HTML of its own."""
-    return data.name.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def rounded(values: Iterable[float]) -> list[float | None]:
-    """To four significant digits; None where not finite (plotly leaves a gap)."""
-    return [float(f"{value:.{SIGNIFICANT}g}") if math.isfinite(value) else None for value in values]
-
-
-def axis(title: str, **more: Any) -> Values:
-    return {"title": {"text": title}, "automargin": True, **more}
 
 
 def figures(group: ModelGroup) -> list[Figure]:
@@ -160,13 +117,6 @@ def curve_panel(group: ModelGroup, metric: str, title: str, unit: str) -> Panel 
         "yaxis": axis(unit, **({"rangemode": "tozero"} if metric == OUTPUT else {})),
     }
     return Panel(title, sorted(traces, key=lambda trace: not trace["meta"][1]), layout)
-
-
-def one_variant(
-    name: str, title: str, caption: str, panels: Sequence[Panel | None], *, hides: bool = False
-) -> Figure | None:
-    drawn = [panel for panel in panels if panel is not None]
-    return Figure(name, title, caption, [Variant("", drawn)], hides=hides) if drawn else None
 
 
 BAND = "Lines are means over questions, bands run from the 10th to the 90th percentile of questions."
@@ -274,11 +224,7 @@ def head_maps(group: ModelGroup) -> Figure | None:
 
 
 def by_layer(group: ModelGroup) -> Figure | None:
-    panels = [
-        layer_panel(group, "attention_entropy_layer", "Attention entropy", "change (nat)", relative=False),
-        layer_panel(group, "head_dispersion", "Head dispersion", "change (nat)", relative=False),
-        layer_panel(group, "hidden_norm", "Norm of the hidden state", "change (%)", relative=True),
-    ]
+    panels = [layer_panel(group, BY_NAME[name]) for name in shown_in(Shown.LAYERS)]
     caption = (
         "Change (quantised − full) in each layer, mean over questions with its 95% interval; one that "
         "leaves out 0 "
@@ -287,17 +233,18 @@ def by_layer(group: ModelGroup) -> Figure | None:
     return one_variant("layers", "Change by layer", caption, panels)
 
 
-def layer_panel(group: ModelGroup, metric: str, title: str, unit: str, *, relative: bool) -> Panel | None:
-    traces = []
+def layer_panel(group: ModelGroup, metric: Metric) -> Panel | None:
+    """In nats; as a share of the full value where the metric is a length, which means little by itself."""
+    traces, relative = [], metric.unit != "nat"
     for i, c in enumerate(group.comparisons, start=1):
-        change = next((change for change in c.divergence.layers if change.metric == metric), None)
-        if change is None or metric not in group.reference.layers:
+        change = next((change for change in c.divergence.layers if change.metric == metric.name), None)
+        if change is None or metric.name not in group.reference.layers:
             continue
         mean, low, high = change.mean, change.low, change.high
         if relative:
-            full = group.reference.layers[metric]
+            full = group.reference.layers[metric.name]
             mean, low, high = (100 * relative_to(full, values) for values in (mean, low, high))
-        layers = np.arange(len(mean)) + (0 if metric == "hidden_norm" else 1)
+        layers = np.arange(len(mean)) + metric.first_layer
         traces.append(
             {
                 "type": "scatter",
@@ -322,8 +269,11 @@ def layer_panel(group: ModelGroup, metric: str, title: str, unit: str, *, relati
     if not traces:
         return None
     depth = len(traces[0]["x"])
-    layout = {"xaxis": axis("layer", dtick=max(1, depth // 8)), "yaxis": axis(unit, zeroline=True)}
-    return Panel(title, traces, layout)
+    layout = {
+        "xaxis": axis("layer", dtick=max(1, depth // 8)),
+        "yaxis": axis(f"change ({'%' if relative else metric.unit})", zeroline=True),
+    }
+    return Panel(metric.title, traces, layout)
 
 
 # Distributions

@@ -22,6 +22,7 @@ from edge.report.browser import browser_data
 from edge.report.matrix import matrices
 from edge.report.model import ModelGroup
 from edge.report.overview import overview
+from edge.report.plots import COLOURS, DASHES, Figure
 from edge.version import __version__
 
 HERE = Path(__file__).parent
@@ -34,7 +35,7 @@ class GroupView(NamedTuple):
     """A group with what the template shows of it."""
 
     group: ModelGroup
-    figures: list[figures.Figure]
+    figures: list[Figure]
     figure_data: Markup
     browser: Markup
     notes: list[str]
@@ -80,8 +81,8 @@ def view(group: ModelGroup) -> GroupView:
     looks = [
         {
             "name": data.name,
-            "colour": figures.COLOURS[i % len(figures.COLOURS)],
-            "dash": figures.DASHES[i % len(figures.DASHES)],
+            "colour": COLOURS[i % len(COLOURS)],
+            "dash": DASHES[i % len(DASHES)],
             "repeats": data.forced and data.run.manifest.precision in free,
         }
         for i, data in enumerate(group.runs)

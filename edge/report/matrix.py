@@ -11,6 +11,8 @@ from edge.analysis.intervals import UNDEFINED
 from edge.report.model import ModelGroup, exactness
 from edge.report.overview import PrecisionPair, pairs
 from edge.report.tables import ABSENT, interval, kl_text, percent
+from edge.signals.metric import Shown
+from edge.signals.metrics import BY_NAME, shown_in
 
 STEPS = 10  # shades beside none at all
 
@@ -102,7 +104,9 @@ def model_class(group: ModelGroup, pair: PrecisionPair) -> Cell:
 MEASURES: dict[str, Callable[[ModelGroup, PrecisionPair], Cell]] = {
     "KL(full ‖ quantised), nat a token ± standard error": kl,
     "Answers that stay the same": identical,
-    "Change of output entropy, nat": change("output_entropy"),
-    "Change of attention entropy, nat": change("attention_entropy"),
+    **{
+        f"Change of {BY_NAME[name].title.lower()}, {BY_NAME[name].unit}": change(name)
+        for name in shown_in(Shown.MATRIX)
+    },
     "Class": model_class,
 }

@@ -20,8 +20,10 @@ from edge.errors import UserError
 from edge.precision import PRECISIONS
 from edge.registry import read_registry
 from edge.runs.run_directory import Run
+from edge.signals.metric import Shown
+from edge.signals.metrics import BY_NAME, shown_in
 
-LAYER_METRICS = ("attention_entropy_layer", "head_dispersion", "hidden_norm")
+LAYER_METRICS = shown_in(Shown.LAYERS)
 OUTPUT, ATTENTION, NORMALISED, DISPERSION = (
     "output_entropy",
     "attention_entropy",
@@ -203,7 +205,7 @@ def comparison(full: RunData, quantised: RunData, delta: float) -> Comparison:
 
 def start(change: LayerChange, full: Float64, answered: int) -> LayerStart:
     sure = ((change.low > 0) | (change.high < 0)) & (answered > 1)  # a single answer has no interval
-    offset = 0 if change.metric == "hidden_norm" else 1
+    offset = BY_NAME[change.metric].first_layer
     relative = relative_to(full, change.mean)
     comparable = np.flatnonzero(sure & ~np.isnan(relative))
     if comparable.size == 0:

@@ -94,7 +94,7 @@ def starts(pair: PrecisionPair) -> list[str]:
         if found:
             layer, metric = min(found, key=lambda each: each[0])
             name = metric_name(metric).lower()
-            where = f"{layer_name(metric, layer)} is the first to change beyond chance ({name})"
+            where = f"{layer_name(layer)} is the first to change beyond chance ({name})"
         else:
             where = "no layer changes beyond chance"
         where += "" if shown.quantised.forced else ", on its own answers, so the tokens differ too"

@@ -9,9 +9,9 @@ from edge.analysis.intervals import Float64
 from edge.analysis.study import Study
 from edge.analysis.tokens import MeanTrajectory
 from edge.analysis.truth import Truth
-from edge.report.figures import COLOURS, DIVERGING, Figure, Panel, Values, Variant, axis, rounded
 from edge.report.model import ModelGroup
 from edge.report.paper import series_name
+from edge.report.plots import COLOURS, DIVERGING, Figure, Panel, Values, Variant, axis, rounded
 from edge.report.truth import OUTCOME_NAMES, score_name
 
 TRUE, UNTRUE = COLOURS[0], COLOURS[1]

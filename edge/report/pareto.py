@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edge.analysis.artifacts import Cost, Damage, lines_of
-from edge.report.figures import COLOURS, SYMBOLS, Figure, Panel, Values, Variant, axis, rounded
 from edge.report.model import ModelGroup
+from edge.report.plots import COLOURS, SYMBOLS, Figure, Panel, Values, Variant, axis, rounded
 
 CAPTION = (
     "Each mark is an artifact: down is less damage, and what lies on the dotted line is beaten by no other "

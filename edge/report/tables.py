@@ -11,27 +11,10 @@ from edge.analysis.dynamics import BALANCED, DETERMINISTIC, UNDEFINED_CLASS, Dyn
 from edge.analysis.intervals import Interval
 from edge.report.figures import PERCENTILES
 from edge.report.model import LAYER_METRICS, Comparison, LayerStart, ModelGroup, RunData
+from edge.signals.metric import Shown
+from edge.signals.metrics import BY_NAME, shown_in
 
 ABSENT = "–"
-METRICS = {
-    "output_entropy": "Output entropy",
-    "output_entropy_normalised": "Output entropy / ln V",
-    "varentropy": "Varentropy",
-    "top1_probability": "Top-1 probability",
-    "top1_top2_gap": "Top-1 to top-2 gap",
-    "surprisal": "Surprisal of the token",
-    "attention_entropy": "Attention entropy",
-    "attention_entropy_normalised": "Attention entropy / ln K",
-    "attention_entropy_layer": "Attention entropy",
-    "sink_mass": "Attention on the first position",
-    "head_dispersion": "Head dispersion",
-    "head_divergence": "Head divergence",
-    "hidden_norm": "Norm of the hidden state",
-    "layer_delta": "Change from layer to layer",
-    "layer_cosine": "Cosine from layer to layer",
-    "token_delta": "Change from token to token",
-    "token_cosine": "Cosine from token to token",
-}
 
 
 class Table(NamedTuple):
@@ -43,7 +26,7 @@ class Table(NamedTuple):
 
 
 def metric_name(metric: str) -> str:
-    return METRICS.get(metric, metric)
+    return BY_NAME[metric].title if metric in BY_NAME else metric
 
 
 def number(value: float, *, signed: bool = False, digits: int = 4) -> str:
@@ -105,10 +88,7 @@ def glance(group: ModelGroup) -> Table | None:
             "Share of the answer before the first difference",
             lambda d: percent(d.free.common_prefix) if d.free else ABSENT,
         ),
-        *(
-            (f"Change of {metric_name(m).lower()} (nat)", change_of(m))
-            for m in ("output_entropy", "attention_entropy", "head_dispersion")
-        ),
+        *((f"Change of {metric_name(m).lower()} (nat)", change_of(m)) for m in shown_in(Shown.GLANCE)),
         ("Class", lambda d: d.quantised_class.label),
     ]
     return Table(
@@ -140,15 +120,15 @@ def start_text(start: LayerStart) -> str:
     if start.largest is None or start.first is None:
         return f"{name}: no layer's 95% interval leaves out 0"
     return (
-        f"{name}: the largest relative change is in {layer_name(start.metric, start.largest)} "
+        f"{name}: the largest relative change is in {layer_name(start.largest)} "
         f"({number(100 * start.relative, signed=True, digits=3)} %); {start.sure} of {start.layers} layers "
         f"change beyond chance, "
-        f"the first of them is {layer_name(start.metric, start.first)}"
+        f"the first of them is {layer_name(start.first)}"
     )
 
 
-def layer_name(metric: str, layer: int) -> str:
-    return "the embedding" if metric == "hidden_norm" and layer == 0 else f"layer {layer}"
+def layer_name(layer: int) -> str:
+    return "the embedding" if layer == 0 else f"layer {layer}"
 
 
 # Details

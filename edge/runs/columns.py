@@ -1,63 +1,53 @@
-"""The columns of a run directory's tables, in one place for writer and reader."""
+"""The columns of a run directory's tables, for writer and reader, from the table of metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
-from edge.signals.definitions import SCALARS
+from edge.signals.metric import Kind, Level, Metric
+from edge.signals.metrics import METRICS
 from edge.signals.streaming import SeriesSummary
 
 FLOAT = pa.float32()
-FLOATS = pa.list_(FLOAT)
+TYPES = {"float32": FLOAT, "int32": pa.int32(), "bool": pa.bool_()}
 
-ATTENTION_BY_HEAD = ("attention_entropy", "sink_mass")  # [L*H], row-major
-ATTENTION_BY_LAYER = ("attention_entropy_layer", "head_dispersion", "head_divergence")  # [L]
-HIDDEN = ("hidden_norm", "layer_delta", "layer_cosine", "token_delta", "token_cosine")  # [L+1] or [L]
-VECTORS = (*ATTENTION_BY_HEAD, *ATTENTION_BY_LAYER, *HIDDEN)
-FORCED_SCALARS = ("kl", "reference_surprisal")
-
-STEPS = pa.schema(
-    [
-        ("question_index", pa.int32()),
-        ("question_id", pa.string()),
-        ("step", pa.int32()),
-        ("phase", pa.string()),
-        ("position", pa.int32()),
-        ("token_id", pa.int32()),
-        ("token", pa.string()),
-        ("output_entropy", FLOAT),
-        ("varentropy", FLOAT),
-        ("top1_probability", FLOAT),
-        ("top1_top2_gap", FLOAT),
-        ("surprisal", FLOAT),
-        *((name, FLOATS) for name in VECTORS),
-        ("step_ms", FLOAT),
-    ]
-)
-REFERENCE = [
-    pa.field("reference_token_ids", pa.list_(pa.int32())),  # [K], most likely first
-    pa.field("reference_logprobs", FLOATS),  # [K]
-    pa.field("reference_rest", FLOAT),  # mass of all other tokens
+STEP = [
+    pa.field("question_index", pa.int32()),
+    pa.field("question_id", pa.string()),
+    pa.field("step", pa.int32()),
+    pa.field("phase", pa.string()),
+    pa.field("position", pa.int32()),
+    pa.field("token_id", pa.int32()),
+    pa.field("token", pa.string()),
 ]
-FORCED = [pa.field("kl", FLOAT), pa.field("reference_surprisal", FLOAT), pa.field("same_top1", pa.bool_())]
-EXACT = ("hidden_error", "hidden_similarity")  # [L+1], forced with both models at hand
+STEP_TIME = pa.field("step_ms", FLOAT)
+ANSWER = [
+    pa.field("question_index", pa.int32()),
+    pa.field("question_id", pa.string()),
+    pa.field("question", pa.string()),
+    pa.field("category", pa.string()),
+    pa.field("prompt_ids", pa.list_(pa.int32())),
+    pa.field("prompt_text", pa.string()),
+    pa.field("answer", pa.string()),
+    pa.field("tokens", pa.int32()),
+    pa.field("stop_reason", pa.string()),
+    pa.field("kv_bytes", pa.int64()),
+    pa.field("prefill_ms", FLOAT),
+    pa.field("decode_ms", FLOAT),
+]
 
-ANSWERS = pa.schema(
-    [
-        ("question_index", pa.int32()),
-        ("question_id", pa.string()),
-        ("question", pa.string()),
-        ("category", pa.string()),
-        ("prompt_ids", pa.list_(pa.int32())),
-        ("prompt_text", pa.string()),
-        ("answer", pa.string()),
-        ("tokens", pa.int32()),
-        ("stop_reason", pa.string()),
-        ("kv_bytes", pa.int64()),
-        ("prefill_ms", FLOAT),
-        ("decode_ms", FLOAT),
-    ]
-)
+
+def metrics_of(*, reference: bool = False, forced: bool = False, exact: bool = False) -> tuple[Metric, ...]:
+    """What a run has: the metrics of every run, and those of a reference, a forced or an exact one."""
+    kinds = {Kind.EVERY: True, Kind.REFERENCE: reference, Kind.FORCED: forced, Kind.EXACT: exact}
+    return tuple(metric for metric in METRICS if kinds[metric.kind])
+
+
+def of_steps(metrics: Iterable[Metric]) -> list[Metric]:
+    """Those that have a column of `steps`."""
+    return [metric for metric in metrics if metric.level == Level.TOKEN]
 
 
 def mean_column(vector: str) -> str:
@@ -65,23 +55,38 @@ def mean_column(vector: str) -> str:
     return f"{vector}_mean_vector"
 
 
+def column(metric: Metric) -> pa.Field:
+    """A metric's column of `steps`, or of `answers` where it is of the whole answer."""
+    kind = TYPES[metric.dtype]
+    return pa.field(metric.name, pa.list_(kind) if metric.is_list else kind)
+
+
 def steps_schema(*, reference: bool, forced: bool, exact: bool = False) -> pa.Schema:
-    """Columns of `steps`: those of every run, and those of a reference, a forced or an exactly forced
-    one."""
-    vectors = [pa.field(name, FLOATS) for name in EXACT] if exact else []
-    return pa.schema([*STEPS, *(REFERENCE if reference else []), *(FORCED if forced else []), *vectors])
+    """Columns of `steps`: those of every run, then those of its kind."""
+    metrics = of_steps(metrics_of(reference=reference, forced=forced, exact=exact))
+    every = [column(metric) for metric in metrics if metric.kind == Kind.EVERY]
+    own = [column(metric) for metric in metrics if metric.kind != Kind.EVERY]
+    return pa.schema([*STEP, *every, STEP_TIME, *own])
 
 
-def scalar_names(*, forced: bool) -> tuple[str, ...]:
-    """Metrics that every answer has a summary of."""
-    return (*SCALARS, *(FORCED_SCALARS if forced else ()))
+def summarised(*, forced: bool) -> tuple[str, ...]:
+    """Names of the metrics that every answer has a summary of."""
+    return tuple(metric.name for metric in metrics_of(forced=forced) if metric.is_summarised)
+
+
+def has_mean_vector(metric: Metric) -> bool:
+    """Whether `answers` holds the mean of a list column: those that are not a run's own choice of tokens."""
+    return metric.is_list and metric.level == Level.TOKEN and metric.kind != Kind.REFERENCE
 
 
 def answers_schema(*, forced: bool, exact: bool = False) -> pa.Schema:
     """Columns of `answers`: METRIC_STATISTIC for each summary, METRIC_mean_vector for each vector."""
+    metrics = metrics_of(forced=forced, exact=exact)
     summaries = [
-        (f"{name}_{part}", FLOAT) for name in scalar_names(forced=forced) for part in SeriesSummary._fields
+        pa.field(f"{name}_{part}", FLOAT)
+        for name in summarised(forced=forced)
+        for part in SeriesSummary._fields
     ]
-    means = [(mean_column(name), FLOATS) for name in (*VECTORS, *(EXACT if exact else ()))]
-    share = [("same_top1_share", FLOAT)] if forced else []
-    return pa.schema([*ANSWERS, *(pa.field(*column) for column in [*summaries, *means, *share])])
+    means = [pa.field(mean_column(m.name), pa.list_(FLOAT)) for m in metrics if has_mean_vector(m)]
+    whole = [column(m) for m in metrics if m.level == Level.ANSWER and not m.is_summarised]
+    return pa.schema([*ANSWER, *summaries, *means, *whole])

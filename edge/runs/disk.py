@@ -13,7 +13,8 @@ import pyarrow as pa
 from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.machine.device import amount
-from edge.runs.columns import ATTENTION_BY_HEAD, ATTENTION_BY_LAYER, HIDDEN, steps_schema
+from edge.runs.columns import steps_schema
+from edge.signals.metrics import METRICS, VECTORS
 
 PACKED = 0.8  # bytes on disk over the bytes of a row's numbers (docs/performance.md)
 TEXT_BYTES = 16  # a row's texts and list lengths
@@ -41,8 +42,7 @@ def disk_needed(
 
 def vector_values(spec: ModelSpec) -> int:
     """Numbers that the vector columns of a row hold together, at most."""
-    by_head, by_layer, hidden = len(ATTENTION_BY_HEAD), len(ATTENTION_BY_LAYER), len(HIDDEN)
-    return by_head * spec.layers * spec.heads + by_layer * spec.layers + hidden * (spec.layers + 1)
+    return sum(metric.shape.size(spec) for metric in METRICS if metric.name in VECTORS)
 
 
 def check_disk(folder: Path, needed: int, longest: int | None, free: int | None = None) -> None:

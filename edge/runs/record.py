@@ -12,19 +12,18 @@ import pyarrow as pa
 from edge.artifact import ModelSpec
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.columns import (
-    ATTENTION_BY_HEAD,
-    ATTENTION_BY_LAYER,
-    EXACT,
-    HIDDEN,
-    VECTORS,
     answers_schema,
+    has_mean_vector,
     mean_column,
-    scalar_names,
+    metrics_of,
+    of_steps,
     steps_schema,
+    summarised,
 )
-from edge.signals.definitions import HiddenDistance, Signals, TopK, scalars
+from edge.signals.comparison import HiddenDistance, TopK
+from edge.signals.definitions import Signals, scalars
+from edge.signals.metric import Kind, Metric, Source
 from edge.signals.streaming import AnswerStatistics, SeriesSummary
-from edge.signals.taps import Array
 
 # Why an answer ended: at a stop id, at the longest answer, at one token many times in a row, at the end of
 # the context.
@@ -63,19 +62,21 @@ class ForcedValues(NamedTuple):
     hidden: HiddenDistance | None = None
 
 
-FORCED_COLUMNS = ForcedValues._fields[:3]
+KEPT = {"reference_token_ids": "ids", "reference_logprobs": "logprobs", "reference_rest": "rest"}  # of TopK
 
 
-def vectors(step: Step, forced: ForcedValues | None) -> dict[str, Array | None]:
-    """Every list column of one step, flat; None where it is undefined."""
-    attention, hidden = step.signals.attention, step.signals.hidden
-    distance = forced and forced.hidden
-    values: dict[str, Array | None] = {name: distance and getattr(distance, name) for name in EXACT}
-    for name in (*ATTENTION_BY_HEAD, *ATTENTION_BY_LAYER):
-        values[name] = None if attention is None else getattr(attention, name).ravel()
-    for name in HIDDEN:
-        values[name] = None if hidden is None else getattr(hidden, name)
-    return values
+def value_of(metric: Metric, step: Step, forced: ForcedValues | None) -> Any:
+    """A metric's cell of one row: a number, or a flat array; None where the step does not have it."""
+    name = metric.name
+    group: Any
+    if metric.source == Source.FORCED:
+        group = forced.hidden if forced and metric.kind == Kind.EXACT else forced
+    elif metric.kind == Kind.REFERENCE:
+        name, group = KEPT[name], step.reference
+    else:
+        group = step if name == "surprisal" else step.signals.of(metric.source)
+    value = None if group is None else getattr(group, name)
+    return value.ravel() if metric.is_list and value is not None else value
 
 
 class AnswerRecord:
@@ -102,24 +103,27 @@ class AnswerRecord:
         self.index, self.question_id, self.question, self.category = index, question_id, question, category
         self.steps: list[Step] = []
         self.forced: list[ForcedValues] = []
-        self.statistics = AnswerStatistics(scalar_names(forced=forced))
+        self.statistics = AnswerStatistics(summarised(forced=forced))
         self._is_forced = forced
         self._cache_bytes_each = cache_bytes_each
-        self._vectors: list[dict[str, Array | None]] = []
 
     def add(self, step: Step, forced: ForcedValues | None = None) -> None:
         numbers = scalars(step.signals, step.surprisal, self.spec, step.position)
         if forced is not None:
             self.forced.append(forced)
-            numbers += [forced.kl, forced.reference_surprisal]
+            numbers += [getattr(forced, name) for name in self.statistics.names[len(numbers) :]]
         self.steps.append(step)
         self.statistics.add(numbers)
-        self._vectors.append(vectors(step, forced))
 
-    def _mean_vector(self, name: str) -> np.ndarray[Any, Any] | None:
+    def _cells(self, metric: Metric) -> list[Any]:
+        """A metric's cell in each row."""
+        forced: Sequence[ForcedValues | None] = self.forced if self._is_forced else [None] * len(self.steps)
+        return [value_of(metric, *row) for row in zip(self.steps, forced, strict=True)]
+
+    def _mean_vector(self, metric: Metric) -> np.ndarray[Any, Any] | None:
         """Mean of a list column over the rows that have it."""
-        there = [value for row in self._vectors if (value := row[name]) is not None]
-        return np.asarray(np.mean(there, axis=0, dtype=np.float64)) if there else None
+        known = [cell for cell in self._cells(metric) if cell is not None]
+        return np.asarray(np.mean(known, axis=0, dtype=np.float64)) if known else None
 
     @property
     def tokens(self) -> list[int]:
@@ -135,8 +139,8 @@ class AnswerRecord:
         return (self.steps[-1].stop_reason or CONTEXT) if self.steps else CONTEXT
 
     def steps_columns(self, *, reference: bool) -> dict[str, list[Any]]:
-        """Columns of `steps`; NaN stands for null, arrays for list cells."""
-        steps, outputs = self.steps, [step.signals.output for step in self.steps]
+        """Columns of `steps`; NaN and None stand for null, arrays for list cells."""
+        steps = self.steps
         columns: dict[str, list[Any]] = {
             "question_index": [self.index] * len(steps),
             "question_id": [self.question_id] * len(steps),
@@ -145,24 +149,10 @@ class AnswerRecord:
             "position": [step.position for step in steps],
             "token_id": self.tokens,
             "token": [self.prompter.piece(token) for token in self.tokens],
-            "output_entropy": [output.output_entropy for output in outputs],
-            "varentropy": [output.varentropy for output in outputs],
-            "top1_probability": [output.top1_probability for output in outputs],
-            "top1_top2_gap": [output.top1_top2_gap for output in outputs],
-            "surprisal": [step.surprisal for step in steps],
             "step_ms": [step.step_ms for step in steps],
         }
-        for name in (*VECTORS, *EXACT):
-            columns[name] = [row[name] for row in self._vectors]
-        if reference:
-            kept = [step.reference for step in steps]
-            columns["reference_token_ids"] = [None if k is None else k.ids for k in kept]
-            columns["reference_logprobs"] = [None if k is None else k.logprobs for k in kept]
-            columns["reference_rest"] = [math.nan if k is None else k.rest for k in kept]
-        if self._is_forced:
-            for name in FORCED_COLUMNS:
-                columns[name] = [getattr(values, name) for values in self.forced]
-        return columns
+        metrics = metrics_of(reference=reference, forced=self._is_forced, exact=self._is_forced)
+        return columns | {metric.name: self._cells(metric) for metric in of_steps(metrics)}
 
     def answers_columns(self) -> dict[str, list[Any]]:
         """The one row of `answers`."""
@@ -185,7 +175,8 @@ class AnswerRecord:
             row |= {
                 f"{name}_{part}": value for part, value in zip(SeriesSummary._fields, summary, strict=True)
             }
-        row |= {mean_column(name): self._mean_vector(name) for name in (*VECTORS, *EXACT)}
+        metrics = metrics_of(forced=self._is_forced, exact=self._is_forced)
+        row |= {mean_column(m.name): self._mean_vector(m) for m in metrics if has_mean_vector(m)}
         if self._is_forced:
             row["same_top1_share"] = sum(values.same_top1 for values in self.forced) / n if n else math.nan
         return {name: [value] for name, value in row.items()}

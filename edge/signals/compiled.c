@@ -80,17 +80,21 @@ static inline floats weighted(floats p) { return p * logarithm(p + 1.17549435e-3
 
 static inline double not_below_zero(double x) { return x > 0 ? x : x + 0.0 < 0 ? 0 : x + 0.0; } /* -0 is 0, and NaN stays */
 
-/* Sum of p ln p over a row, which is also added to `mean`; a block at a time, so that no float32 sum is long. */
-static double negentropy(const float *row, int64_t keys, float *mean) {
+/* Sum of p ln p over a row, which is also added to `mean`, and that of p^2; a block at a time, so that no float32 sum is
+ * long. */
+static double negentropy(const float *row, int64_t keys, float *mean, double *squares) {
     double sum = 0;
+    *squares = 0;
     for (int64_t start = 0; start < keys; start += BLOCK) {
-        floats own = {0};
+        floats own = {0}, square = {0};
         for (int64_t k = start; k < keys && k < start + BLOCK; k += LANES) {
             const floats p = load_next(row + k, keys - k, 0);
             own += weighted(p);
+            square += p * p;
             store(mean + k, load(mean + k) + p);
         }
         sum += total(own);
+        *squares += total(square);
     }
     return sum;
 }
@@ -107,20 +111,24 @@ static double negentropy_of_share(const float *row, int64_t keys, float share) {
 }
 
 /* From attention rows [L, H, K] with strides in numbers, to entropies and the first key's weights [L, H], then entropy by layer,
- * head dispersion and head divergence [L], one behind the other. `mean` is room for K + LANES numbers. */
+ * head dispersion and head divergence [L], then 2-Renyi entropies [L, H], one behind the other. `mean` is room for
+ * K + LANES numbers. */
 void edgetrace_attention(const float *rows, int64_t layers, int64_t heads, int64_t keys, int64_t layer_stride,
                          int64_t head_stride, float *mean, float *out) {
     float *entropy = out, *first = entropy + layers * heads;
     float *by_layer = first + layers * heads, *dispersion = by_layer + layers, *divergence = dispersion + layers;
-    for (int64_t layer = 0; layer < layers; layer++, entropy += heads, first += heads) {
+    float *renyi2 = divergence + layers;
+    for (int64_t layer = 0; layer < layers; layer++, entropy += heads, first += heads, renyi2 += heads) {
         double of_first = 0, sum = 0, squares = 0; /* the last two about the first head's entropy */
+        double weights = 0;                        /* sum of a row's squared weights */
         memset(mean, 0, (keys + LANES) * sizeof(float));
         for (int64_t head = 0; head < heads; head++) {
             const float *row = rows + layer * layer_stride + head * head_stride;
-            const double own = not_below_zero(-negentropy(row, keys, mean));
+            const double own = not_below_zero(-negentropy(row, keys, mean, &weights));
             if (head == 0) of_first = own;
             entropy[head] = own;
             first[head] = row[0];
+            renyi2[head] = not_below_zero(-log(weights + 1.17549435e-38));
             sum += own - of_first;
             squares += (own - of_first) * (own - of_first);
         }

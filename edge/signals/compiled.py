@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +32,12 @@ from edge.signals.definitions import (
     output_of_sums,
     output_signals,
 )
+from edge.signals.metric import Metric, Shape, Source
+from edge.signals.metrics import measured
 from edge.signals.taps import Array
 
 SOURCE = Path(__file__).with_name("compiled.c")
+ATTENTION, HIDDEN = measured(Source.ATTENTION), measured(Source.HIDDEN)
 FLAGS = ("-ffp-contract=fast", "-fno-math-errno")
 LANES = 16  # numbers beyond the last key that the code wants room for, at most
 # Options for a processor that lists these features in /proc/cpuinfo. Where no line fits, the compiler's own
@@ -64,36 +69,48 @@ class Code:
         """See edge.signals.definitions.attention_signals; the keys of a row lie side by side."""
         layers, heads, keys = rows.shape
         by_layer, by_head, _ = (stride // rows.itemsize for stride in rows.strides)
-        made = np.empty(layers * (2 * heads + 3), np.float32)
+        out = np.empty(size_of(ATTENTION, layers, heads), np.float32)
         mean_row = scratch.take("mean_row", keys + LANES)
         self._attention(
-            rows.ctypes.data, layers, heads, keys, by_layer, by_head, mean_row.ctypes.data, made.ctypes.data
+            rows.ctypes.data, layers, heads, keys, by_layer, by_head, mean_row.ctypes.data, out.ctypes.data
         )
-        size = layers * heads
-        return AttentionSignals(
-            attention_entropy=made[:size].reshape(layers, heads),
-            sink_mass=made[size : 2 * size].reshape(layers, heads),
-            attention_entropy_layer=made[2 * size : 2 * size + layers],
-            head_dispersion=made[2 * size + layers : 2 * size + 2 * layers],
-            head_divergence=made[2 * size + 2 * layers :],
-        )
+        return AttentionSignals(*split(out, ATTENTION, layers, heads))
 
     def hidden(self, now: Array, before: Array, *, has_before: bool) -> HiddenSignals:
         """See edge.signals.definitions.hidden_signals; both in one piece. `before` is filled with `now` when
         its values have been used."""
         streams, width = now.shape
-        made = np.empty(5 * streams - 2, np.float32)
-        self._hidden(now.ctypes.data, before.ctypes.data, streams, width, made.ctypes.data)
-        return HiddenSignals(
-            hidden_norm=made[:streams],
-            layer_delta=made[streams : 2 * streams - 1],
-            layer_cosine=made[2 * streams - 1 : 3 * streams - 2],
-            token_delta=made[3 * streams - 2 : 4 * streams - 2] if has_before else None,
-            token_cosine=made[4 * streams - 2 :] if has_before else None,
-        )
+        out = np.empty(size_of(HIDDEN, streams - 1, 0), np.float32)
+        self._hidden(now.ctypes.data, before.ctypes.data, streams, width, out.ctypes.data)
+        arrays = zip(HIDDEN, split(out, HIDDEN, streams - 1, 0), strict=True)
+        known: list[Any] = [
+            array if has_before or not metric.first_row else None for metric, array in arrays
+        ]
+        return HiddenSignals(*known)
 
 
-class Found(NamedTuple):
+def dimensions(layers: int, heads: int) -> dict[Shape, tuple[int, ...]]:
+    """Shapes of the array of one metric, by the shape of its cell."""
+    return {Shape.HEADS: (layers, heads), Shape.LAYERS: (layers,), Shape.STREAMS: (layers + 1,)}
+
+
+def size_of(metrics: Sequence[Metric], layers: int, heads: int) -> int:
+    """How many numbers all these metrics have together."""
+    shapes = dimensions(layers, heads)
+    return sum(math.prod(shapes[metric.shape]) for metric in metrics)
+
+
+def split(values: Array, metrics: Sequence[Metric], layers: int, heads: int) -> list[Array]:
+    """One array for each of the metrics, which lie one behind the other in `values`."""
+    shapes, pieces, start = dimensions(layers, heads), [], 0
+    for metric in metrics:
+        end = start + math.prod(shapes[metric.shape])
+        pieces.append(values[start:end].reshape(shapes[metric.shape]))
+        start = end
+    return pieces
+
+
+class CompiledCode(NamedTuple):
     """The compiled code, or None and the reason why there is none."""
 
     code: Code | None
@@ -101,17 +118,15 @@ class Found(NamedTuple):
 
 
 @functools.cache
-def compiled_code() -> Found:
+def compiled_code() -> CompiledCode:
     """Compiles at the first call, unless an earlier process has: a second, several on a slow board."""
     library, problem = compiled(SOURCE, flags_here())
     if library is None:
-        return Found(None, problem)
+        return CompiledCode(None, problem)
     code = Code(library)
-    return (
-        Found(code, "")
-        if agrees(code)
-        else Found(None, "what the compiler made gives other numbers than numpy")
-    )
+    if agrees(code):
+        return CompiledCode(code, "")
+    return CompiledCode(None, "what the compiler made gives other numbers than numpy")
 
 
 def flags_here() -> tuple[str, ...]:
@@ -138,22 +153,20 @@ def agrees(code: Code) -> bool:
     now, before = random.normal(size=(2, 4, 37)).astype(np.float32)
     logits = random.normal(0.0, 4.0, 1333).astype(np.float32)
     logits[::7] = -np.inf
-    meant = (
-        output_signals(logits, scratch),
-        attention_signals(rows, scratch),
-        hidden_signals(now, before, scratch),
+    expected = (
+        *output_signals(logits, scratch),
+        *attention_signals(rows, scratch),
+        *hidden_signals(now, before, scratch),
     )
-    made = (code.output(logits), code.attention(rows, scratch), code.hidden(now, before, has_before=True))
-    pairs = zip(
-        (value for group in made for value in group),
-        (value for group in meant for value in group),
-        strict=True,
+    given = (
+        *code.output(logits),
+        *code.attention(rows, scratch),
+        *code.hidden(now, before, has_before=True),
     )
-    return np.array_equal(before, now) and all(
-        close(np.asarray(ours), np.asarray(theirs)) for ours, theirs in pairs
-    )
+    pairs = zip(given, expected, strict=True)
+    return np.array_equal(before, now) and all(close(np.asarray(a), np.asarray(b)) for a, b in pairs)
 
 
 def close(ours: Array, theirs: Array) -> bool:
-    """Within CLOSE of one plus the size; nothing is close to what is not a number."""
+    """Whether numbers are within CLOSE of one plus their size; nothing is close to what is not a number."""
     return bool((np.abs(ours - theirs) <= CLOSE * (1.0 + np.abs(theirs))).all())

@@ -15,18 +15,19 @@ import numpy.typing as npt
 
 from edge.artifact import ModelSpec
 from edge.errors import UserError
+from edge.signals.metric import Level, Metric, Source
+from edge.signals.metrics import BY_NAME, SCALARS
 from edge.signals.taps import HUGE, Array
 
 TINY = np.finfo(np.float32).tiny  # ln of it is finite, and 0 * ln(TINY) = 0
 BLOCK = 1 << 16  # attention weights reduced at once
-FLOOR = np.float32(
-    -200.0
-)  # below exp's float32 range: keeps -inf logits out of products without changing a sum
+# Below exp's float32 range: keeps -inf logits out of products without changing a sum.
+FLOOR = np.float32(-200.0)
 
 
 class OutputSignals(NamedTuple):
-    """From the logits of one position. `top1` is the most likely id (the lowest of equals), the others are
-    nats."""
+    """What the logits of one position say. `top1` is the most likely id (the lowest of equals), the others
+    are nats."""
 
     output_entropy: float
     varentropy: float
@@ -37,18 +38,20 @@ class OutputSignals(NamedTuple):
 
 
 class AttentionSignals(NamedTuple):
-    """From the attention rows of one query: by head [L, H] and by layer [L]."""
+    """What the attention rows of one query say: by head [L, H] and by layer [L], in the order of the
+    table."""
 
     attention_entropy: Array
     sink_mass: Array
     attention_entropy_layer: Array
     head_dispersion: Array
     head_divergence: Array
+    attention_renyi2: Array
 
 
 class HiddenSignals(NamedTuple):
-    """From the residual stream: [L+1] or [L]; the token ones are None where there is no previous
-    position."""
+    """What the residual stream says: [L+1] or [L], in the order of the table; the token ones are None where
+    there is no previous position."""
 
     hidden_norm: Array
     layer_delta: Array
@@ -57,29 +60,18 @@ class HiddenSignals(NamedTuple):
     token_cosine: Array | None
 
 
-class TopK(NamedTuple):
-    """The K most likely tokens, most likely first: ids [K] int32, log-probabilities [K], mass of all
-    others."""
-
-    ids: npt.NDArray[np.int32]
-    logprobs: Array
-    rest: float
-
-
-class HiddenDistance(NamedTuple):
-    """How far one model's residual stream is from another's at the same position, each [L+1]: relative L2
-    error |h - h_full| / |h_full| (0 where both are zero) and cosine."""
-
-    hidden_error: Array
-    hidden_similarity: Array
-
-
 class Signals(NamedTuple):
     """All signals of one step; attention and hidden are None where the artifact has no taps."""
 
     output: OutputSignals
     attention: AttentionSignals | None
     hidden: HiddenSignals | None
+
+    def of(self, source: Source) -> OutputSignals | AttentionSignals | HiddenSignals | None:
+        """The signals of one source."""
+        if source == Source.LOGITS:
+            return self.output
+        return self.attention if source == Source.ATTENTION else self.hidden
 
 
 class Scratch:
@@ -136,8 +128,8 @@ def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
 def output_of_sums(
     top1: int, largest: float, rest: float, mean: float, second: float, spread: float
 ) -> OutputSignals:
-    """From sums over all logits but the top one of weights w = e^x, x a logit less the largest: `rest` of w,
-    `mean` of w x over rest + 1, `second` the largest w, `spread` of w (x - mean)^2."""
+    """Output signals of sums over all logits but the top one, of weights w = e^x, x a logit less the
+    largest: `rest` of w, `mean` of w x over rest + 1, `second` the largest w, `spread` of w (x - mean)^2."""
     total, log_total = 1.0 + rest, math.log1p(rest)
     return OutputSignals(
         output_entropy=log_total - mean,
@@ -155,13 +147,14 @@ def surprisal(logits: Array, log_normaliser: float, token_id: int) -> float:
 
 
 def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
-    """From attention rows [L, H, K] that sum to one over K (zeros outside a window are allowed).
+    """Reduces attention rows [L, H, K] that sum to one over K (zeros outside a window are allowed).
 
     head_dispersion is the population standard deviation over heads; head_divergence the generalised
-    Jensen-Shannon divergence, entropy of the heads' mean row less the mean of their entropies.
+    Jensen-Shannon divergence, entropy of the heads' mean row less the mean of their entropies;
+    attention_renyi2 -ln sum a^2 (arXiv 2602.13699).
     """
     layers, heads, keys = rows.shape
-    entropy = np.empty((layers, heads), np.float32)
+    entropy, renyi2 = np.empty((2, layers, heads), np.float32)
     mean_row = scratch.take("mean_row", layers * keys).reshape(layers, keys)
     # Some layers at a time, so that their logarithms stay in the cache; the rows themselves come from
     # memory.
@@ -172,9 +165,12 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
         np.add(block, TINY, out=logs)  # changes no weight but 0; a third of the time of a maximum
         np.log(logs, out=logs)
         np.vecdot(block, logs, out=entropy[start : start + some])
+        np.vecdot(block, block, out=renyi2[start : start + some])
         np.add.reduce(block, axis=1, out=mean_row[start : start + some])
     np.negative(entropy, out=entropy)
     np.maximum(entropy, 0.0, out=entropy)
+    renyi2 += TINY
+    np.negative(np.log(renyi2, out=renyi2), out=renyi2)
     mean_row *= np.float32(1.0 / heads)
     logs = scratch.take("logs", mean_row.size).reshape(mean_row.shape)
     np.add(mean_row, TINY, out=logs)
@@ -195,6 +191,7 @@ def attention_signals(rows: Array, scratch: Scratch) -> AttentionSignals:
         attention_entropy_layer=by_layer,
         head_dispersion=np.sqrt(spread, out=spread),
         head_divergence=np.maximum(divergence, 0.0, out=divergence),
+        attention_renyi2=np.maximum(renyi2, 0.0, out=renyi2),
     )
 
 
@@ -221,7 +218,7 @@ def cosines(a: Array, b: Array, norms_a: Array, norms_b: Array) -> Array:
 
 
 def hidden_signals(hidden: Array, previous: Array | None, scratch: Scratch) -> HiddenSignals:
-    """From the residual stream [L+1, D] of this position and of the one before (None at the first)."""
+    """Reduces the residual stream [L+1, D] of this position and of the one before (None at the first)."""
     difference = scratch.take("difference", hidden.size).reshape(hidden.shape)
     length = norms(hidden)
     token_delta = token_cosine = None
@@ -237,120 +234,39 @@ def hidden_signals(hidden: Array, previous: Array | None, scratch: Scratch) -> H
     )
 
 
-def top_k(logits: Array, log_normaliser: float, k: int) -> TopK:
-    """The k most likely tokens (all of them where k >= V). `rest` is summed from the others, not one minus
-    the sum, so that a tiny tail keeps its digits."""
-    k = min(k, logits.size)
-    largest = np.argpartition(logits, logits.size - k)[logits.size - k :]
-    ids = largest[np.lexsort((largest, -logits[largest]))].astype(np.int32)
-    logprobs = (logits[ids].astype(np.float64) - log_normaliser).astype(np.float32)
-    return TopK(ids, logprobs, tail_mass(logits, log_normaliser, ids))
-
-
-def tail_mass(logits: Array, log_normaliser: float, ids: npt.NDArray[np.int32]) -> float:
-    """Probability of every token that is not among ids."""
-    rounded = np.float32(log_normaliser)
-    weights = logits - rounded
-    np.exp(weights, out=weights)
-    weights[ids] = 0.0
-    return float(weights.sum()) * math.exp(float(rounded) - log_normaliser)
-
-
-def kl_to_reference(reference: TopK, logits: Array, log_normaliser: float) -> float:
-    """KL(reference || this) over the reference's K tokens and one bucket for all others: a lower bound of
-    the full KL (data-processing inequality), equal to it where K = V. 0 or above.
-    """
-    ids, logprobs = reference.ids, reference.logprobs
-    if logprobs[-1] == -np.inf:  # impossible ones come last: 0 ln 0 = 0
-        possible = np.isfinite(logprobs)
-        ids, logprobs = ids[possible], logprobs[possible]
-    log_p = logprobs.astype(np.float64)
-    log_q = logits[ids].astype(np.float64) - log_normaliser
-    divergence = float(np.dot(np.exp(log_p), log_p - log_q))
-    if reference.rest > 0.0:
-        rest = max(tail_mass(logits, log_normaliser, reference.ids), float(TINY))
-        divergence += reference.rest * math.log(reference.rest / rest)
-    return max(0.0, divergence)
-
-
-def kl_exact(full: Array, full_normaliser: float, logits: Array, log_normaliser: float) -> float:
-    """KL(full || this) over the whole vocabulary, from both models' logits [V] in float64: exactly 0 for
-    equal logits, infinite where this model rules out what the full one does not."""
-    log_p = full.astype(np.float64) - full_normaliser
-    possible = np.isfinite(log_p)  # 0 ln 0 = 0
-    if not possible.all():
-        log_p, logits = log_p[possible], logits[possible]
-    difference = log_p - (logits.astype(np.float64) - log_normaliser)
-    return max(0.0, float(np.dot(np.exp(log_p), difference)))
-
-
-def hidden_distance(full: Array, hidden: Array) -> HiddenDistance:
-    """From both models' residual streams [L+1, D] at one position."""
-    length, own = norms(full), norms(hidden)
-    error = norms(hidden - full)
-    error = np.divide(error, length, out=np.where(error > 0, np.float32(np.inf), error), where=length > 0)
-    return HiddenDistance(error, cosines(full, hidden, length, own))
-
-
-SCALARS = (
-    "output_entropy",
-    "output_entropy_normalised",
-    "varentropy",
-    "top1_probability",
-    "top1_top2_gap",
-    "surprisal",
-    "attention_entropy",
-    "attention_entropy_normalised",
-    "sink_mass",
-    "head_dispersion",
-    "head_divergence",
-    "hidden_norm",
-    "layer_delta",
-    "layer_cosine",
-    "token_delta",
-    "token_cosine",
-)
+def normalised_output_entropy(output: OutputSignals, spec: ModelSpec) -> float:
+    """output_entropy / ln V; 0 where V = 1."""
+    return output.output_entropy / math.log(spec.vocabulary) if spec.vocabulary > 1 else 0.0
 
 
 def scalars(signals: Signals, token_surprisal: float, spec: ModelSpec, position: int) -> list[float]:
-    """One number for each of SCALARS: attention metrics are means over layers and heads, hidden ones over
-    layers.
+    """One number for each of SCALARS: metrics of attention are means over layers and heads, those of hidden
+    states over layers.
 
     NaN stands for what this step does not have (no taps, or no previous position).
     """
-    output, attention, hidden = signals
-    values = [
-        output.output_entropy,
-        output.output_entropy / math.log(spec.vocabulary) if spec.vocabulary > 1 else 0.0,
-        output.varentropy,
-        output.top1_probability,
-        output.top1_top2_gap,
-        token_surprisal,
-    ]
-    if attention is None:
-        values += [math.nan] * 5
-    else:
-        by_layer = attention.attention_entropy_layer
-        normalised = normalised_attention_entropy(
-            by_layer, spec.visible_keys(position)
-        )  # every layer has as many heads
-        values += map(
-            mean,
-            (
-                by_layer,
-                normalised,
-                attention.sink_mass,
-                attention.head_dispersion,
-                attention.head_divergence,
-            ),
-        )
-    if hidden is None:
-        values += [math.nan] * 5
-    else:
-        values += [math.nan if array is None else mean(array) for array in hidden]
-    return values
+    return [_scalar(BY_NAME[name], signals, token_surprisal, spec, position) for name in SCALARS]
+
+
+def _scalar(
+    metric: Metric, signals: Signals, token_surprisal: float, spec: ModelSpec, position: int
+) -> float:
+    group = signals.of(metric.source)
+    if group is None:
+        return math.nan
+    match metric.name:
+        case "surprisal":
+            return token_surprisal
+        case "output_entropy_normalised":
+            return normalised_output_entropy(signals.output, spec)
+    value = getattr(group, metric.series or metric.name)
+    if metric.name == "attention_entropy_normalised":  # from the layer's mean: each has as many heads
+        value = normalised_attention_entropy(value, spec.visible_keys(position))
+    if value is None:
+        return math.nan
+    return mean(value) if metric.is_list or metric.level == Level.ANSWER else float(value)
 
 
 def mean(array: Array) -> float:
-    """Of all numbers in an array."""
+    """Mean of all numbers in an array."""
     return float(np.add.reduce(array, axis=None)) / array.size

@@ -41,7 +41,7 @@ class SignalReader:
         return Signals(self.output(taps.logits), attention, hidden)
 
     def output(self, logits: Array) -> OutputSignals:
-        """Of logits [V] alone."""
+        """Signals of logits [V] alone."""
         if self._code and in_one_piece(logits):
             return self._code.output(logits)
         return output_signals(logits, self._scratch)
@@ -53,12 +53,12 @@ class SignalReader:
 
     def _hidden(self, streams: Array) -> HiddenSignals:
         if self._code and in_one_piece(streams) and streams.shape == self._last.shape:
-            made = self._code.hidden(streams, self._last, has_before=self._has_last)
+            signals = self._code.hidden(streams, self._last, has_before=self._has_last)
         else:
-            made = hidden_signals(streams, self._last if self._has_last else None, self._scratch)
+            signals = hidden_signals(streams, self._last if self._has_last else None, self._scratch)
             np.copyto(self._last, streams)
         self._has_last = True
-        return made
+        return signals
 
 
 def in_one_piece(array: Array) -> bool:

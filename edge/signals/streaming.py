@@ -139,7 +139,7 @@ class AnswerStatistics:
         return float(self._first.mean[column]), float(self._first.slope[column])
 
     def summaries(self) -> dict[str, SeriesSummary]:
-        """By metric name; every field NaN for an answer without rows."""
+        """The summary of each metric, by name; every field NaN for an answer without rows."""
         if not self._rows:
             return {name: SeriesSummary(*[math.nan] * len(SeriesSummary._fields)) for name in self.names}
         self._catch_up()

@@ -1,0 +1,49 @@
+"""Stopping a job by a signal, so that what it finished is written first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; what was finished is on disk. `code` is the exit code, 128 + the signal's
+    number."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"interrupted by signal {code - 128}")
+        self.code = code
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], None]]:
+    """Gives a function that raises Interrupted once SIGINT or SIGTERM has come, so that a token is never cut
+    in half.
+
+    Reading a long prompt can take a minute on a small board: a second signal raises Interrupted between two
+    chunks of it.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            check()
+
+    def check() -> None:
+        if received:
+            raise Interrupted(128 + received[0])
+
+    # Python delivers signals to the main thread only; a job in another thread leaves them to its program.
+    numbers = (
+        (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    )
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield check
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
