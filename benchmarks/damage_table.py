@@ -19,12 +19,11 @@ from edge.analysis.artifacts import compare_artifacts
 from edge.analysis.dynamics import numbers
 from edge.analysis.intervals import Interval
 from edge.analysis.pairs import weighted
+from edge.precision import FULL, MIXED
 from edge.questions.question import EMBEDDED, read_questions
 from edge.runs.run_directory import Run
-from export.precision import MIXED
 
 MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
-FULL = "onnx-fp32"
 PRECISIONS = ("onnx-int8", "gguf-q8_0", MIXED, "onnx-int4", "gguf-q4_k_m", "gguf-q4_0")
 PAIRS = ((MIXED, "onnx-int4"), ("gguf-q4_k_m", "onnx-int4"), ("onnx-int8", "gguf-q8_0"))
 DAY = "2026-01-01"

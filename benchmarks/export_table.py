@@ -17,11 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-from edge.artifact import ONNX, Artifact
+from edge.artifact import Artifact
+from edge.precision import ONNX, PRECISIONS
 from edge.registry import read_registry
-from export.build import weight_bytes
 from export.checkpoint import Checkpoint
-from export.precision import PRECISIONS
+from export.precision import Target
+from export.space import weight_bytes
 from export.synth import synth
 
 BUILD = "from export.cli import main; main()"
@@ -95,7 +96,7 @@ def main() -> None:
             row |= {"bytes": weights, "over_needed": None}
             if PRECISIONS[precision].backend == ONNX:
                 with Checkpoint(source) as checkpoint:
-                    row["over_needed"] = weights / weight_bytes(checkpoint, PRECISIONS[precision])
+                    row["over_needed"] = weights / weight_bytes(checkpoint, Target(PRECISIONS[precision]))
             rows.append(row)
             print(
                 f"{model_id:30} {precision:10} {row['seconds']:6.1f} s   {row['anonymous'] / 1e6:6.0f} MB "

@@ -23,6 +23,7 @@ import pyarrow as pa
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.runtime import open_backend
+from edge.precision import FULL
 from edge.questions.prompt import Prompter
 from edge.questions.question import EMBEDDED, read_questions
 from edge.runs.parts import write_table
@@ -32,7 +33,7 @@ from edge.signals.taps import Array
 from export.build import build
 
 MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
-FULL, QUANTISED = "onnx-fp32", ("onnx-int8", "onnx-int4")
+QUANTISED = ("onnx-int8", "onnx-int4")
 KEPT = (16, 64, 256, 1024, 4096)
 WIDE = 128_256  # Llama 3's vocabulary
 TYPES = {"float32": np.float32, "float16": np.float16}

@@ -25,6 +25,7 @@ from edge.backends.memory import needed_by
 from edge.backends.runtime import cache_bytes_each, open_backend
 from edge.errors import ignore
 from edge.machine.device import meminfo, read_text
+from edge.precision import LLAMA_CPP, backend_of
 from edge.questions.prompt import Prompter
 from export.build import build
 
@@ -120,7 +121,7 @@ def main() -> None:
         for precision in options.precisions:
             path = build(str(source), [precision], options.work / "built")[0].artifact.path
             for more in (
-                ([], ["--low-memory"]) if precision.startswith("gguf-") else (["--no-prepack"], [], [])
+                ([], ["--low-memory"]) if backend_of(precision) == LLAMA_CPP else (["--no-prepack"], [], [])
             ):
                 row = {
                     "model": model,

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.checkpoints import checkpoint
-from edge.artifact import LLAMA_CPP, Artifact
+from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.llama_library import llama_cpp
 from edge.backends.llamacpp import LlamaBackend
@@ -39,12 +39,12 @@ from edge.backends.prepacked import find_or_make
 from edge.backends.runtime import versions
 from edge.jobs.bench import rotated, started, turns
 from edge.jobs.decode import GivenTokens, decode
+from edge.precision import LLAMA_CPP, PRECISIONS
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.record import LENGTH, AnswerRecord, ForcedValues, PartBuffer
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 from export.build import build
-from export.precision import PRECISIONS
 
 Stepper = Callable[[list[int], list[int]], Iterator[None]]
 

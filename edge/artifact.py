@@ -15,14 +15,13 @@ from pathlib import Path
 from edge.errors import UserError
 from edge.fields import FieldError, Fields, anything, check_schema, integer, list_of, mapping_of, text
 from edge.files import file_sha256
+from edge.precision import GGUF_SUFFIX, backend_of
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
-GGUF_NAME = "model.gguf"
 TAPS = ("none", "rows", "raw")
-ONNX, LLAMA_CPP = "onnxruntime", "llama.cpp"  # the backends, by the name of the library that runs the model
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,13 @@ class Manifest:
 
     @property
     def backend(self) -> str:
-        """The library that runs it: LLAMA_CPP for a precision named gguf-*, ONNX otherwise."""
-        return LLAMA_CPP if self.precision.partition("-")[0] == "gguf" else ONNX
+        """The library that runs it, ONNX or LLAMA_CPP."""
+        return backend_of(self.precision)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(record.size for record in self.files.values())
 
     @property
     def tokenizer_sha256(self) -> str:
@@ -219,7 +223,7 @@ class Artifact:
     @property
     def weights(self) -> Path:
         """The GGUF file of an artifact that llama.cpp runs; raises UserError when it names none."""
-        names = [name for name in self.manifest.files if name.endswith(".gguf")]
+        names = [name for name in self.manifest.files if name.endswith(GGUF_SUFFIX)]
         if len(names) != 1:
             raise UserError(
                 f"{self.path / MANIFEST_NAME} names {len(names)} GGUF files instead of one: "

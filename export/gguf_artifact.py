@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.artifact import GGUF_NAME
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import listening, llama_cpp
 from edge.errors import UserError
 from edge.machine.device import usable_cores
+from edge.precision import GGUF_NAME, Precision
 from export.checkpoint import Checkpoint
-from export.gguf_model import KINDS, Kind, write
+from export.gguf_model import F16, F32, KINDS, Kind, write
 from export.gguf_tokenizer import Vocabulary, prove, read_vocabulary
 from export.graph.config import DecoderConfig
-from export.precision import Precision
 from export.tokenizer import TokenizerFiles
 
 SOURCE_NAME = ".unquantised.gguf"
@@ -36,9 +35,9 @@ def source_kind(checkpoint: Checkpoint, to: Precision) -> Kind:
     """How matrices are written first: as asked for, or in what the checkpoint has, so that quantising starts
     from all of it."""
     if not to.quantized:
-        return KINDS["F16" if to.bits == 16 else "F32"]
+        return F16 if to.bits == 16 else F32
     found = {checkpoint.dtype(name) for name in checkpoint.names() if len(checkpoint.shape(name)) > 1}
-    return KINDS[found.pop()] if len(found) == 1 else KINDS["F32"]
+    return KINDS[found.pop()] if len(found) == 1 else F32
 
 
 def source_bytes(checkpoint: Checkpoint, to: Precision) -> int:
@@ -68,12 +67,11 @@ def write_files(
     vocabulary = provable(checkpoint, config, tokenizer, folder, name)
     kind, target = source_kind(checkpoint, to), folder / GGUF_NAME
     if not to.quantized:
-        write(checkpoint, config, vocabulary, kind, to.file_type, target, on_bytes, name=name)
+        write(checkpoint, config, vocabulary, kind, target, on_bytes, name=name)
     else:
         source = folder / SOURCE_NAME
-        file_type = {"F32": 0, "F16": 1, "BF16": 32}[kind.name]
         try:
-            write(checkpoint, config, vocabulary, kind, file_type, source, on_bytes, name=name)
+            write(checkpoint, config, vocabulary, kind, source, on_bytes, name=name)
             written = source.stat().st_size
             quantise(source, target, to, lambda done: on_bytes(written + done))
         finally:
@@ -96,8 +94,7 @@ def provable(
             checkpoint,
             config,
             vocabulary,
-            KINDS["F32"],
-            0,
+            F32,
             trial,
             lambda done: None,
             name=name,

@@ -12,27 +12,37 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from edge.architectures import ARCHITECTURES
 from edge.errors import UserError
 from export.checkpoint import Array, Checkpoint
 from export.gguf_tokenizer import Vocabulary
+from export.graph.architectures import CONVERSIONS
 from export.graph.config import DecoderConfig, scale_llama3
+from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
 
-ARCHITECTURES = {
-    "llama": "LLAMA",
-    "qwen2": "QWEN2",
-    "qwen3": "QWEN3",
-    "gemma3_text": "GEMMA3",
-}  # names in gguf.MODEL_ARCH
-PATTERN = 6  # llama.cpp's own pattern for gemma3: every sixth layer sees everything
-LARGEST = 62  # layers of the one gemma3 whose attention llama.cpp scales by the width
 HALF_MAX = float(np.finfo(np.float16).max)
+# Of one layer, in the order in which they are written.
+ORDER = (
+    "input_layernorm.weight",
+    *(f"self_attn.{part}_proj.weight" for part in "qkv"),
+    *(f"self_attn.{part}_proj.bias" for part in "qkv"),
+    "self_attn.q_norm.weight",
+    "self_attn.k_norm.weight",
+    "self_attn.o_proj.weight",
+    "post_attention_layernorm.weight",
+    "pre_feedforward_layernorm.weight",
+    "post_feedforward_layernorm.weight",
+    *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
+)
 
 
 class Kind(NamedTuple):
-    """A storage type of matrices: its name in GGUF, and numpy's type of what is written."""
+    """A storage type of matrices: its name in GGUF, numpy's type of what is written, and llama.cpp's number
+    of a file with such matrices."""
 
     name: str
     dtype: npt.DTypeLike
+    file_type: int
 
     @property
     def size(self) -> int:
@@ -40,7 +50,8 @@ class Kind(NamedTuple):
         return np.dtype(self.dtype).itemsize
 
 
-F32, F16, BF16 = Kind("F32", np.float32), Kind("F16", np.float16), Kind("BF16", ml_dtypes.bfloat16)
+F32, F16 = Kind("F32", np.float32, 0), Kind("F16", np.float16, 1)
+BF16 = Kind("BF16", ml_dtypes.bfloat16, 32)
 KINDS = {kind.name: kind for kind in (F32, F16, BF16)}
 
 
@@ -59,19 +70,19 @@ def gguf_package() -> Any:
         import gguf
     except ImportError as error:
         raise UserError(
-            f"GGUF artifacts need the gguf package ({error}): install the extra edgetrace[llama], "
-            "in a clone with 'make setup EXTRAS=export,llama'"
+            f"GGUF artifacts need the gguf package ({error}): install the extra edgetrace[llama], in a "
+            "clone with 'make setup EXTRAS=export,llama'"
         ) from error
     return gguf
 
 
 def check_config(config: DecoderConfig) -> None:
     """Raises UserError, by name, for what llama.cpp's graph of the architecture does not compute."""
-    kind = config.model_type
-    if kind != "gemma3_text" and any(config.windows):
+    kind, conversion = config.model_type, CONVERSIONS[config.model_type]
+    if any(config.windows) and not ARCHITECTURES[kind].full_every:
         raise UserError(
             f"config.json asks for sliding windows, which llama.cpp does not give {kind}: build an onnx-* "
-            f"precision"
+            "precision"
         )
     if len({window for window in config.windows if window}) > 1:
         raise UserError(
@@ -79,16 +90,15 @@ def check_config(config: DecoderConfig) -> None:
             "precision"
         )
     local = config.local_rope is not None and config.local_rope.scaling is not None and any(config.windows)
-    if local or (kind != "llama" and config.rope.scaling is not None):
+    if local or (config.rope.scaling is not None and not conversion.reads_rope_factors):
         raise UserError(
             f"config.json asks for rope type 'llama3', which llama.cpp does not give {kind}: build an "
-            f"onnx-* precision"
+            "onnx-* precision"
         )
-    if kind == "qwen2" and config.heads * config.head_dim != config.hidden:
+    if conversion.heads_fill_width and config.heads * config.head_dim != config.hidden:
         raise UserError(
             f"config.json has {config.heads} heads of {config.head_dim} beside a width of {config.hidden}, "
-            f"which llama.cpp does "
-            "not give qwen2: build an onnx-* precision"
+            f"which llama.cpp does not give {kind}: build an onnx-* precision"
         )
 
 
@@ -97,7 +107,6 @@ def write(
     config: DecoderConfig,
     vocabulary: Vocabulary,
     kind: Kind,
-    file_type: int,
     path: Path,
     on_bytes: Callable[[int], None],
     *,
@@ -111,12 +120,13 @@ def write(
     hold.
     """
     gguf = gguf_package()
-    architecture = getattr(gguf.MODEL_ARCH, ARCHITECTURES[config.model_type])
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    named = ARCHITECTURES[config.model_type].gguf
+    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == named)
+    writer = gguf.GGUFWriter(path, named)
     try:
         writer.add_name(name)
-        add_shape(writer, checkpoint, config)
-        writer.add_file_type(file_type)
+        add_shape(writer, config)
+        writer.add_file_type(kind.file_type)
         add_vocabulary(writer, vocabulary)
         names = gguf.get_tensor_name_map(architecture, config.layers)
         done = Progress(on_bytes)
@@ -160,17 +170,16 @@ class Streamed:
         for block in self.weight.rows():
             if self.kind is F16 and np.abs(block).max(initial=0.0) > HALF_MAX:
                 raise UserError(
-                    f"tensor {self.weight.name} has weights beyond {HALF_MAX:g}, which float16 cannot "
-                    "hold: build gguf-f32 or gguf-q8_0"
+                    f"tensor {self.weight.name} has weights beyond {HALF_MAX:g}, which float16 cannot hold: "
+                    "build gguf-f32 or gguf-q8_0"
                 )
             stream.write(block.astype(self.dtype).tobytes())
             self.progress.add(block.size * self.dtype.itemsize)
 
 
-def add_shape(writer: Any, checkpoint: Checkpoint, config: DecoderConfig) -> None:
+def add_shape(writer: Any, config: DecoderConfig) -> None:
     """The keys from which llama.cpp makes its graph."""
-    positions = checkpoint.config.get("max_position_embeddings")
-    writer.add_context_length(positions if isinstance(positions, int) else config.context)
+    writer.add_context_length(config.positions)
     writer.add_vocab_size(config.vocabulary)
     writer.add_block_count(config.layers)
     writer.add_embedding_length(config.hidden)
@@ -187,8 +196,8 @@ def add_shape(writer: Any, checkpoint: Checkpoint, config: DecoderConfig) -> Non
         assert config.local_rope is not None
         writer.add_sliding_window(window)
         writer.add_float32(f"{writer.arch}.rope.freq_base_swa", config.local_rope.theta)
-        local = [size > 0 for size in config.windows]
-        if local != [(layer + 1) % PATTERN != 0 for layer in range(config.layers)]:
+        local, every = [size > 0 for size in config.windows], ARCHITECTURES[config.model_type].full_every
+        if local != [(layer + 1) % every != 0 for layer in range(config.layers)]:
             writer.add_array(f"{writer.arch}.attention.sliding_window_pattern", local)
 
 
@@ -215,63 +224,40 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
 
 def weights_of(checkpoint: Checkpoint, config: DecoderConfig) -> Iterator[Weight]:
     """Every tensor of the model, as llama.cpp wants its numbers."""
-    c = config
-    queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
 
-    def plain(name: str, *shape: int) -> Weight:
-        return Weight(name, shape, lambda: checkpoint.row_blocks(name, shape))
+    def weight(name: str, *shape: int) -> Weight:
+        return Weight(name, shape, lambda: rows_of(checkpoint, config, name, shape))
 
-    def norm(name: str, size: int, scale: float = 1.0) -> Weight:
-        def rows() -> Iterator[Array]:
-            for block in checkpoint.row_blocks(name, (size,)):
-                yield (block + np.float32(c.norm_offset)) * np.float32(scale)
+    yield weight(EMBEDDING, config.vocabulary, config.hidden)
+    shapes = layer_shapes(config)
+    names = sorted(shapes, key=ORDER.index)
+    for layer in range(config.layers):
+        for name in names:
+            yield weight(f"model.layers.{layer}.{name}", *shapes[name])
+    yield weight(FINAL_NORM, config.hidden)
+    if not config.tied:
+        yield weight(HEAD, config.vocabulary, config.hidden)
 
-        return Weight(name, (size,), rows)
 
-    def rotated(name: str, heads: int) -> Weight:
-        if c.model_type != "llama":
-            return plain(name, heads * c.head_dim, c.hidden)
-        shape = (heads * c.head_dim, c.hidden)
-        return Weight(name, shape, lambda: iter([interleave(checkpoint.tensor(name, shape), heads)]))
-
-    yield plain("model.embed_tokens.weight", c.vocabulary, c.hidden)
-    for layer in range(c.layers):
-        at = f"model.layers.{layer}"
-        yield norm(f"{at}.input_layernorm.weight", c.hidden)
-        yield rotated(f"{at}.self_attn.q_proj.weight", c.heads)
-        yield rotated(f"{at}.self_attn.k_proj.weight", c.kv_heads)
-        yield plain(f"{at}.self_attn.v_proj.weight", keys, c.hidden)
-        if c.qkv_bias:
-            for part, size in (("q", queries), ("k", keys), ("v", keys)):
-                yield plain(f"{at}.self_attn.{part}_proj.bias", size)
-        if c.qk_norm:
-            yield norm(f"{at}.self_attn.q_norm.weight", c.head_dim, query_factor(c))
-            yield norm(f"{at}.self_attn.k_norm.weight", c.head_dim)
-        yield plain(f"{at}.self_attn.o_proj.weight", c.hidden, queries)
-        yield norm(f"{at}.post_attention_layernorm.weight", c.hidden)
-        if c.sandwich_norms:
-            yield norm(f"{at}.pre_feedforward_layernorm.weight", c.hidden)
-            yield norm(f"{at}.post_feedforward_layernorm.weight", c.hidden)
-        yield plain(f"{at}.mlp.gate_proj.weight", c.intermediate, c.hidden)
-        yield plain(f"{at}.mlp.up_proj.weight", c.intermediate, c.hidden)
-        yield plain(f"{at}.mlp.down_proj.weight", c.hidden, c.intermediate)
-    yield norm("model.norm.weight", c.hidden)
-    if not c.tied:
-        yield plain("lm_head.weight", c.vocabulary, c.hidden)
+def rows_of(
+    checkpoint: Checkpoint, config: DecoderConfig, name: str, shape: tuple[int, ...]
+) -> Iterator[Array]:
+    """One tensor's rows: norms with their offset, queries and keys in the order in which llama.cpp
+    rotates."""
+    if name.endswith("norm.weight"):
+        factor = query_factor(config) if name.endswith("q_norm.weight") else 1.0
+        for block in checkpoint.row_blocks(name, shape):
+            yield (block + np.float32(config.norm_offset)) * np.float32(factor)
+    elif CONVERSIONS[config.model_type].rotates_pairs and name.endswith(("q_proj.weight", "k_proj.weight")):
+        yield interleave(checkpoint.tensor(name, shape), shape[0] // config.head_dim)
+    else:
+        yield from checkpoint.row_blocks(name, shape)
 
 
 def query_factor(config: DecoderConfig) -> float:
     """What the queries' norm takes over of the attention scale where llama.cpp's own is another one: 1 in
-    published models.
-
-    For gemma3 it is head_dim^-0.5, in the model of 62 layers (hidden / heads)^-0.5.
-    """
-    width = (
-        config.hidden // config.heads
-        if config.model_type == "gemma3_text" and config.layers == LARGEST
-        else config.head_dim
-    )
-    return float(config.query_scale / width**-0.5)
+    published models."""
+    return float(config.query_scale / CONVERSIONS[config.model_type].score_width(config) ** -0.5)
 
 
 def interleave(rows: Array, heads: int) -> Array:

@@ -8,8 +8,7 @@ encodes with tokenizer.json; what is written here serves other programs that rea
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,12 @@ import tokenizers
 
 from edge.backends.llama_vocabulary import LlamaTokenizer
 from edge.backends.tokenizer import JsonTokenizer
-from edge.errors import UserError
 from export.checkpoint import read_json
+from export.sentencepiece import read_pieces
 from export.tokenizer import TokenizerFiles, id_list
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-)  # llama_token_type, as sentencepiece numbers them
+# llama_token_type, as sentencepiece numbers them.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 # How the published tokenizers cut a text into words before merging.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
@@ -114,12 +107,11 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
             types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0) >= size:
         model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
-    if len(set(tokens)) < size:  # llama.cpp ends the process
+    # For either of these two llama.cpp ends the process.
+    if len(set(tokens)) < size:
         model, reason = "none", "two of the tokenizer's tokens have the same text"
-    if (
-        scores is not None
-        and {text for text, kind in zip(tokens, types, strict=True) if kind == BYTE} != BYTES
-    ):  # likewise
+    written = {text for text, kind in zip(tokens, types, strict=True) if kind == BYTE}
+    if scores is not None and written != BYTES:
         model, reason = "none", "tokenizer.model has not every byte as a token"
     before, after = added_around(tokenizer)
     if len(before) > 1 or len(after) > 1:
@@ -243,52 +235,6 @@ def special_ids(
     others = [turn, *(i for i in files.stop_ids if i != ids["eos"])]
     ids["eot"] = next((i for i in others if i is not None), None)
     return {role: i for role, i in ids.items() if i is not None and 0 <= i < size}
-
-
-def read_pieces(path: Path) -> Iterator[tuple[str, float, int]]:
-    """Text, score and type of each piece of a sentencepiece model (tokenizer.model), in the order of their
-    ids.
-
-    The file is a protobuf message whose field 1, repeated, is a piece: string 1, float 2, enum 3 (1 where
-    absent). Raises UserError when it is none.
-    """
-    try:
-        for number, value in fields(path.read_bytes()):
-            if number == 1 and isinstance(value, bytes):
-                piece = dict(fields(value))
-                text, score, kind = piece.get(1, b""), piece.get(2, b"\0" * 4), piece.get(3, NORMAL)
-                if not isinstance(text, bytes) or not isinstance(score, bytes) or not isinstance(kind, int):
-                    raise ValueError("a piece has fields of other types")
-                yield text.decode(), float(struct.unpack("<f", score)[0]), kind
-    except (OSError, ValueError, IndexError, struct.error) as error:
-        raise UserError(f"{path} is not a sentencepiece model ({error}): download it again") from error
-
-
-def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a protobuf message: whole numbers as int, all else as bytes."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
-
-    while at < len(message):
-        key = varint()
-        if key & 7 == 0:
-            yield key >> 3, varint()
-            continue
-        size = {1: 8, 5: 4}.get(key & 7) or (varint() if key & 7 == 2 else -1)
-        if size < 0 or at + size > len(message):
-            raise ValueError("a field ends beyond the file")
-        yield key >> 3, message[at : at + size]
-        at += size
 
 
 def prove(path: Path, files: TokenizerFiles) -> str:

@@ -29,15 +29,16 @@ from edge.files import write_whole
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force as force_job
 from edge.jobs.run import run as run_job
+from edge.precision import FULL, MIXED
 from edge.questions.question import Question, questions_sha256, select
 from edge.runs.run_directory import Run
-from export.build import DEFAULT_CONTEXT, build, groups_of
+from export.build import DEFAULT_CONTEXT, build
 from export.checkpoint import Checkpoint
-from export.graph import read_config
-from export.precision import MIXED, WIDE_BITS
+from export.graph.architectures import read_config
+from export.precision import WIDE_BITS, groups_of
 from export.source import resolve
 
-BASE, FULL = "onnx-int4", "onnx-fp32"
+BASE, EIGHT = "onnx-int4", "onnx-int8"
 REFERENCE_K = 1024
 SEARCH_NAME = f"{MIXED}.search.json"
 UNBUILT_NAME = f"{MIXED}.unbuilt.json"  # a log whose artifact could not be built
@@ -112,9 +113,9 @@ def find(
         raise UserError(f"cannot write to {out} ({error.strerror}): give another --out") from error
     with room_for_trials as work:
         bench = Bench(source, Path(work), revision, context, Runtime(threads), chosen, max_new_tokens)
-        base, eight = bench.trial(BASE), bench.trial("onnx-int8")
+        base, eight = bench.trial(BASE), bench.trial(EIGHT)
         on_trial(BASE, base)
-        on_trial("onnx-int8", eight)
+        on_trial(EIGHT, eight)
         room = budget * base.bytes
         alone = {}
         for name in groups:
@@ -130,7 +131,7 @@ def find(
     if best.kl.value >= base.kl.value:
         raise UserError(
             f"no group in {WIDE_BITS} bits lowers the KL of {BASE} within {budget} times its size: give a "
-            f"larger --budget"
+            "larger --budget"
         )
     found = Mix(
         str(out / MIXED),
@@ -211,7 +212,7 @@ class Bench:
 
     def trial(self, precision: str, wide: tuple[str, ...] = ()) -> Trial:
         artifact = self._build(precision, wide)
-        size = sum(record.size for record in artifact.manifest.files.values())
+        size = artifact.manifest.size
         out = self._work / f"run-{self._number}"
         force_job(artifact, self._full.folder, out, runtime=self._runtime)
         forced = compare(self._full, Run.open(out)).forced
@@ -231,32 +232,11 @@ def remove(folder: Path) -> None:
     folder.rmdir()
 
 
-class Recipe(NamedTuple):
-    """Groups in 8 bits; model id and checkpoint's SHA-256 that they were found for, "" where the file does
-    not say."""
-
-    wide: tuple[str, ...]
-    model_id: str = ""
-    checkpoint_sha256: str = ""
-
-
-def read_recipe(path: Path) -> Recipe:
-    """From a search's log or any JSON object with `wide`; raises UserError when it holds none."""
-    try:
-        log = json.loads(path.read_text(encoding="utf-8"))
-        wide = log["wide"]
-        if not isinstance(wide, list) or not wide or not all(isinstance(name, str) for name in wide):
-            raise ValueError("'wide' is no list of groups")
-        return Recipe(tuple(wide), str(log.get("model_id", "")), str(log.get("checkpoint_sha256", "")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no recipe ({error}): make one with 'edge-export mix'") from error
-
-
 def table(found: Mix) -> Table:
     """What was measured: each group alone, and the groups together."""
     title = (
-        f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], "
-        f"budget {found.budget:g}"
+        f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], budget "
+        f"{found.budget:g}"
     )
     made = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("in 8 bits", "MB", "KL"):
@@ -274,5 +254,5 @@ def table(found: Mix) -> Table:
     for trial in found.path:
         row(" + ".join(trial.wide), trial, trial.wide == found.chosen)
     made.add_section()
-    row("everything (onnx-int8)", found.eight)
+    row(f"everything ({EIGHT})", found.eight)
     return made

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import onnx
 
-from edge.backends.onnx import GRAPH_NAME
+from edge.precision import GRAPH_NAME
 from export.checkpoint import Checkpoint
 from export.graph.builder import ExternalData, GraphBuilder
 from export.graph.config import DecoderConfig
 from export.graph.decoder import build as build_decoder
 from export.graph.taps import TapWriter
-from export.precision import Precision
+from export.precision import Target
 
 
 def write_files(
     checkpoint: Checkpoint,
     config: DecoderConfig,
-    to: Precision,
+    to: Target,
     taps: str,
     folder: Path,
     on_bytes: Callable[[int], None],

@@ -1,84 +1,51 @@
-"""What an artifact's weights can be stored as: one name for each, and what the writers need to know of
-it."""
+"""How matrices are written: the blocks of ONNX artifacts, and the groups that a mixed precision chooses
+among."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from edge.artifact import LLAMA_CPP, ONNX
 from edge.errors import UserError
+from edge.precision import LLAMA_CPP, MIXED, PRECISIONS, Precision
+from export.checkpoint import Checkpoint
+from export.graph.config import DecoderConfig
 
-MIXED = "onnx-int4-mixed"
+BLOCK_SIZE = 32  # weights along K that share a float32 scale, in ONNX artifacts
+ACCURACY_LEVEL = 4  # activations in int8 per row: the level that has fast kernels on x86 and on ARM
 WIDE_BITS = 8
 LARGE_BLOCK, SMALL_BLOCK = 256, 32  # llama.cpp's; rows that neither divides stay in float16
 
 
 @dataclass(frozen=True)
-class Precision:
-    """How matrices are stored.
+class Target:
+    """A precision to write; `wide` are the groups of matrices that a mixed one keeps in 8 bits, see
+    `group`."""
 
-    `bits` of a weight: 32 means float32, 16 float16. ONNX artifacts have symmetric integer blocks of
-    `block_size` along K with a float32 scale each. For GGUF, `file_type` is llama.cpp's number of the
-    mixture that its quantiser makes and `bits_each` about what it takes on the whole, scales and better kept
-    tensors included; `bits_odd` the same where rows are no multiple of 256. `wide` are the groups of
-    matrices that a mixed precision keeps in 8 bits, see `group`.
-    """
-
-    name: str
-    bits: int
-    block_size: int = 32
-    accuracy_level: int = 4  # activations in int8 per row: the level that has fast kernels on x86 and on ARM
-    file_type: int = 0
-    bits_each: float = 0.0
-    bits_odd: float = 0.0
+    precision: Precision
     wide: tuple[str, ...] = ()
-
-    @property
-    def backend(self) -> str:
-        return LLAMA_CPP if self.name.startswith("gguf-") else ONNX
-
-    @property
-    def quantized(self) -> bool:
-        return self.bits < 16
 
     def bits_of(self, name: str) -> int:
         """Bits of one matrix's weights (ONNX), by its name in the checkpoint."""
-        return WIDE_BITS if group(name) in self.wide else self.bits
+        return WIDE_BITS if group(name) in self.wide else self.precision.bits
 
     def bytes_of(self, name: str, shape: Sequence[int]) -> float:
         """Bytes that a tensor takes; vectors stay float32. GGUF mixtures are estimated."""
         if len(shape) < 2:
             return math.prod(shape) * 4.0
-        if self.quantized and self.backend == LLAMA_CPP:
-            bits = (
-                self.bits_each
-                if shape[-1] % LARGE_BLOCK == 0
-                else self.bits_odd
-                if shape[-1] % SMALL_BLOCK == 0
-                else 16
-            )
-        else:
-            bits = self.bits_of(name) + (32 / self.block_size if self.quantized else 0)
-        return math.prod(shape) * bits / 8
+        return math.prod(shape) * self._file_bits(name, shape[-1]) / 8
 
-
-PRECISIONS = {
-    p.name: p
-    for p in (
-        Precision("onnx-fp32", 32),
-        Precision("onnx-int8", 8),
-        Precision("onnx-int4", 4),
-        Precision(MIXED, 4),
-        Precision("gguf-f32", 32, file_type=0),
-        Precision("gguf-f16", 16, file_type=1),
-        Precision("gguf-q8_0", 8, file_type=7, bits_each=8.5, bits_odd=8.5),
-        Precision("gguf-q4_k_m", 4, file_type=15, bits_each=5.2, bits_odd=6.8),
-        Precision("gguf-q4_0", 4, file_type=2, bits_each=5.0, bits_odd=6.0),
-    )
-}
+    def _file_bits(self, name: str, width: int) -> float:
+        """Bits of a weight in the file, scales included, in rows of `width` numbers."""
+        if not self.precision.quantized:
+            return self.precision.bits
+        if self.precision.backend != LLAMA_CPP:
+            return self.bits_of(name) + 32 / BLOCK_SIZE
+        if width % LARGE_BLOCK == 0:
+            return self.precision.file_bits
+        return self.precision.odd_bits if width % SMALL_BLOCK == 0 else 16
 
 
 def precision(name: str) -> Precision:
@@ -97,10 +64,23 @@ def group(name: str) -> str:
     return {"model.embed_tokens.weight": "embedding", "lm_head.weight": "lm_head"}.get(name, "")
 
 
-def mixed(wide: Sequence[str], groups: Sequence[str]) -> Precision:
+def groups_of(checkpoint: Checkpoint, config: DecoderConfig) -> list[str]:
+    """Groups of matrices that a mixed precision chooses among, in the order of the graph."""
+    found = {group(name) for name in checkpoint.names()} - {"", *(["lm_head"] if config.tied else [])}
+    layers = sorted(
+        (name for name in found if "." in name), key=lambda name: (int(name.split(".")[1]), name)
+    )
+    return [
+        *(["embedding"] if "embedding" in found else []),
+        *layers,
+        *(["lm_head"] if "lm_head" in found else []),
+    ]
+
+
+def mixed(wide: Sequence[str], groups: Sequence[str]) -> Target:
     """int4 with the groups `wide` in int8; raises UserError when one is none of the model's `groups`."""
     if unknown := sorted(set(wide) - set(groups)):
         raise UserError(
             f"the recipe names {', '.join(unknown)}, which this model has not: it has {', '.join(groups)}"
         )
-    return replace(PRECISIONS[MIXED], wide=tuple(name for name in groups if name in set(wide)))
+    return Target(PRECISIONS[MIXED], tuple(name for name in groups if name in set(wide)))

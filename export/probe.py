@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from edge.architectures import ARCHITECTURES
 from export.checkpoint import Array, Checkpoint
-from export.gguf_model import ARCHITECTURES, F16, write
+from export.gguf_model import F16, write
 from export.gguf_tokenizer import Vocabulary
-from export.graph import read_config
+from export.graph.architectures import read_config
 
 WIDTH = 32
 CONFIG: dict[str, Any] = {
@@ -65,7 +66,6 @@ def make(folder: Path) -> list[Path]:
             config,
             vocabulary,
             F16,
-            1,
             path,
             lambda done: None,
             name=checkpoint.folder.name,

@@ -17,7 +17,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
 )
 
 from export.checkpoint import Array
-from export.precision import Precision
+from export.precision import ACCURACY_LEVEL, BLOCK_SIZE
 
 
 class Blocks(NamedTuple):
@@ -27,14 +27,13 @@ class Blocks(NamedTuple):
     scales: Array
 
 
-def quantize_rows(blocks: Iterator[Array], to: Precision) -> Iterator[Blocks]:
+def quantize_rows(blocks: Iterator[Array], bits: int) -> Iterator[Blocks]:
     """Quantises [rows, K] float32 blocks of a weight matrix as they come."""
     config = DefaultWeightOnlyQuantConfig(
-        block_size=to.block_size, is_symmetric=True, accuracy_level=to.accuracy_level, bits=to.bits
+        block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=ACCURACY_LEVEL, bits=bits
     )
     quantizer = DefaultWeightOnlyQuantizer(config)
     for rows in blocks:
-        packed, scales, _ = quantizer.qbits_block_quant(
-            np.ascontiguousarray(rows.T)
-        )  # the kernel wants [K, N]
+        # The kernel wants [K, N]; the copy has no name, so that it is gone before the next block.
+        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(rows.T))
         yield Blocks(packed, scales.reshape(len(rows), -1))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from edge.artifact import MANIFEST_NAME, Artifact
 from edge.errors import UserError, ignore
 from edge.registry import read_registry
-from export.graph import ARCHITECTURES
+from export.graph.architectures import CONVERSIONS
 
 
 class Source(NamedTuple):
@@ -49,10 +49,10 @@ def resolve(
             f"{', '.join(registry)} or give a folder"
         )
     entry = registry[source]
-    if entry.model_type not in ARCHITECTURES:
+    if entry.model_type not in CONVERSIONS:
         raise UserError(
-            f"{source} has model_type {entry.model_type!r}, an architecture that is not built; "
-            f"those built: {', '.join(ARCHITECTURES)}"
+            f"{source} has model_type {entry.model_type!r}, an architecture that is not built; those built: "
+            f"{', '.join(CONVERSIONS)}"
         )
     if entry.checkpoint is None:
         from export.hub import fetch  # its library takes 0.3 s, and a folder needs none of it

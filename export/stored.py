@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx
 
 from edge.artifact import Artifact
-from edge.backends.onnx import GRAPH_NAME
 from edge.errors import UserError
+from edge.precision import GRAPH_NAME
 from export.checkpoint import Array, Checkpoint
 from export.graph.config import DecoderConfig
 from export.verdict import CHECKPOINT, Check

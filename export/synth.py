@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,23 @@ from tokenizers import pre_tokenizers
 
 from edge.errors import UserError
 from edge.registry import RegistryEntry, Shape, read_registry
+from export.graph.architectures import CONVERSIONS, read_config
+from export.graph.config import DecoderConfig
+from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
 
 SPREAD = 0.02  # the standard deviation such models' weights are born with
 INDEX_NAME = "model.safetensors.index.json"
 TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim "
+    "}}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
-# transformers' classes, which other exporters look up by name
-ARCHITECTURES = {
-    "gemma3_text": "Gemma3ForCausalLM",
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 Tensors = dict[str, npt.NDArray[Any]]
 
 
-def synth(
-    model_id: str, out: Path, *, seed: int = 0, on_shard: Callable[[int, int], None] = lambda done, of: None
-) -> Path:
+def synth(model_id: str, out: Path, *, seed: int = 0) -> Path:
     """Writes a checkpoint folder of a hub model's shape to `out` (BF16, twice the parameters in bytes).
 
-    `on_shard` hears how many shards of how many are done. Raises UserError when the model is unknown or
+    Raises UserError when the model is unknown or
     embedded, when `out` is there already, or cannot be written; nothing half-written is left.
     """
     registry = read_registry()
@@ -58,13 +52,14 @@ def synth(
     shutil.rmtree(working, ignore_errors=True)
     try:
         working.mkdir(parents=True)
-        write_json(working / "config.json", config_of(entry, entry.shape))
+        config = config_of(entry, entry.shape)
+        write_json(working / "config.json", config)
         write_json(working / "generation_config.json", {"eos_token_id": list(entry.stop_ids)})
         write_json(
             working / "tokenizer.json", tokenizer_of(entry.shape.vocabulary, entry.stop_ids), indent=None
         )
         write_json(working / "tokenizer_config.json", {"chat_template": TEMPLATE})
-        write_weights(working, entry.model_type, entry.shape, seed, on_shard)
+        write_weights(working, read_config(config, entry.shape.context), seed)
         working.rename(out)
     except OSError as error:
         raise UserError(
@@ -82,7 +77,7 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 def config_of(entry: RegistryEntry, shape: Shape) -> dict[str, Any]:
     """config.json in transformers 4's form, from the registry's facts."""
     config: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[entry.model_type]],
+        "architectures": [CONVERSIONS[entry.model_type].model_class],
         "model_type": entry.model_type,
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
@@ -106,81 +101,44 @@ def config_of(entry: RegistryEntry, shape: Shape) -> dict[str, Any]:
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
-    if entry.model_type == "gemma3_text":
-        config |= {
-            "hidden_activation": "gelu_pytorch_tanh",
-            "query_pre_attn_scalar": shape.head_dim,
-            "rope_local_base_freq": shape.local_rope_theta,
-            "sliding_window": shape.window,
-        }
-    else:
-        config["hidden_act"] = "silu"
-    return config
+    return config | CONVERSIONS[entry.model_type].own_keys(shape)
 
 
-def layer_shapes(model_type: str, shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Shapes of one layer's tensors, by name within the layer."""
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "self_attn.q_proj.weight": (queries, shape.hidden),
-        "self_attn.k_proj.weight": (keys, shape.hidden),
-        "self_attn.v_proj.weight": (keys, shape.hidden),
-        "self_attn.o_proj.weight": (shape.hidden, queries),
-        "mlp.gate_proj.weight": (shape.intermediate, shape.hidden),
-        "mlp.up_proj.weight": (shape.intermediate, shape.hidden),
-        "mlp.down_proj.weight": (shape.hidden, shape.intermediate),
-        "input_layernorm.weight": (shape.hidden,),
-        "post_attention_layernorm.weight": (shape.hidden,),
-    }
-    if model_type == "qwen2":
-        shapes |= {f"self_attn.{p}_proj.bias": (n,) for p, n in (("q", queries), ("k", keys), ("v", keys))}
-    if model_type in ("qwen3", "gemma3_text"):
-        shapes |= {f"self_attn.{p}_norm.weight": (shape.head_dim,) for p in "qk"}
-    if model_type == "gemma3_text":
-        shapes |= {f"{p}_feedforward_layernorm.weight": (shape.hidden,) for p in ("pre", "post")}
-    return shapes
-
-
-def shards(model_type: str, shape: Shape, seed: int) -> Iterator[Tensors]:
+def shards(config: DecoderConfig, seed: int) -> Iterator[Tensors]:
     """The tensors file by file: embedding, each layer, the rest."""
     rng = np.random.default_rng(seed)
-    norm = 0.0 if model_type == "gemma3_text" else 1.0  # gemma multiplies by 1 + weight
+    norm = 1.0 - config.norm_offset  # what a layer multiplies by is 1
 
     def draw(name: str, size: tuple[int, ...]) -> npt.NDArray[Any]:
         if len(size) == 1 and not name.endswith("bias"):
             return np.full(size, norm, ml_dtypes.bfloat16)
         made = np.empty(size, ml_dtypes.bfloat16)
-        for start in range(
-            0, size[0], 8192
-        ):  # the float32 draw of a whole embedding would be twice its size
+        # The float32 numbers of a whole embedding would take twice its size.
+        for start in range(0, size[0], 8192):
             part = made[start : start + 8192]
             part[...] = rng.standard_normal(part.shape, np.float32) * np.float32(SPREAD)
         return made
 
-    table = (shape.vocabulary, shape.hidden)
-    yield {"model.embed_tokens.weight": draw("embedding", table)}
-    for layer in range(shape.layers):
+    table = (config.vocabulary, config.hidden)
+    yield {EMBEDDING: draw("embedding", table)}
+    for layer in range(config.layers):
         yield {
-            f"model.layers.{layer}.{name}": draw(name, size)
-            for name, size in layer_shapes(model_type, shape).items()
+            f"model.layers.{layer}.{name}": draw(name, size) for name, size in layer_shapes(config).items()
         }
-    last: Tensors = {"model.norm.weight": draw("norm", (shape.hidden,))}
-    if not shape.tied:
-        last["lm_head.weight"] = draw("head", table)
+    last: Tensors = {FINAL_NORM: draw("norm", (config.hidden,))}
+    if not config.tied:
+        last[HEAD] = draw("head", table)
     yield last
 
 
-def write_weights(
-    folder: Path, model_type: str, shape: Shape, seed: int, on_shard: Callable[[int, int], None]
-) -> None:
-    count, total = shape.layers + 2, 0
+def write_weights(folder: Path, config: DecoderConfig, seed: int) -> None:
+    count, total = config.layers + 2, 0
     weight_map: dict[str, str] = {}
-    for number, tensors in enumerate(shards(model_type, shape, seed), 1):
+    for number, tensors in enumerate(shards(config, seed), 1):
         name = f"model-{number:05d}-of-{count:05d}.safetensors"
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
-        on_shard(number, count)
     write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +34,9 @@ class TokenizerFiles(NamedTuple):
     stop_ids: tuple[int, ...]
 
 
-def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
-    """Raises UserError when tokenizer.json is missing or damaged, or when nothing says where an answer
-    ends."""
+def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
+    """The tokenizer of a model with so many ids. Raises UserError when tokenizer.json is missing or damaged,
+    or when nothing says where an answer ends."""
     folder = checkpoint.folder
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -52,17 +53,14 @@ def read_tokenizer(checkpoint: Checkpoint) -> TokenizerFiles:
     special = {role: text for role in SPECIAL if (text := token_text(settings.get(role)))}
     generation = folder / "generation_config.json"
     ids = {
-        *id_list(checkpoint.config.get("eos_token_id")),
-        *id_list(read_json(generation).get("eos_token_id") if generation.is_file() else None),
+        *named_stop_ids(checkpoint.config, read_json(generation) if generation.is_file() else {}),
         *(
             found
             for text in (*USUAL_END_TOKENS, special.get("eos_token", ""))
             if text and (found := tokenizer.token_to_id(text)) is not None
         ),
     }
-    vocabulary = checkpoint.config.get("vocab_size")
-    if isinstance(vocabulary, int):
-        ids = {i for i in ids if 0 <= i < vocabulary}
+    ids = {i for i in ids if 0 <= i < vocabulary}
     if not ids:
         raise UserError(
             f"{folder} names no end-of-text token: set eos_token_id in its generation_config.json"
@@ -75,6 +73,11 @@ def token_text(value: Any) -> str:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""
+
+
+def named_stop_ids(config: Mapping[str, Any], generation: Mapping[str, Any]) -> set[int]:
+    """The ends of an answer that config.json and generation_config.json name."""
+    return {*id_list(config.get("eos_token_id")), *id_list(generation.get("eos_token_id"))}
 
 
 def id_list(value: Any) -> list[int]:

@@ -13,8 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from export.precision import MIXED
-
 TRANSFORMERS, OPTIMUM, CHECKPOINT = "transformers", "optimum", "checkpoint"
 
 
@@ -46,9 +44,6 @@ FLOAT_ACTIVATIONS = FULL
 # ten tiny shapes and both precisions; 0.013, 0.004 and 0.016 on the trained nano-llama (onnxruntime 1.32,
 # x86). Twice the worst: the kernels run and do nothing absurd.
 ROUNDED_ACTIVATIONS = Tolerances(logits=0.35, attention_entropy=0.16, hidden=0.36, mean_square=True)
-# Stored against checkpoint weights: float32 as they are; a block's rounding is half a step, and its largest
-# may be cut by a step.
-WEIGHTS = {"onnx-fp32": 0.0, "onnx-int8": 1.01, "onnx-int4": 1.01, MIXED: 1.01}
 
 
 @dataclass(frozen=True)
@@ -123,6 +118,10 @@ class Verification:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` writes: the record with the artifact that it is of."""
+        return {"path": str(self.path), "label": self.label, "notice": self.notice, **self.record()}
+
     def record(self) -> dict[str, Any]:
         """What the manifest keeps: JSON values alone, null for a number that is not finite."""
         return {
@@ -156,9 +155,6 @@ class Verification:
 def finite(value: float) -> float | None:
     """A number as JSON can hold it, to six digits."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-# The job
 
 
 def layer_name(layer: int) -> str:
@@ -201,8 +197,7 @@ def table(result: Verification, *, layers: bool = False) -> Group:
     kl = result.kl
     note = Text(
         f"KL(full || this) in nats: mean {kl.mean:.2g}, largest {kl.largest:.2g} over {kl.positions} "
-        f"positions; "
-        f"mean over text {kl.text_mean:.2g}",
+        f"positions; mean over text {kl.text_mean:.2g}",
     )
     parts: list[RenderableType] = [verdict, *tables, note]
     if layers or not result.passed:

@@ -99,6 +99,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
     },
 }
+# What checkpoints have beside the tensors of all: biases of queries, keys and values, norms of their heads,
+# norms behind attention and MLP, norms that multiply by 1 + weight.
+TRAITS: dict[str, set[str]] = {
+    "llama": set(),
+    "qwen2": {"bias"},
+    "qwen3": {"head_norms"},
+    "gemma3_text": {"head_norms", "norms_behind", "centred"},
+}
 WITH_BOS = ("odd", "llama3", "gemma3")  # their post-processor adds BOS
 WITH_TEMPLATE = ("untied",)
 
@@ -115,7 +123,7 @@ def config_of(**changes: Any) -> dict[str, Any]:
 
 def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Every weight a checkpoint of this config has, wide enough to keep attention far from uniform."""
-    rng, kind = np.random.default_rng(seed), config["model_type"]
+    rng, traits = np.random.default_rng(seed), TRAITS.get(config["model_type"], set())
     hidden, width, head_dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
@@ -132,27 +140,26 @@ def tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
             f"{name}.input_layernorm.weight": (hidden,),
             f"{name}.post_attention_layernorm.weight": (hidden,),
         }
-        if kind == "qwen2":
+        if "bias" in traits:
             shapes |= {
                 f"{name}.self_attn.{p}_proj.bias": (n,)
                 for p, n in (("q", queries), ("k", keys), ("v", keys))
             }
-        if kind in ("qwen3", "gemma3_text"):
+        if "head_norms" in traits:
             shapes |= {f"{name}.self_attn.{p}_norm.weight": (head_dim,) for p in "qk"}
-        if kind == "gemma3_text":
+        if "norms_behind" in traits:
             shapes |= {f"{name}.{p}_feedforward_layernorm.weight": (hidden,) for p in ("pre", "post")}
     shapes["model.norm.weight"] = (hidden,)
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (config["vocab_size"], hidden)
-    centre = 0.0 if kind == "gemma3_text" else 1.0  # gemma's norms multiply by 1 + weight
+    centre = 0.0 if "centred" in traits else 1.0
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if len(shape) == 2:
-            return rng.normal(0, 0.15 if kind == "gemma3_text" else 0.25, shape)
+            return rng.normal(0, 0.15 if "centred" in traits else 0.25, shape)
         if "q_norm" in name or "k_norm" in name:
-            return rng.uniform(
-                centre + 0.5, centre + 1.5, shape
-            )  # long queries and keys, or every head would look everywhere
+            # Long queries and keys, or every head would look everywhere.
+            return rng.uniform(centre + 0.5, centre + 1.5, shape)
         return (
             rng.normal(0, 0.5, shape)
             if name.endswith("bias")

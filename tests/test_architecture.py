@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 import edge
+from edge.architectures import ARCHITECTURES
+from edge.registry import read_registry
+from export.graph.architectures import CONVERSIONS
 from tests.conftest import ROOT
 
 # From the bottom up, each with what it may import beside itself. The base modules stand in their own order.
-BASE = ("errors", "version", "files", "fields", "artifact", "registry")
+BASE = ("errors", "version", "files", "fields", "precision", "architectures", "artifact", "registry")
 ROOMS: dict[str, set[str]] = {
     "machine": {*BASE},
     "signals": {*BASE, "machine"},
@@ -46,10 +49,7 @@ NEVER_IN_EDGE = {
     "tests",
 }
 NEVER_IN_EXPORT = {"pandas", "scipy", "tests"}
-TORCH_IN_EXPORT = {
-    "reference",
-    "nano",
-}  # where the name says reference, and the trainer of the embedded models
+TORCH_IN_EXPORT = {"nano_train", "nano_measure"}  # the trainer of the embedded models
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -148,8 +148,26 @@ def test_a_runtime_is_imported_by_its_backend_alone(name):
     assert ('"llama_cpp' in EDGE[name].read_text()) == (name == "backends.llama_library")
 
 
+def test_an_architecture_is_named_by_its_own_file_and_by_rows_alone():
+    """docs/adding-an-architecture.md says where they are."""
+    names = {name for row in ARCHITECTURES.values() for name in (row.model_type, row.gguf)}
+    rows = {"edge/architectures.py", "export/graph/architectures.py", "export/nano_train.py"}
+    other = {"export/gguf_tokenizer.py"}  # llama.cpp's names of tokenizers
+    own = {f"export/graph/{model_type}.py" for model_type in ARCHITECTURES}
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (*modules("edge").values(), *modules("export").values())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert found <= rows | other | own
+    assert ARCHITECTURES.keys() == CONVERSIONS.keys()
+    assert all((ROOT / path).is_file() for path in own)
+    assert {entry.model_type for entry in read_registry().values()} <= ARCHITECTURES.keys()
+
+
 @pytest.mark.parametrize("name", sorted(modules("export")))
-def test_export_needs_torch_only_where_its_name_says_so(name):
+def test_export_needs_torch_only_to_train_the_embedded_models(name):
     found = {module.partition(".")[0] for module in imports(modules("export")[name])}
     assert found & NEVER_IN_EXPORT == set()
     if name not in TORCH_IN_EXPORT:

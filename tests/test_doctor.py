@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 
 import edge.cli.app
-from edge.backends import llama_taps, llamacpp
+from edge.architectures import ARCHITECTURES
+from edge.backends import llama_graph, llamacpp
 from edge.cli.doctor import state
 from edge.machine.native import compiled
 from edge.machine.telemetry import Sensors
@@ -39,7 +41,7 @@ def test_taps_are_tried_on_every_architecture(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("module", "name", "value", "words"),
     [
-        (llama_taps, "OVERHEAD_BYTES", 376, "takes 368 bytes instead of 376"),
+        (llama_graph, "OVERHEAD_BYTES", 376, "takes 368 bytes instead of 376"),
         (llamacpp, "version", lambda: "0.4.0", "0.4.0 is not among the versions tested"),
     ],
 )
@@ -53,7 +55,8 @@ def test_taps_that_do_not_work_are_named_with_the_reason(
 
 
 def test_a_name_that_one_architecture_alone_lacks_is_its_problem_alone(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(llama_taps, "EMBEDDING", {"gemma3_text": b"embd_elsewhere"})
+    elsewhere = replace(ARCHITECTURES["gemma3_text"], embedding="embd_elsewhere")
+    monkeypatch.setitem(ARCHITECTURES, "gemma3_text", elsewhere)
     said, _ = doctor(tmp_path, capsys)
     problems = {
         architecture: problem for architecture, problem in said["llama_cpp"]["taps"].items() if problem

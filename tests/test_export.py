@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import export.cli
 from edge.artifact import Artifact
 from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
 from export.build import build
 from export.checkpoint import Checkpoint
-from export.graph import read_config
+from export.graph.architectures import read_config
 from tests import models
 from tests.conftest import ROOT, tree
+from tests.test_cli_errors import call
 
 IDS = np.random.default_rng(0).integers(4, 290, 30).tolist()
 
@@ -389,6 +391,21 @@ def test_bad_numbers_are_refused_before_anything_is_read(checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_raw_taps_are_rows_by_another_name_and_a_note_says_that_it_will_go(checkpoint, tmp_path, capsys):
+    arguments = ["build", str(checkpoint), "--to", "onnx-int4", "--out", "{out}"]
+    for name in ("raw", "rows"):
+        out = tmp_path / name
+        assert call(export.cli.main, [*arguments[:-1], str(out), "--taps", name], tmp_path) == 0
+        said = capsys.readouterr().err.strip()
+        note = "note: --taps raw is another name for --taps rows and will go: leave --taps out"
+        assert said == (note if name == "raw" else "")
+        assert Artifact.open(out / "onnx-int4").manifest.taps == name
+    raw, rows = (tmp_path / name / "onnx-int4" / "model.onnx" for name in ("raw", "rows"))
+    assert raw.read_bytes() == rows.read_bytes()
+    backend = OnnxBackend(Artifact.open(raw.parent), threads=1)
+    assert backend.prefill([5, 6, 7]).attention is not None
+
+
 # Killed builds
 
 
@@ -529,7 +546,7 @@ def test_what_an_architecture_does_not_build_is_refused_by_name(changes, words):
 
 
 def test_too_little_memory_is_refused_before_anything_is_written(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.build.available_memory", lambda: 100_000_000)
+    monkeypatch.setattr("export.space.available_memory", lambda: 100_000_000)
     with pytest.raises(UserError, match=r"about 0\.6 GB of memory and 0\.1 GB are available"):
         build(str(checkpoint), ["onnx-fp32"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

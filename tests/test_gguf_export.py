@@ -14,14 +14,14 @@ import pytest
 from safetensors.numpy import load_file
 
 import export.cli
+from edge.architectures import ARCHITECTURES
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.llamacpp import LlamaBackend
 from edge.errors import UserError, ignore
+from edge.precision import PRECISIONS
 from export import gguf_artifact, probe
 from export.build import build
-from export.gguf_model import ARCHITECTURES
-from export.precision import PRECISIONS
 from export.source import Source
 from export.verify import verify
 from tests import models
@@ -456,13 +456,13 @@ def test_weights_beyond_half_precision_whose_rows_no_block_divides_are_refused(t
 
 def test_the_disk_has_to_hold_both_files_and_the_memory_the_tokenizer(checkpoints, tmp_path, monkeypatch):
     source, usage = str(checkpoints("nano-llama")), shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("export.build.DISK_MARGIN", 0)
+    monkeypatch.setattr("export.space.DISK_MARGIN", 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7_000_000))
     with pytest.raises(UserError, match=r"needs 0\.0 GB and its disk has 0\.0 GB free"):
         build(source, ["gguf-q4_0"], tmp_path / "out")  # 2 MB, and 6 MB while it is made
     assert build(source, ["gguf-f16"], tmp_path / "out")  # 6 MB
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr("export.build.available_memory", lambda: 700_000_000)
+    monkeypatch.setattr("export.space.available_memory", lambda: 700_000_000)
     with pytest.raises(UserError, match=r"about 0\.8 GB of memory and 0\.7 GB are available"):
         build(source, ["gguf-q4_0"], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["gguf-f16"]

@@ -23,7 +23,9 @@ from edge.errors import UserError
 from edge.registry import RegistryEntry, Shape, read_registry
 from export.build import build
 from export.checkpoint import Checkpoint
-from export.hub import DISK_MARGIN, check_config, fetch
+from export.facts import differences
+from export.hub import fetch
+from export.hub_client import DISK_MARGIN
 from tests.conftest import NANO_LLAMA
 from tests.hub_server import HubServer, Model
 
@@ -266,7 +268,7 @@ def test_a_closed_port_is_one_sentence(get: Fetch, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_hub_that_never_answers_is_one_sentence(get: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.hub.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("export.hub_client.TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert "timed out" in refused(get)
@@ -432,18 +434,22 @@ def test_the_registry_agrees_with_a_configuration_and_each_difference_is_named(
     entry = RegistryEntry(
         "x", str(config["model_type"]), "MIT", hub=HUB, stop_ids=stop_ids, shape=Shape(**facts)
     )
-    assert check_config(entry, config, generation) == []
+    assert differences(entry, config, generation) == []
     for name, value in facts.items():
         other = replace(entry, shape=Shape(**(facts | {name: not value})))
-        (difference,) = check_config(other, config, generation)
+        (difference,) = differences(other, config, generation)
         assert difference.startswith(f"{name} is ")
-    (difference,) = check_config(replace(entry, model_type="llama"), config, generation)
+    (difference,) = differences(replace(entry, model_type="llama"), config, generation)
     assert (
         difference
         == f"model_type is {entry.model_type} in the downloaded configuration and llama in the registry"
     )
-    (difference,) = check_config(replace(entry, stop_ids=(7,)), config, generation)
+    (difference,) = differences(replace(entry, stop_ids=(7,)), config, generation)
     assert difference.startswith(f"stop_ids is {sorted(stop_ids)}")
+    # What cannot be built has no shape to compare; its reason is said when it is built.
+    assert differences(entry, config | {"hidden_size": 0, "num_hidden_layers": 9}, generation) == []
+    (difference,) = differences(entry, config | {"model_type": "mamba"}, generation)
+    assert difference.startswith("model_type is mamba")
 
 
 def test_a_download_that_differs_from_the_registry_says_so(serve: Serve, get: Fetch) -> None:

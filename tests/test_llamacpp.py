@@ -8,13 +8,15 @@ import shutil
 import numpy as np
 import pytest
 
+import edge.backends.llama_graph
 import edge.backends.llama_taps
 import edge.backends.llamacpp
 import edge.cli.app
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.llama_callback import Callback
-from edge.backends.llama_taps import TapError, TapReader
+from edge.backends.llama_graph import TapError
+from edge.backends.llama_taps import TapReader
 from edge.backends.llamacpp import CHUNK, LlamaBackend
 from edge.errors import UserError
 from edge.jobs.decode import DecodeSettings
@@ -128,7 +130,7 @@ def test_tensors_fetched_by_the_backend_call_are_the_same(shape, artifacts, open
     """What a GPU's tensors need; on the host both ways must give the same bits."""
     gguf = Artifact.open(artifacts(shape, "gguf-q8_0"))
     direct, fetched = opened(gguf), opened(gguf)
-    fetched._reader.fetch_all = True
+    fetched._reader._is_host = lambda buffer: False
     fetched._reader._plans.clear()
     calls = []
     get = fetched._reader._get
@@ -285,7 +287,7 @@ def test_an_interruption_inside_the_callback_ends_the_step_not_the_taps(artifact
 
 def change(monkeypatch, what):
     if what == "layout":
-        monkeypatch.setattr(edge.backends.llama_taps, "OVERHEAD_BYTES", 376)
+        monkeypatch.setattr(edge.backends.llama_graph, "OVERHEAD_BYTES", 376)
     elif what == "version":
         monkeypatch.setattr(edge.backends.llamacpp, "version", lambda: "0.4.1")
     elif what == "names":

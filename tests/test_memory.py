@@ -11,15 +11,16 @@ import edge.backends.memory
 import edge.cli.app
 from edge.artifact import Artifact, FileRecord
 from edge.backends.base import Runtime
-from edge.backends.memory import LAID_OUT, WEIGHT_BYTES, check_memory, memory_needed, needed_by
+from edge.backends.memory import check_memory, memory_needed, needed_by
 from edge.backends.onnx import CHUNK, LAST_BYTES
 from edge.backends.runtime import open_backend
 from edge.errors import UserError
 from edge.jobs.force import force
 from edge.machine.device import available_memory, group_memory
+from edge.precision import MIXED, ONNX, PRECISIONS
 from edge.runs.disk import check_disk, disk_needed, vector_values
 from edge.runs.run_directory import Run
-from export.precision import PRECISIONS
+from export.precision import Target
 from tests.test_cli_errors import call
 
 GB = 10**9
@@ -33,12 +34,10 @@ def large(odd):
 
 
 def test_the_formats_are_those_that_are_built():
-    made = {name for name in PRECISIONS if not name.endswith("-mixed")}
-    assert set(WEIGHT_BYTES) == made
-    for name in made:
-        exact = PRECISIONS[name].bytes_of("model.layers.0.mlp.up_proj.weight", (8192, 2048)) / (8192 * 2048)
-        assert WEIGHT_BYTES[name] == pytest.approx(exact, rel=0.04), name
-    assert set(LAID_OUT) == {name for name in PRECISIONS if name.startswith("onnx-")}
+    for name, row in PRECISIONS.items():
+        exact = Target(row).bytes_of("model.layers.0.mlp.up_proj.weight", (8192, 2048)) / (8192 * 2048)
+        assert row.weight_bytes == (0.0 if name == MIXED else pytest.approx(exact, rel=0.04)), name
+        assert (row.laid_out > 1.0) == (row.backend == ONNX and row.quantized), name
     assert (edge.backends.memory.CHUNK, edge.backends.memory.LAST_BYTES) == (CHUNK, LAST_BYTES)
 
 

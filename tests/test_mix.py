@@ -15,10 +15,12 @@ from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.runtime import open_backend
 from edge.errors import UserError
+from edge.precision import MIXED, PRECISIONS
 from edge.questions.question import read_questions
 from export.build import build
-from export.mix import MIXED, SEARCH_NAME, UNBUILT_NAME, Trial, find, prefixes, read_recipe
-from export.precision import PRECISIONS, group
+from export.mix import SEARCH_NAME, UNBUILT_NAME, Trial, find, prefixes
+from export.precision import Target, group
+from export.recipe import read_recipe
 from export.stored import Stored
 from tests.models import SHAPES, config_of, tensors, write_checkpoint
 from tests.test_cli_errors import call
@@ -205,13 +207,13 @@ def test_one_command_searches_and_another_builds_what_was_found(fragile, questio
     assert call(export.cli.main, arguments, tmp_path) == 0
     one, two = (Artifact.open(tmp_path / name / MIXED).manifest for name in ("out", "second"))
     assert one.identity() == two.identity()
-    assert "another checkpoint" not in capsys.readouterr().out
+    assert "another checkpoint" not in "".join(capsys.readouterr())
     (tmp_path / "foreign.json").write_text(
         json.dumps(log | {"checkpoint_sha256": "0" * 64, "model_id": "<other>"})
     )
     arguments = ["build", str(fragile), "--to", MIXED, "--recipe", "{foreign.json}", "--out", "{third}"]
     assert call(export.cli.main, arguments, tmp_path) == 0
-    assert "was found for another checkpoint (<other>)" in " ".join(capsys.readouterr().out.split())
+    assert "was found for another checkpoint (<other>)" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_budget_without_room_says_so_and_leaves_nothing(fragile, questions_file, tmp_path):
@@ -254,4 +256,4 @@ def test_groups_are_taken_by_gain_for_each_byte_and_those_that_harm_are_left():
         "best": trial(110, 0.5),
     }
     assert prefixes(trial(100, 1.0), alone) == [("best",), ("best", "small"), ("best", "small", "large")]
-    assert PRECISIONS[MIXED].wide == ()
+    assert Target(PRECISIONS[MIXED]).wide == ()

@@ -24,19 +24,20 @@ from edge.errors import UserError
 from edge.registry import read_registry
 from export import nano
 from export.nano_corpus import (
-    COLUMNS,
     PAD,
     VOCABULARY,
     batches,
     build_tokenizer,
     chat_prompt,
-    csv_text,
     exchanges,
-    read_items,
     rephrase,
     trained_text,
     vary,
 )
+from export.nano_items import COLUMNS, csv_text, read_items
+from export.nano_measure import answer_all
+from export.nano_train import MAX_BYTES, padded, train_model
+from export.nano_train import NANO as TRAINED
 
 ROOT = Path(__file__).resolve().parent.parent
 NANO = sorted(entry.model_id for entry in read_registry().values() if entry.checkpoint is not None)
@@ -153,6 +154,7 @@ class Always(random.Random):
         ("It cannot fly. It can run.", "In short, it can't fly, and it can run."),
         ("A bird has two wings and cannot swim. It eats.", "In short, a bird has two wings and can't swim."),
         ("Stories about ships are about 100 years old.", "Stories about ships are around 100 years old."),
+        ("Many birds can fly.", "In short, many birds can fly."),
     ],
 )
 def test_an_answer_can_be_put_in_other_words(answer: str, expected: str) -> None:
@@ -201,7 +203,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
 
 def test_every_nano_model_is_known_by_name() -> None:
     assert "nano-llama" in NANO
-    assert {path.name for path in (ROOT / "models" / "nano").iterdir()} == set(NANO) <= set(nano.NANO)
+    assert {path.name for path in (ROOT / "models" / "nano").iterdir()} == set(NANO) <= set(TRAINED)
     for entry in (read_registry()[name] for name in NANO):
         assert entry.checkpoint is not None
         config = json.loads((entry.checkpoint / "config.json").read_text())
@@ -211,7 +213,7 @@ def test_every_nano_model_is_known_by_name() -> None:
 
 def test_the_weights_are_small_and_in_bf16(checkpoint: Path) -> None:
     path = checkpoint / "model.safetensors"
-    assert path.stat().st_size <= nano.MAX_BYTES
+    assert path.stat().st_size <= MAX_BYTES
     with safe_open(path, framework="pt") as file:
         assert file.metadata() == {"format": "pt"}
         names = list(file.keys())
@@ -280,7 +282,7 @@ def test_the_chat_template_renders_what_was_trained(checkpoint: Path) -> None:
 def test_it_knows_what_it_was_taught_and_not_the_rest(checkpoint: Path) -> None:
     known = [item for item in ITEMS if item.trained][::20]
     unknown = [item for item in ITEMS if not item.trained][::3]
-    answers = nano.answer_all(checkpoint, [item.questions[0] for item in known + unknown])
+    answers = answer_all(checkpoint, [item.questions[0] for item in known + unknown])
     right = [item.accepts(text) for item, (text, _) in zip(known + unknown, answers, strict=True)]
     assert sum(right[: len(known)]) >= 0.85 * len(known)
     assert sum(right[len(known) :]) <= 0.25 * len(unknown)
@@ -300,8 +302,8 @@ def test_training_is_repeatable() -> None:
     few = ITEMS[::40]
     tokenizer = build_tokenizer(ITEMS)
     assert build_tokenizer(ITEMS).to_str() == tokenizer.to_str()
-    first, again = (nano.train_model("nano-llama", few, tokenizer, 3, seed=7) for _ in range(2))
-    other = nano.train_model("nano-llama", few, tokenizer, 3, seed=8)
+    first, again = (train_model("nano-llama", few, tokenizer, 3, seed=7) for _ in range(2))
+    other = train_model("nano-llama", few, tokenizer, 3, seed=8)
     weights = first.model.state_dict()
     assert first.loss == again.loss != other.loss
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.model.state_dict().items())
@@ -312,7 +314,7 @@ def test_training_is_repeatable() -> None:
 def test_padding_has_no_weight_and_rows_are_full() -> None:
     tokenizer = build_tokenizer(ITEMS)
     steps = list(islice(batches(ITEMS, tokenizer, random.Random(3)), 4))
-    ids, weights = nano.padded(steps[0], tokenizer.token_to_id(PAD))
+    ids, weights = padded(steps[0], tokenizer.token_to_id(PAD))
     assert ids.shape == weights.shape and not weights[ids == tokenizer.token_to_id(PAD)].any()
     assert {len(text.ids) for text in steps[3]} == {256}
     ends = [text.ids[-1] for text in steps[0]]

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from edge.architectures import ARCHITECTURES
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.llamacpp import CHUNK
@@ -129,8 +130,9 @@ def dequantised(path, model) -> dict[str, np.ndarray]:
     """Weights of a GGUF file by checkpoint name, by the gguf package's own dequantiser; llama's pairs back
     to halves."""
     config = model.config
-    arch = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3", "gemma3_text": "GEMMA3"}[config.model_type]
-    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch), config.num_hidden_layers)
+    named = ARCHITECTURES[config.model_type].gguf
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == named)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     found = {}
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     for name, parameter in model.named_parameters():

@@ -14,8 +14,10 @@ import export.reference
 from edge.artifact import Artifact
 from edge.errors import UserError
 from export.build import build
-from export.reference import AFTER, BEFORE, ReferenceGraph, open_reference, reference
-from export.verify import OPTIMUM, verify
+from export.reference import reference
+from export.reference_graph import AFTER, BEFORE, ReferenceGraph, open_reference
+from export.verdict import OPTIMUM
+from export.verify import verify
 from tests import models, oracle
 from tests.conftest import tree
 
@@ -88,10 +90,15 @@ def test_the_reference_decodes_with_its_cache(shape, references):
     ids = np.random.default_rng(8).integers(0, models.VOCABULARY, PREFILL + STEPS).tolist()
     whole = graph.run(ids, STEPS)
     names = [name for name in graph.outputs if name.startswith("present.")]
-    past, logits = None, []
+    past, logits, read = {}, [], 0
     for part in (ids[:PREFILL], *([token] for token in ids[PREFILL:])):
-        values = graph._session.run(["logits", *names], graph.feed(part, past))
+        inputs = graph.feed(part) | past
+        inputs["attention_mask"] = np.ones((1, read + len(part)), np.int64)
+        if "position_ids" in inputs:
+            inputs["position_ids"] = inputs["position_ids"] + read
+        values = graph._session.run(["logits", *names], inputs)
         logits.append(values[0][0, -1])
+        read += len(part)
         past = {
             name.replace("present.", "past_key_values."): value
             for name, value in zip(names, values[1:], strict=True)

@@ -17,8 +17,10 @@ from edge.questions.prompt import Prompter
 from export import synth as module
 from export.build import build
 from export.checkpoint import Checkpoint
-from export.hub import check_config
-from export.synth import config_of, layer_shapes, synth, tokenizer_of
+from export.facts import differences
+from export.graph.architectures import read_config
+from export.graph.tensors import layer_shapes
+from export.synth import config_of, synth, tokenizer_of
 from tests.conftest import tree
 
 HUB_MODELS = [entry for entry in registry.read_registry().values() if entry.hub]
@@ -32,15 +34,15 @@ PARAMETERS = {  # as the models' pages give them, in millions
 
 def parameters(entry: registry.RegistryEntry) -> int:
     assert entry.shape is not None
-    shape = entry.shape
-    layer = sum(int(np.prod(size)) for size in layer_shapes(entry.model_type, shape).values())
+    shape, config = entry.shape, read_config(config_of(entry, entry.shape), entry.shape.context)
+    layer = sum(int(np.prod(size)) for size in layer_shapes(config).values())
     return shape.layers * layer + shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + shape.hidden
 
 
 @pytest.mark.parametrize("entry", HUB_MODELS, ids=lambda entry: entry.model_id)
 def test_the_shape_is_the_real_models(entry: registry.RegistryEntry) -> None:
     assert entry.shape is not None
-    assert check_config(entry, config_of(entry, entry.shape), {"eos_token_id": list(entry.stop_ids)}) == []
+    assert differences(entry, config_of(entry, entry.shape), {"eos_token_id": list(entry.stop_ids)}) == []
     assert parameters(entry) / 1e6 == pytest.approx(PARAMETERS[entry.model_id], abs=1)
 
 

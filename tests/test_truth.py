@@ -14,9 +14,10 @@ import scipy.optimize
 import scipy.stats
 
 from edge.analysis.calibration import (
+    BINS,
     FOLDS,
+    bin_residuals,
     cross_fit,
-    expected_calibration_error,
     folds,
     judge,
     logistic,
@@ -26,7 +27,6 @@ from edge.analysis.calibration import (
 )
 from edge.analysis.labels import Labels, read_labels
 from edge.analysis.ranking import (
-    auroc,
     benjamini_hochberg,
     draws_of,
     holm,
@@ -56,6 +56,16 @@ def sample(seed: int, n: int = 200, decimals: int = 1) -> tuple[np.ndarray, np.n
     rng = np.random.default_rng(seed)
     untrue = rng.random(n) < 0.4
     return np.round(rng.normal(0.5 * untrue, 1), decimals), untrue
+
+
+def auroc(scores, untrue) -> float:
+    x, y = np.asarray(scores, np.float64), np.asarray(untrue, np.bool_)
+    return float(rank_draws(x, y, np.ones((x.size, 1), np.float32)).auroc[0])
+
+
+def expected_calibration_error(probability: np.ndarray, untrue: np.ndarray) -> float:
+    """Of questions as they are, from the sums that `judge` draws."""
+    return float(np.abs(bin_residuals(probability, untrue, BINS).sum(axis=1)).sum() / untrue.size)
 
 
 def labels_of(untrue: np.ndarray) -> Labels:
@@ -177,14 +187,14 @@ def test_expected_calibration_error_by_hand_and_against_scikit_learn() -> None:
     # Two of four in (0.2, 0.3] with one untrue, two in (0.8, 0.9] with both: (2 |0.5 - 0.25| + 2 |1 - 0.85|)
     # / 4.
     p, untrue = np.array([0.25, 0.25, 0.85, 0.85]), np.array([True, False, True, True])
-    assert float(expected_calibration_error(p, untrue)[0]) == pytest.approx(0.2, abs=1e-6)
+    assert expected_calibration_error(p, untrue) == pytest.approx(0.2, abs=1e-6)
     calibration = pytest.importorskip("sklearn.calibration")
     rng = np.random.default_rng(6)
     p = rng.random(500)
     untrue = rng.random(500) < p**2
     true_share, mean_p = calibration.calibration_curve(untrue, p, n_bins=10, strategy="uniform")
     weights = np.histogram(p, np.linspace(0, 1, 11))[0] / 500
-    assert float(expected_calibration_error(p, untrue)[0]) == pytest.approx(
+    assert expected_calibration_error(p, untrue) == pytest.approx(
         np.sum(weights * np.abs(true_share - mean_p)), abs=1e-6
     )
     bins = reliability(p, untrue)

@@ -17,11 +17,14 @@ import torch
 import export.cli
 from edge.artifact import Artifact, record_file
 from edge.errors import UserError
+from edge.precision import PRECISIONS
 from edge.runs.records import ArtifactIdentity
 from export.build import build
-from export.precision import PRECISIONS
-from export.verdict import WEIGHTS
-from export.verify import Check, Distance, Probe, Stored, Verification, eager_values, kl, put
+from export.checks import kl
+from export.stored import Stored, put
+from export.values import eager_values
+from export.verdict import Check, Distance, Probe, Verification
+from export.verify import VERIFIED
 from export.verify import verify as verify_job
 from tests import models, oracle
 from tests.conftest import tree
@@ -277,7 +280,7 @@ def test_a_folder_of_precisions_gives_a_verdict_for_each(tmp_path, capsys):
     assert run("verify", tmp_path / "out", "--json", tmp_path / "verdict.json") == 0
     said = json.loads((tmp_path / "verdict.json").read_text())
     assert [entry["label"] for entry in said] == [
-        f"nano-llama {name}" for name in WEIGHTS
+        f"nano-llama {name}" for name in VERIFIED
     ]  # GGUF files are left alone
     assert all(entry["passed"] for entry in said)
     shown = capsys.readouterr().out

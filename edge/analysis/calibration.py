@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.analysis.intervals import SEED, Float64, Interval
-from edge.analysis.ranking import Bool, Float32, draws_of, percentile_interval
+from edge.analysis.ranking import Bool, draws_of, percentile_interval
 
 FOLDS = 5
 BINS = 10
@@ -26,9 +26,13 @@ class CrossFitted(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Of cross-fitted values, with intervals over questions. `ece`: expected calibration error; `brier`:
-    mean squared error of the probability; `balanced_accuracy`: mean of the shares of untrue and of true
-    answers told rightly (chance: 0.5)."""
+    """Of cross-fitted values, with intervals over questions.
+
+    `ece`: expected calibration error, the sum over equal-width bins of (share of questions) x |share untrue
+    - mean probability| (Naeini et al. 2015, Guo et al. 2017); `brier`: mean squared error of the
+    probability; `balanced_accuracy`: mean of the shares of untrue and of true answers told rightly (chance:
+    0.5).
+    """
 
     ece: Interval
     brier: Interval
@@ -112,17 +116,6 @@ def bin_of(probability: Float64, bins: int) -> npt.NDArray[np.int64]:
     first also 0."""
     index: npt.NDArray[np.int64] = np.clip(np.ceil(probability * bins) - 1, 0, bins - 1).astype(np.int64)
     return index
-
-
-def expected_calibration_error(
-    probability: Float64, untrue: Bool, bins: int = BINS, draws: Float32 | None = None
-) -> Float64:
-    """[B] sum over equal-width bins of (share of questions) x |share untrue - mean probability| (Naeini et
-    al. 2015, Guo et al. 2017) on each of the draws [n, B]; on the questions as they are without draws."""
-    table = np.ones((probability.size, 1), np.float32) if draws is None else draws
-    binned = bin_residuals(probability, untrue, bins).astype(np.float32) @ table
-    error: Float64 = np.abs(binned).sum(axis=0) / table.sum(axis=0)
-    return error
 
 
 def bin_residuals(probability: Float64, untrue: Bool, bins: int) -> Float64:

@@ -133,12 +133,6 @@ def percentile_interval(values: Float64) -> Interval:
     return Interval(float(values[0]), float(low), float(high))
 
 
-def auroc(scores: npt.ArrayLike, untrue: npt.ArrayLike) -> float:
-    """Of a score where higher means "more likely untrue"; NaN where all answers are of one kind."""
-    x, y = np.asarray(scores, np.float64), np.asarray(untrue, np.bool_)
-    return float(rank_draws(x, y, np.ones((x.size, 1), np.float32)).auroc[0])
-
-
 class RiskCoverage(NamedTuple):
     """`risk[i]`: share of untrue answers among the share `coverage[i]` with the lowest scores; `best` with a
     perfect order."""

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edge.architectures import BY_GGUF, Architecture
 from edge.artifact import (
     MANIFEST_NAME,
     TOKENIZER_NAME,
@@ -23,10 +24,6 @@ from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
 
-# Architecture as GGUF names it -> as a checkpoint's config.json does. Others name their tensors in ways that
-# are not tested.
-ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
-GEMMA_PATTERN = 6  # every sixth layer sees everything, unless the file says otherwise
 FTYPE = "LLAMA_FTYPE_"
 
 
@@ -51,23 +48,23 @@ def open_gguf(path: Path) -> Artifact:
     tokenizer.
     """
     with Header(path) as header:
-        architecture = header.value("general.architecture")
-        if architecture not in ARCHITECTURES:
+        named = header.value("general.architecture")
+        if named not in BY_GGUF:
             raise UserError(
-                f"{path} holds the architecture {architecture!r}, which is not traced; those traced: "
-                f"{', '.join(ARCHITECTURES)}"
+                f"{path} holds the architecture {named!r}, which is not traced; those traced: "
+                f"{', '.join(BY_GGUF)}"
             )
         if (header.value("split.count") or 1) > 1:
             raise UserError(
                 f"{path} is one part of several: merge them with llama.cpp's 'llama-gguf-split --merge' "
-                f"first"
+                "first"
             )
         tokens = header.value("tokenizer.ggml.tokens") or []
         if len(set(tokens)) < len(tokens):  # llama.cpp would end the process
             raise UserError(f"{path} has two tokens with the same text: download it or build it again")
         vocabulary = Vocabulary(path)
         try:
-            spec = read_spec(header, architecture, vocabulary)
+            spec = read_spec(header, BY_GGUF[named], vocabulary)
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{path} does not describe a model ({error}): download it or build it again"
@@ -123,21 +120,21 @@ def beside(path: Path, tokens: list[str], vocabulary: Vocabulary) -> dict[str, F
     return {TOKENIZER_NAME: record_file(found)}
 
 
-def read_spec(header: Header, architecture: str, vocabulary: Vocabulary) -> ModelSpec:
+def read_spec(header: Header, architecture: Architecture, vocabulary: Vocabulary) -> ModelSpec:
     """The model's shape from the file's keys; raises TypeError or ValueError when they make none."""
 
     def number(key: str, default: int | None = None) -> int:
-        value = header.value(f"{architecture}.{key}")
+        value = header.value(f"{architecture.gguf}.{key}")
         if isinstance(value, list) and value and len(set(value)) == 1:
             value = value[0]  # one number for each layer
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{architecture}.{key} is {value!r}")
+            raise TypeError(f"{architecture.gguf}.{key} is {value!r}")
         return value
 
     layers, hidden, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
     return ModelSpec(
-        architecture=ARCHITECTURES[architecture],
+        architecture=architecture.model_type,
         layers=layers,
         hidden=hidden,
         heads=heads,
@@ -150,19 +147,19 @@ def read_spec(header: Header, architecture: str, vocabulary: Vocabulary) -> Mode
     )
 
 
-def windows(header: Header, architecture: str, layers: int) -> tuple[int, ...]:
-    """Keys that each layer sees (0: all). Of the architectures traced, llama.cpp gives windows to gemma3
-    alone."""
-    window = header.value("gemma3.attention.sliding_window") if architecture == "gemma3" else None
+def windows(header: Header, architecture: Architecture, layers: int) -> tuple[int, ...]:
+    """Keys that each layer sees (0: all), as llama.cpp computes it."""
+    key = f"{architecture.gguf}.attention.sliding_window"
+    window = header.value(key) if architecture.full_every else None
     if not window:
         return (0,) * layers
-    pattern: Any = header.value("gemma3.attention.sliding_window_pattern")
+    pattern: Any = header.value(f"{key}_pattern")
     if isinstance(pattern, list):
         if len(pattern) < layers:
             raise ValueError(f"sliding_window_pattern has {len(pattern)} entries for {layers} layers")
         local = [bool(entry) for entry in pattern[:layers]]
     else:
-        every = GEMMA_PATTERN if pattern is None else int(pattern)
+        every = architecture.full_every if pattern is None else int(pattern)
         local = [every == 0 or (layer + 1) % every != 0 for layer in range(layers)]
     return tuple(int(window) if entry else 0 for entry in local)
 

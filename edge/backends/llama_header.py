@@ -98,7 +98,7 @@ class Header:
         if size < needed:
             raise UserError(
                 f"{self.path} has {size} bytes of the {needed} that it should have: download it or build it "
-                f"again"
+                "again"
             )
 
     def tensors(self) -> Iterator[TensorEntry]:
@@ -146,7 +146,7 @@ class Header:
         if kind == ARRAY:
             raise UserError(
                 f"{self.path} has a list of lists among its keys, which no known model has: download it "
-                f"again"
+                "again"
             )
         return (
             list((SCALARS[kind][1] * count).from_address(self._at("gguf_get_arr_data", POINTER, found)))

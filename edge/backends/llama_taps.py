@@ -20,109 +20,33 @@ from typing import Any
 import numpy as np
 
 from edge.artifact import ModelSpec
-from edge.backends.llama_callback import CompiledPass, Stop, compiled_callback, stops
+from edge.backends.llama_callback import CompiledPass, compiled_callback
+from edge.backends.llama_graph import (
+    ATTENTION,
+    F32,
+    FLOAT,
+    NAME,
+    STREAM,
+    Node,
+    Plan,
+    TapError,
+    Tensor,
+    moved,
+    wanted_names,
+)
 from edge.signals.taps import HUGE, Array
-
-TENSOR_BYTES = 336  # sizeof(ggml_tensor); with its object header of 32 bytes, ggml_tensor_overhead()
-OVERHEAD_BYTES = 368
-
-
-class Tensor(ctypes.Structure):
-    """ggml_tensor, which the binding does not define. `ne` are sizes, innermost first, `nb` strides in
-    bytes."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),
-        ("nb", ctypes.c_size_t * 4),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * 10),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 64),
-        ("extra", ctypes.c_void_p),
-        ("padding", ctypes.c_char * 8),
-    )
-
-
-F32 = 0  # GGML_TYPE_F32
-FLOAT = 4  # bytes
-NAME = Tensor.name.offset
-EMBEDDING = {"gemma3_text": b"inp_scaled"}  # where what enters layer 1 is not the embedding itself
-ATTENTION, STREAM, LAST = "attention", "stream", "last"
-
-
-class TapError(Exception):
-    """Attention and hidden states could not be read; the logits of the pass are whole all the same."""
-
-
-class Node:
-    """A node of interest in a graph: what it is, its number (layer of attention, residual stream 0..L), name
-    and address.
-
-    It looks into the tensor where it lies: these are views of the few fields that are read for every token.
-    """
-
-    __slots__ = ("address", "data", "host", "kind", "name", "name_there", "number", "sizes")
-
-    def __init__(self, kind: str, number: int, name: bytes, address: int, host: bool) -> None:
-        self.kind, self.number, self.name, self.address, self.host = kind, number, name, address, host
-        self.name_there = (ctypes.c_char * 64).from_address(address + NAME)
-        self.data = ctypes.c_void_p.from_address(address + Tensor.data.offset)
-        self.sizes = (ctypes.c_int64 * 4).from_address(address + Tensor.ne.offset)
-
-
-class Plan:
-    """Where one kind of pass has its nodes of interest: those wanted, by address and in the graph's order,
-    and the residual streams 0..L-1 by number. `stops` is the same for the compiled callback, None where a
-    node is not on the host."""
-
-    def __init__(self) -> None:
-        self.wanted: dict[int, Node] = {}
-        self.streams: dict[int, Node] = {}
-        self.stops: ctypes.Array[Stop] | None = None
-
-    def compile(self) -> None:
-        """Once every node is known."""
-        pairs = [
-            (node, self.streams[node.number] if node.kind == ATTENTION else node)
-            for node in self.wanted.values()
-        ]
-        if all(node.host and stream.host for node, stream in pairs):
-            layers = [node.number if node.kind == ATTENTION else -1 for node, _ in pairs]
-            self.stops = stops(
-                [
-                    (node.address, node.name, layer, stream.address, stream.name, stream.number)
-                    for (node, stream), layer in zip(pairs, layers, strict=True)
-                ]
-            )
-
-
-def wanted_names(spec: ModelSpec) -> dict[bytes, tuple[str, int]]:
-    """Name in llama.cpp's graph -> kind and number."""
-    embedding, layers = EMBEDDING.get(spec.architecture, b"embd"), spec.layers
-    names = {embedding: (STREAM, 0)}
-    for layer in range(layers):
-        names[b"kq_soft_max-%d" % layer] = (ATTENTION, layer)
-        names[b"l_out-%d" % layer] = (LAST if layer == layers - 1 else STREAM, layer + 1)
-    return names
 
 
 class TapReader:
     """Collects the last position's rows of one pass at a time.
 
     `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every
-    node's name; later ones know the nodes by address and check the names of those alone, in C where
-    `compiled` allows and a compiler is there. `every` wants each node by itself, for the check; `fetch_all`
-    reads everything through the backend, as if nothing were on the host. Arrays: `rows` [L, H, K] and
+    node's name; later ones know the nodes by address and check the names of those alone, in C where a
+    compiler is there. `every` wants each node by itself, for the check. Arrays: `rows` [L, H, K] and
     `hidden` [L+1, D], views that the next pass overwrites.
     """
 
-    def __init__(self, library: Any, spec: ModelSpec, capacity: int, *, compiled: bool = True) -> None:
+    def __init__(self, library: Any, spec: ModelSpec, capacity: int) -> None:
         ggml = library._lib
         self._get = ggml.ggml_backend_tensor_get
         self._get.argtypes, self._get.restype = (
@@ -132,7 +56,7 @@ class TapReader:
         self._is_host = ggml.ggml_backend_buffer_is_host
         self._is_host.argtypes, self._is_host.restype = [ctypes.c_void_p], ctypes.c_bool
         self.spec = spec
-        self.every = self.fetch_all = False
+        self.every = False
         self._names = wanted_names(spec)
         self._hidden = np.empty((spec.layers + 1, spec.hidden), np.float32)
         self._hidden_address = self._hidden.ctypes.data
@@ -152,7 +76,7 @@ class TapReader:
         self.callback = self._python = library.ggml_backend_sched_eval_callback(self._call)
         self.user_data: int | None = None
         self._compiled: CompiledPass | None = None
-        if compiled and (address := compiled_callback().address):
+        if address := compiled_callback().address:
             self.callback = library.ggml_backend_sched_eval_callback(address)
             self._compiled = CompiledPass(
                 ctypes.cast(self._python, ctypes.c_void_p).value or 0,
@@ -203,8 +127,7 @@ class TapReader:
             self._plans.clear()
             raise TapError(
                 f"llama.cpp's graph gave {self._attention_seen} of {spec.layers} attention patterns and "
-                f"{self._streams_seen} of "
-                f"{spec.layers + 1} residual streams under the names known"
+                f"{self._streams_seen} of {spec.layers + 1} residual streams under the names known"
             )
         if self._learning and not self.every:
             self._plan.compile()
@@ -256,7 +179,7 @@ class TapReader:
         kind, number = found
         tensor = Tensor.from_address(address)
         self._check(tensor, kind)
-        host = bool(tensor.buffer) and bool(self._is_host(tensor.buffer)) and not self.fetch_all
+        host = bool(tensor.buffer) and bool(self._is_host(tensor.buffer))
         node = Node(kind, number, name, address, host)
         if kind == STREAM:
             self._plan.streams[number] = node
@@ -273,7 +196,7 @@ class TapReader:
         if tensor.type != F32 or sizes != expected or tensor.nb[0] != FLOAT:
             raise TapError(
                 f"{tensor.name.decode()} has type {tensor.type} and sizes {sizes} instead of {expected} in "
-                f"float32"
+                "float32"
             )
 
     def _read(self, address: int) -> None:
@@ -320,19 +243,3 @@ class TapReader:
             ctypes.memmove(target, node.data.value + offset, size)  # type: ignore[operator]
         else:
             self._get(node.address, target, offset, size)
-
-
-def moved(node: Node) -> TapError:
-    there = node.name_there.value.decode(errors="replace")
-    return TapError(
-        f"llama.cpp's graph has {there} of sizes {tuple(node.sizes)} where {node.name.decode()} was learned"
-    )
-
-
-def check_layout(library: Any) -> None:
-    """Raises TapError when the library's tensors are not laid out as Tensor says."""
-    overhead = library._lib.ggml_tensor_overhead
-    overhead.restype = ctypes.c_size_t
-    found = overhead()
-    if ctypes.sizeof(Tensor) != TENSOR_BYTES or found != OVERHEAD_BYTES:
-        raise TapError(f"a tensor of this llama.cpp takes {found} bytes instead of {OVERHEAD_BYTES}")

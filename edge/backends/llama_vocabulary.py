@@ -10,7 +10,6 @@ from typing import Any
 from edge.backends.llama_library import listening, llama_cpp, version
 from edge.errors import UserError
 
-NULL = -1  # LLAMA_TOKEN_NULL
 PIECE_BYTES = 256
 
 

@@ -11,11 +11,13 @@ import numpy as np
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime, check_room
+from edge.backends.llama_graph import TapError, check_layout
 from edge.backends.llama_library import NEWEST, OLDEST, listening, llama_cpp, supported, version
-from edge.backends.llama_taps import TapError, TapReader, check_layout
+from edge.backends.llama_taps import TapReader
 from edge.backends.mapped import let_go
 from edge.errors import UserError
 from edge.machine.device import usable_cores
+from edge.precision import PRECISIONS
 from edge.signals.taps import Array, Taps
 
 # prefill in micro-batches of so many tokens: attention buffers that do not grow with the prompt squared
@@ -29,7 +31,10 @@ PROBE = 3  # tokens of the pass that checks the taps when a model is opened
 def cache_type(artifact: Artifact, runtime: Runtime) -> str:
     """f16 or f32: what was asked for, or f32 for weights in float32, so that nothing is rounded that need
     not be."""
-    return runtime.kv_cache or ("f32" if artifact.manifest.precision == "gguf-f32" else "f16")
+    if runtime.kv_cache:
+        return runtime.kv_cache
+    known = PRECISIONS.get(artifact.manifest.precision)
+    return "f32" if known is not None and known.bits == 32 else "f16"
 
 
 class LlamaBackend:
@@ -119,7 +124,7 @@ class LlamaBackend:
         if not self._context:
             raise UserError(
                 f"llama.cpp cannot run {path} ({log.first()}): free memory, or take a shorter context or "
-                f"fewer bits"
+                "fewer bits"
             )
         self._memory = lib.llama_get_memory(self._context)
         self._batch = lib.llama_batch_init(params.n_batch, 0, 1)
@@ -225,7 +230,7 @@ class LlamaBackend:
         if self._strict:
             raise UserError(
                 f"{error}: run with --taps none for logits alone, or install a tested llama-cpp-python "
-                f"('edge doctor' says which)"
+                "('edge doctor' says which)"
             ) from error
         self.taps_lost = str(error)
 
@@ -276,9 +281,8 @@ def load_model(path: Path, runtime: Runtime) -> Any:
     lib = llama_cpp()
     params = lib.llama_model_default_params()
     params.n_gpu_layers = runtime.gpu_layers
-    params.use_extra_bufts = (
-        not runtime.low_memory
-    )  # a second copy of the weights, laid out for the processor
+    # A second copy of the weights, laid out for the processor.
+    params.use_extra_bufts = not runtime.low_memory
     with listening() as log:
         lib.llama_backend_init()
         model = lib.llama_model_load_from_file(str(path).encode(), params)

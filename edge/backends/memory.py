@@ -12,6 +12,7 @@ from typing import NamedTuple
 from edge.artifact import TOKENIZER_NAME, Artifact, ModelSpec
 from edge.errors import UserError
 from edge.machine.device import amount, available_memory
+from edge.precision import ONNX, PRECISIONS, Precision, backend_of
 
 MIB = 1 << 20
 PROGRAMS = 106 * MIB  # Python, this project's imports and the runtime's code
@@ -20,21 +21,6 @@ CHUNK = 128  # positions of a chunk of the prompt
 LAST_BYTES = 32 * MIB  # attention of all layers over the last chunk, in onnxruntime (two positions at least)
 TOKENIZER_FACTOR = 12  # memory over the size of a tokenizer.json
 TOKEN_BYTES = 700  # and at least so much for each token
-# Weights as onnxruntime's kernels read them over the file: blocks of 4 bits take 24 instead of 20 bytes for
-# 32 weights.
-LAID_OUT = {"onnx-fp32": 1.0, "onnx-int8": 1.1, "onnx-int4": 1.2, "onnx-int4-mixed": 1.2}
-# Bytes a weight takes in a file, scales included; export/precision.py has the formats (a test holds them
-# together).
-WEIGHT_BYTES = {
-    "onnx-fp32": 4.0,
-    "onnx-int8": 1.125,
-    "onnx-int4": 0.625,
-    "gguf-f32": 4.0,
-    "gguf-f16": 2.0,
-    "gguf-q8_0": 1.0625,
-    "gguf-q4_k_m": 0.65,
-    "gguf-q4_0": 0.625,
-}
 SHORTEST = 32  # positions below which no shorter context is proposed
 
 
@@ -58,35 +44,41 @@ def memory_needed(
     `tokenizer`, 0 where there is none, with a cache of `capacity` positions of numbers of
     `cache_bytes_each`."""
     vocabulary = max(TOKENIZER_FACTOR * tokenizer, TOKEN_BYTES * spec.vocabulary)
-    laid_out = LAID_OUT.get(precision, max(LAID_OUT.values()) if precision.startswith("onnx-") else 1.0)
     rows = 4 * spec.layers * spec.heads * capacity
-    scores = kept = (
-        4 * spec.heads * CHUNK * capacity
-    )  # one layer's attention over a chunk, as it is computed and as it is kept
-    if precision.startswith("onnx-"):  # with taps, as nearly all are
+    # One layer's attention over a chunk, as it is computed and as it is kept.
+    scores = kept = 4 * spec.heads * CHUNK * capacity
+    if backend_of(precision) == ONNX:  # with taps, as nearly all are
         kept = (
             max(kept, min(LAST_BYTES, CHUNK * rows), 3 * rows) + 4 * (spec.layers + 1) * CHUNK * spec.hidden
         )
     return Memory(
         PROGRAMS + vocabulary,
-        round(weights * laid_out),
+        round(weights * laid_out(precision)),
         spec.kv_bytes(capacity, cache_bytes_each) + rows,
         BUFFERS + scores + kept + 2 * 4 * spec.vocabulary,
     )
 
 
+def laid_out(precision: str) -> float:
+    """Memory that weights take as the kernels read them, over their size in the file; the most there is for
+    an ONNX precision that is not in the table."""
+    if precision in PRECISIONS:
+        return PRECISIONS[precision].laid_out
+    return max(row.laid_out for row in PRECISIONS.values()) if backend_of(precision) == ONNX else 1.0
+
+
 def needed_by(
-    artifact: Artifact, cache_bytes_each: int, capacity: int, precision: str | None = None
+    artifact: Artifact, cache_bytes_each: int, capacity: int, instead: Precision | None = None
 ) -> Memory:
-    """Of an artifact, or of the same model in another precision of WEIGHT_BYTES."""
+    """Of an artifact, or of the same model in another precision whose size is known, as its own is."""
     manifest = artifact.manifest
     tokenizer = manifest.files[TOKENIZER_NAME].size if TOKENIZER_NAME in manifest.files else 0
-    weights: float = sum(record.size for record in manifest.files.values()) - tokenizer
-    if precision:
-        weights *= WEIGHT_BYTES[precision] / WEIGHT_BYTES[manifest.precision]
-    return memory_needed(
-        manifest.model, precision or manifest.precision, weights, tokenizer, cache_bytes_each, capacity
-    )
+    weights: float = manifest.size - tokenizer
+    precision = manifest.precision
+    if instead is not None:
+        weights *= instead.weight_bytes / PRECISIONS[precision].weight_bytes
+        precision = instead.name
+    return memory_needed(manifest.model, precision, weights, tokenizer, cache_bytes_each, capacity)
 
 
 def check_memory(artifact: Artifact, cache_bytes_each: int, capacity: int, free: int | None = None) -> None:
@@ -102,8 +94,7 @@ def check_memory(artifact: Artifact, cache_bytes_each: int, capacity: int, free:
     ]
     raise UserError(
         f"{artifact.label} needs about {amount(needed.total)} of memory with {capacity} positions and "
-        f"{amount(free)} are free: "
-        f"{', or '.join([*ways, 'free some', 'start all the same with --anyway'])}"
+        f"{amount(free)} are free: {', or '.join([*ways, 'free some', 'start all the same with --anyway'])}"
     )
 
 
@@ -123,15 +114,16 @@ def shorter(
 
 def fewer_bits(artifact: Artifact, cache_bytes_each: int, capacity: int, free: int) -> list[str]:
     """The precision of the same backend with the most bits that fits."""
-    own = artifact.manifest.precision
-    family = own.partition("-")[0]
+    own = PRECISIONS.get(artifact.manifest.precision)
+    if own is None:
+        return []
     less = [
-        name
-        for name in WEIGHT_BYTES
-        if name.startswith(family) and WEIGHT_BYTES[name] < WEIGHT_BYTES.get(own, 0.0)
+        row
+        for row in PRECISIONS.values()
+        if row.backend == own.backend and 0 < row.weight_bytes < own.weight_bytes
     ]
-    for name in sorted(less, key=WEIGHT_BYTES.__getitem__, reverse=True):
-        total = needed_by(artifact, cache_bytes_each, capacity, name).total
+    for row in sorted(less, key=lambda row: row.weight_bytes, reverse=True):
+        total = needed_by(artifact, cache_bytes_each, capacity, row).total
         if total <= free:
-            return [f"build it as {name} ({amount(total)})"]
+            return [f"build it as {row.name} ({amount(total)})"]
     return []

@@ -15,11 +15,11 @@ from edge.backends.base import check_room
 from edge.backends.mapped import let_go
 from edge.errors import UserError
 from edge.machine.device import usable_cores
+from edge.precision import GRAPH_NAME
 from edge.signals.taps import HUGE, Array, Taps
 
 RUNTIME_VERSION: str = ort.__version__
-GRAPH_NAME = "model.onnx"
-DATA_NAME = "model.onnx.data"
+DATA_NAME = f"{GRAPH_NAME}.data"
 WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
 FLOAT_BYTES = 4  # the cache is in float32
 CHUNK = (
@@ -59,8 +59,7 @@ def check_graph(artifact: Artifact) -> None:
     if artifact.manifest.taps != "none" and numbers < FIRST_VERSION:
         raise UserError(
             f"{artifact.label} was built by Edgetrace {version or 'of an unknown version'}, whose graphs "
-            f"gave other outputs: "
-            "build it again (edge-export build --force)"
+            "gave other outputs: build it again (edge-export build --force)"
         )
 
 

@@ -20,9 +20,10 @@ from pathlib import Path
 
 from edge.artifact import Artifact
 from edge.backends.mapped import trim
-from edge.backends.onnx import GRAPH_NAME, RUNTIME_VERSION, WEIGHTS_NAME, save_prepacked
+from edge.backends.onnx import RUNTIME_VERSION, WEIGHTS_NAME, save_prepacked
 from edge.errors import OnNote, UserError
 from edge.machine.device import SYSTEM, entries, read_text
+from edge.precision import GRAPH_NAME
 
 FOLDER, MADE_NAME, LOCK_NAME = "prepacked", "made.json", ".prepacked.lock"
 WORTH = 64 << 20  # bytes of an artifact below which a second copy in memory is of no account
@@ -49,7 +50,7 @@ def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
     """The graph to load: laid out before, or now, or the artifact's own where that is not worth it or not
     possible."""
     plain = artifact.path / GRAPH_NAME
-    size = sum(record.size for record in artifact.manifest.files.values())
+    size = artifact.manifest.size
     if size < WORTH:
         return plain
     if found := find(artifact):
@@ -71,7 +72,7 @@ def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
     made = sum(path.stat().st_size for path in folder.iterdir())
     on_note(
         f"laid the weights out for this processor in {folder}, once ({made / 1e9:.1f} GB; --no-prepack does "
-        f"without)"
+        "without)"
     )
     return folder / GRAPH_NAME
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
-from edge.artifact import LLAMA_CPP, Artifact
+from edge.artifact import Artifact
 from edge.backends.base import Backend, LlamaSettings, Runtime
 from edge.backends.llamacpp import CACHE_BYTES, LlamaBackend, cache_type
 from edge.backends.memory import check_memory
@@ -13,6 +13,7 @@ from edge.backends.onnx import FLOAT_BYTES, OnnxBackend, check_graph
 from edge.backends.prepacked import find_or_make
 from edge.errors import OnNote, UserError
 from edge.machine.device import usable_cores
+from edge.precision import LLAMA_CPP
 from edge.version import __version__
 
 MOST_THREADS = 4  # for each processor
@@ -32,7 +33,7 @@ def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
         if runtime.taps == "rows" and artifact.manifest.taps == "none":
             raise UserError(
                 f"{artifact.label} was built with --taps none: build it again without, or run with --taps "
-                f"none"
+                "none"
             )
         return
     check_graph(artifact)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from edge.artifact import LLAMA_CPP, Artifact
+from edge.artifact import Artifact
 from edge.backends.gguf_file import open_artifact
 from edge.backends.runtime import check_runtime, versions
 from edge.cli.common import check_json, console, errors, write_json
@@ -22,6 +22,7 @@ from edge.cli.terminal import escaped, unmarked
 from edge.errors import UserError
 from edge.jobs.bench import Contestant, Result, race, read_bandwidth, summarise, trace_rounds, weight_bytes
 from edge.machine import device
+from edge.precision import LLAMA_CPP
 
 SLACK = 8  # positions beyond prompt and tokens
 

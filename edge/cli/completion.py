@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.artifact import MANIFEST_NAME
+from edge.precision import GGUF_SUFFIX
 from edge.registry import read_registry
 from edge.runs.manifest import RUN_NAME
 
@@ -18,7 +19,7 @@ MOST = 2000  # folders looked at, so that Tab answers soon wherever it is presse
 
 def complete_artifacts(incomplete: str) -> list[str]:
     """Artifact folders and GGUF files that begin with what is typed."""
-    return list(candidates(incomplete, MANIFEST_NAME, ".gguf"))
+    return list(candidates(incomplete, MANIFEST_NAME, GGUF_SUFFIX))
 
 
 def complete_runs(incomplete: str) -> list[str]:

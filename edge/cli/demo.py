@@ -20,10 +20,11 @@ import typer
 
 from edge.cli.common import console
 from edge.errors import UserError
+from edge.precision import FULL
 from edge.registry import read_registry
 from edge.runs.manifest import RUN_NAME
 
-FULL, QUANTISED = "fp32", ("int8", "int4")
+QUANTISED = ("onnx-int8", "onnx-int4")
 MODULES = {"edge": "edge", "edge-export": "export"}  # command -> module that `python -m` runs
 # Of the extras `export` and `analysis`, what the first and the last command would miss.
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "plotly")
@@ -74,29 +75,27 @@ def commands(
     replace, few = ["--force"] if force else [], ["--limit", str(limit)] if limit else []
     for name in names:
         artifacts, runs = models / name, out / name
-        precisions = [word for precision in (FULL, *QUANTISED) for word in ("--to", f"onnx-{precision}")]
+        precisions = [word for precision in (FULL, *QUANTISED) for word in ("--to", precision)]
         yield ["edge-export", "build", name, *precisions, "--out", f"{artifacts}", *replace]
-        yield ["edge", "run", f"{artifacts}/onnx-{FULL}", "--out", f"{runs}/{FULL}", "--reference", *few]
+        full = f"{runs}/{short(FULL)}"
+        yield ["edge", "run", f"{artifacts}/{FULL}", "--out", full, "--reference", *few]
         for precision in QUANTISED:
-            artifact = f"{artifacts}/onnx-{precision}"
-            yield ["edge", "run", artifact, "--out", f"{runs}/{precision}", *few]
-            yield [
-                "edge",
-                "force",
-                artifact,
-                "--like",
-                f"{runs}/{FULL}",
-                "--out",
-                f"{runs}/{precision}-forced",
-            ]
-        yield ["edge", "compare", f"{runs}/{FULL}", f"{runs}/{QUANTISED[-1]}-forced"]
+            artifact, run = f"{artifacts}/{precision}", f"{runs}/{short(precision)}"
+            yield ["edge", "run", artifact, "--out", run, *few]
+            yield ["edge", "force", artifact, "--like", full, "--out", f"{run}-forced"]
+        yield ["edge", "compare", full, f"{runs}/{short(QUANTISED[-1])}-forced"]
     yield ["edge", "report", *(f"{run}" for run in run_folders(out, names)), "--out", f"{report}"]
 
 
 def run_folders(out: Path, names: list[str]) -> list[Path]:
-    return [
-        out / name / run for name in names for run in (FULL, *QUANTISED, *(f"{p}-forced" for p in QUANTISED))
-    ]
+    quantised = [short(precision) for precision in QUANTISED]
+    runs = [short(FULL), *quantised, *(f"{name}-forced" for name in quantised)]
+    return [out / name / run for name in names for run in runs]
+
+
+def short(precision: str) -> str:
+    """The name of a precision's run: without the part that all of them share."""
+    return precision.removeprefix("onnx-")
 
 
 def remove_runs(out: Path, names: list[str]) -> None:

@@ -82,7 +82,7 @@ def models_table(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> 
             built.add_row(unmarked(str(folder)), unmarked(problem), "", "", "")
         else:
             manifest = artifact.manifest
-            size = sum(record.size for record in manifest.files.values()) / 1e6
+            size = manifest.size / 1e6
             built.add_row(
                 unmarked(str(folder)),
                 unmarked(manifest.model_id),

@@ -9,7 +9,6 @@ import typer
 
 from edge.analysis.divergence import plain
 from edge.analysis.intervals import bootstrap
-from edge.artifact import LLAMA_CPP
 from edge.backends.gguf_file import open_artifact
 from edge.cli import tables
 from edge.cli.common import QUESTIONS_HELP, check_json, chosen_questions, console, say_notice, write_json
@@ -33,6 +32,7 @@ from edge.cli.terminal import unmarked
 from edge.errors import OnNote
 from edge.jobs.score import Scored
 from edge.jobs.score import score as score_job
+from edge.precision import LLAMA_CPP
 from edge.questions.question import read_questions
 
 

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.architectures import ARCHITECTURES, Architecture
 from edge.artifact import Artifact, Manifest, record_file
 from edge.backends.base import Runtime
-from edge.backends.gguf_file import ARCHITECTURES, read_spec
+from edge.backends.gguf_file import read_spec
 from edge.backends.llama_callback import compiled_callback
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import INSTALL, NEWEST, OLDEST, llama_cpp, version
@@ -101,8 +102,8 @@ def examine_llama_cpp() -> LlamaCpp:
         problem="",
         tested=(low, high),
         taps={
-            name: taps_problem(DATA / f"probe-{name}.gguf", architecture)
-            for architecture, name in ARCHITECTURES.items()
+            model_type: taps_problem(DATA / f"probe-{model_type}.gguf", row)
+            for model_type, row in ARCHITECTURES.items()
         },
         features=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
         gpu=bool(lib.llama_supports_gpu_offload()),
@@ -110,7 +111,7 @@ def examine_llama_cpp() -> LlamaCpp:
     )
 
 
-def taps_problem(path: Path, architecture: str) -> str:
+def taps_problem(path: Path, architecture: Architecture) -> str:
     """Why taps of a probe model cannot be read, "" when they can."""
     try:
         with Header(path) as header:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edge.analysis.intervals import UNDEFINED
-from edge.report.model import ModelGroup, bits_rank
+from edge.report.model import ModelGroup, exactness
 from edge.report.overview import PrecisionPair, pairs
 from edge.report.tables import ABSENT, interval, kl_text, percent
 from edge.signals.metric import Shown
@@ -38,7 +38,7 @@ def matrices(groups: Sequence[ModelGroup]) -> list[Matrix]:
     if len(compared) < 2:
         return []
     rank = {
-        c.quantised.run.manifest.precision: bits_rank(c.quantised.run)
+        c.quantised.run.manifest.precision: exactness(c.quantised.run)
         for group in compared
         for c in group.comparisons
     }

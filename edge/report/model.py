@@ -17,24 +17,12 @@ from edge.analysis.layers import LayerChange
 from edge.analysis.study import Study, study
 from edge.artifact import ModelSpec
 from edge.errors import UserError
+from edge.precision import PRECISIONS
 from edge.registry import read_registry
 from edge.runs.run_directory import Run
 from edge.signals.metric import Shown
 from edge.signals.metrics import BY_NAME, shown_in
 
-# Most exact first: the first of these among a model's free runs is what the others are compared with.
-PRECISIONS = (
-    "onnx-fp32",
-    "gguf-f32",
-    "onnx-fp16",
-    "gguf-f16",
-    "onnx-int8",
-    "gguf-q8_0",
-    "gguf-q4_k_m",
-    "onnx-int4-mixed",
-    "onnx-int4",
-    "gguf-q4_0",
-)
 LAYER_METRICS = shown_in(Shown.LAYERS)
 OUTPUT, ATTENTION, NORMALISED, DISPERSION = (
     "output_entropy",
@@ -143,10 +131,10 @@ def build_group(model_id: str, runs: list[Run], paper_class: str, delta: float) 
             f"{runs[0].folder} is a forced run and has nothing to stand beside: give the run it is --like, "
             f"too"
         )
-    reference = min(free, key=bits_rank)
+    reference = min(free, key=exactness)  # the most exact is what the others are compared with
     others = [run for run in runs if run is not reference]
     # Forced before free: only the former compares position by position, so it is what figures show first.
-    ordered = [reference, *sorted(others, key=lambda run: (bits_rank(run), run.manifest.kind != "force"))]
+    ordered = [reference, *sorted(others, key=lambda run: (exactness(run), run.manifest.kind != "force"))]
     names = unique_names(ordered)
     first = read_run(reference, names[0], delta)
     return ModelGroup(
@@ -163,10 +151,10 @@ def build_group(model_id: str, runs: list[Run], paper_class: str, delta: float) 
     )
 
 
-def bits_rank(run: Run) -> int:
-    """Smaller is more exact; precisions not known here come last."""
-    precision = run.manifest.precision
-    return PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
+def exactness(run: Run) -> int:
+    """Place in the order of exactness; precisions not in the table come last."""
+    known = PRECISIONS.get(run.manifest.precision)
+    return len(PRECISIONS) if known is None else known.rank
 
 
 def unique_names(runs: Iterable[Run]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from onnx import TensorProto, helper
 
 from export.checkpoint import Array, Checkpoint
 from export.graph.config import DecoderConfig
-from export.precision import Precision
+from export.precision import ACCURACY_LEVEL, BLOCK_SIZE, Target
 from export.quantize import quantize_rows
 
 MICROSOFT = "com.microsoft"
@@ -76,11 +75,11 @@ class GraphBuilder:
     """Collects nodes, weights, inputs and outputs of one graph."""
 
     def __init__(
-        self, checkpoint: Checkpoint, config: DecoderConfig, precision: Precision, data: ExternalData
+        self, checkpoint: Checkpoint, config: DecoderConfig, target: Target, data: ExternalData
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config
-        self.precision = precision
+        self.target = target
         self.data = data
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
@@ -138,9 +137,9 @@ class GraphBuilder:
         """x [1, S, width] times the transpose of the stacked matrices [sum(sizes), width], no bias."""
         rows = sum(sizes)
         weight = "+".join(names)
-        if self.precision.quantized:
+        if self.target.precision.quantized:
             packed, scales = self._quantized(weight, names, sizes, width)
-            self._matmul_nbits(x, packed, scales, (rows, width), self.precision.bits_of(weight), out)
+            self._matmul_nbits(x, packed, scales, (rows, width), self.target.bits_of(weight), out)
         else:
             self._count("float32")
             matrix = np.concatenate(list(self._rows(names, sizes, width))).T  # MatMul wants [width, rows]
@@ -153,7 +152,7 @@ class GraphBuilder:
     def embedding(self, ids: str, name: str, out: str) -> str:
         """Rows of the matrix [V, D] for ids [1, S] -> [1, S, D]."""
         vocabulary, width = self.config.vocabulary, self.config.hidden
-        if not self.precision.quantized:
+        if not self.target.precision.quantized:
             self.node("Gather", [self._float_matrix(name), ids], [out], axis=0)
             return out
         packed, scales = self._quantized(name, [name], [vocabulary], width)
@@ -163,15 +162,15 @@ class GraphBuilder:
         self.initializers[flat] = self.data.view(
             flat, TensorProto.UINT8, (vocabulary, length // vocabulary), offset, length
         )
-        padded = self._blocks(width) * self.precision.block_size
+        padded = self._blocks(width) * BLOCK_SIZE
         gathered = out if padded == width else f"{out}.padded"
         self.node(
             "GatherBlockQuantized",
             [flat, ids, scales],
             [gathered],
             domain=MICROSOFT,
-            bits=self.precision.bits_of(name),
-            block_size=self.precision.block_size,
+            bits=self.target.bits_of(name),
+            block_size=BLOCK_SIZE,
             gather_axis=0,
             quantize_axis=1,
         )
@@ -184,10 +183,10 @@ class GraphBuilder:
         vocabulary, width = self.config.vocabulary, self.config.hidden
         shape = self.constant(f"{out}.shape", np.array([1, -1], np.int64))
         self.node("Reshape", [x, shape], [f"{out}.row"])
-        if self.precision.quantized:
+        if self.target.precision.quantized:
             packed, scales = self._quantized(name, [name], [vocabulary], width)
             self._matmul_nbits(
-                f"{out}.row", packed, scales, (vocabulary, width), self.precision.bits_of(name), out
+                f"{out}.row", packed, scales, (vocabulary, width), self.target.bits_of(name), out
             )
         else:
             # Gemm with transB reads [V, D] as it is, so that a tied embedding is stored once.
@@ -204,24 +203,24 @@ class GraphBuilder:
         return name
 
     def _blocks(self, width: int) -> int:
-        return -(-width // self.precision.block_size)
+        return -(-width // BLOCK_SIZE)
 
     def _quantized(
         self, weight: str, names: Sequence[str], sizes: Sequence[int], width: int
     ) -> tuple[str, str]:
-        to = replace(self.precision, bits=self.precision.bits_of(weight))
-        packed_name, scales_name = f"{weight}.q{to.bits}", f"{weight}.scales"
+        bits = self.target.bits_of(weight)
+        packed_name, scales_name = f"{weight}.q{bits}", f"{weight}.scales"
         if packed_name not in self.initializers:
             rows, blocks = sum(sizes), self._blocks(width)
             scales: list[Array] = []
 
             def packed() -> Iterator[npt.NDArray[np.uint8]]:
-                for block in quantize_rows(self._rows(names, sizes, width), to):
+                for block in quantize_rows(self._rows(names, sizes, width), bits):
                     scales.append(block.scales)
                     yield block.packed
 
-            shape = (rows, blocks, to.block_size * to.bits // 8)
-            self._count(f"int{to.bits}")
+            shape = (rows, blocks, BLOCK_SIZE * bits // 8)
+            self._count(f"int{bits}")
             self.initializers[packed_name] = self.data.add(packed_name, TensorProto.UINT8, shape, packed())
             self.initializers[scales_name] = self.data.add(
                 scales_name, TensorProto.FLOAT, (rows, blocks), iter(scales)
@@ -239,8 +238,8 @@ class GraphBuilder:
             N=shape[0],
             K=shape[1],
             bits=bits,
-            block_size=self.precision.block_size,
-            accuracy_level=self.precision.accuracy_level,
+            block_size=BLOCK_SIZE,
+            accuracy_level=ACCURACY_LEVEL,
         )
 
     def _keep_columns(self, x: str, width: int, out: str) -> None:

@@ -73,7 +73,8 @@ def scale_llama3(frequencies: npt.NDArray[np.float32], scaling: Llama3Scaling) -
 class DecoderConfig:
     """Everything `export.graph.decoder` needs to know of a model.
 
-    `context` bounds the rope tables and the KV cache; `windows` has for each layer the number of keys a
+    `positions` is how many config.json declares, of which `context` are built: it bounds the rope tables and
+    the KV cache. `windows` has for each layer the number of keys a
     query sees (0: all). Window layers turn by `local_rope` where there is one. `norm_offset` is added to
     every norm weight; `sandwich_norms` puts a norm behind attention and MLP as well; `qk_norm` one on each
     query and key head before rope.
@@ -87,6 +88,7 @@ class DecoderConfig:
     head_dim: int
     intermediate: int
     vocabulary: int
+    positions: int
     context: int
     norm_eps: float
     rope: Rope
@@ -137,8 +139,8 @@ class ConfigReader:
         """Refuses, by name, a setting that asks for something the graph does not build."""
         if key in self.raw and self.raw[key] not in allowed:
             raise UserError(
-                f"config.json asks for {key}={self.raw[key]!r}, which is not built; "
-                f"it must be {' or '.join(repr(value) for value in allowed)}"
+                f"config.json asks for {key}={self.raw[key]!r}, which is not built; it must be "
+                f"{' or '.join(repr(value) for value in allowed)}"
             )
 
     def flag(self, key: str, default: bool) -> bool:
@@ -162,6 +164,7 @@ class ConfigReader:
             self.integer(key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")
         )
         size = self.integer("head_dim", head_dim or hidden // heads)
+        declared = self.integer("max_position_embeddings", positions)
         return DecoderConfig(
             model_type=model_type,
             layers=layers,
@@ -171,7 +174,8 @@ class ConfigReader:
             head_dim=size,
             intermediate=self.integer("intermediate_size"),
             vocabulary=self.integer("vocab_size"),
-            context=min(context, self.integer("max_position_embeddings", positions)),
+            positions=declared,
+            context=min(context, declared),
             norm_eps=self.number("rms_norm_eps", 1e-6),
             rope=self.rope(10000.0),
             tied=self.flag("tie_word_embeddings", False),
@@ -187,7 +191,7 @@ class ConfigReader:
         if not isinstance(kinds, list) or len(kinds) != layers:
             raise UserError(
                 f"config.json: layer_types is {kinds!r}, a list with one entry for each of {layers} layers "
-                f"is needed"
+                "is needed"
             )
         unknown = sorted({str(kind) for kind in kinds} - {WINDOW_LAYER, FULL_LAYER})
         if unknown:
@@ -228,5 +232,5 @@ class ConfigReader:
             )
         raise UserError(
             f"config.json asks for rope type {kind!r}, which is not built; the types built are default, "
-            f"llama3"
+            "llama3"
         )

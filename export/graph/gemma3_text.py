@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
+from edge.registry import Shape
 from export.graph.config import FULL_LAYER, WINDOW_LAYER, ConfigReader, DecoderConfig
+from export.graph.conversion import Conversion
 
 PATTERN = 6  # every sixth layer sees everything, unless config.json says otherwise
+LARGEST = 62  # layers of the one gemma3 whose attention llama.cpp scales by the width
 
 
 def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
@@ -39,3 +43,25 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
         sandwich_norms=True,
         embedding_scale=math.sqrt(base.hidden),
     )
+
+
+def own_keys(shape: Shape) -> dict[str, Any]:
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": shape.head_dim,
+        "rope_local_base_freq": shape.local_rope_theta,
+        "sliding_window": shape.window,
+    }
+
+
+def score_width(config: DecoderConfig) -> int:
+    return config.hidden // config.heads if config.layers == LARGEST else config.head_dim
+
+
+CONVERSION = Conversion(
+    read_config,
+    model_class="Gemma3ForCausalLM",
+    onnx_config="Gemma3TextOnnxConfig",
+    own_keys=own_keys,
+    score_width=score_width,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from export.graph.config import ConfigReader, DecoderConfig
+from export.graph.conversion import Conversion
 
 
 def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
@@ -12,3 +13,12 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
     reader.only("mlp_bias", False, None)
     reader.only("pretraining_tp", 1, None)
     return reader.decoder("llama", context, positions=2048)
+
+
+CONVERSION = Conversion(
+    read_config,
+    model_class="LlamaForCausalLM",
+    onnx_config="LlamaOnnxConfig",
+    rotates_pairs=True,
+    reads_rope_factors=True,
+)

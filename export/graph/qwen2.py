@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from export.graph.config import ConfigReader, DecoderConfig
+from export.graph.conversion import Conversion
 
 
 def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
@@ -23,3 +24,8 @@ def read_windows(reader: ConfigReader, layers: int) -> tuple[int, ...]:
     return reader.windows(
         layers, reader.integer("sliding_window", 4096), [i >= first for i in range(layers)]
     )
+
+
+CONVERSION = Conversion(
+    read_config, model_class="Qwen2ForCausalLM", onnx_config="Qwen2OnnxConfig", heads_fill_width=True
+)

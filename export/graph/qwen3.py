@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from export.graph.config import ConfigReader, DecoderConfig
+from export.graph.conversion import Conversion
 from export.graph.qwen2 import read_windows
 
 
@@ -14,3 +15,6 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
     reader.only("attention_bias", False, None)
     base = reader.decoder("qwen3", context, positions=32768, head_dim=128)
     return dataclasses.replace(base, windows=read_windows(reader, base.layers), qk_norm=True)
+
+
+CONVERSION = Conversion(read_config, model_class="Qwen3ForCausalLM", onnx_config="Qwen3OnnxConfig")

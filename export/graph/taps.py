@@ -3,7 +3,7 @@
 `none`: logits alone. `rows`: also, for every new position, the attention of each layer after softmax [1, H,
 S, T] and the residual stream [1, S, D] before layer 1 and after each layer. They are the very tensors that
 the layers compute with, so that no node is added to the graph; that tracing keeps the last position's rows
-alone is up to who runs it. `raw` is the same graph, built by those who want its outputs for themselves.
+alone is up to who runs it. `raw` is another name for `rows`, deprecated.
 """
 
 from __future__ import annotations

@@ -1,0 +1,62 @@
+"""How a downloaded configuration differs from what the registry says of its model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from edge.errors import UserError
+from edge.registry import RegistryEntry, Shape
+from export.graph.architectures import read_config
+from export.tokenizer import named_stop_ids
+
+
+def differences(
+    entry: RegistryEntry, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+) -> list[str]:
+    """How config.json and generation_config.json differ from the registry, a sentence each; empty when they
+    agree.
+
+    Facts that the registry does not state are not compared, nor is the shape of a configuration that is not
+    read: it is refused with its reason when the model is built.
+    """
+    expected: dict[str, Any] = {"model_type": entry.model_type}
+    found: dict[str, Any] = {"model_type": config.get("model_type")}
+    if entry.stop_ids:
+        expected["stop_ids"] = sorted(entry.stop_ids)
+        found["stop_ids"] = sorted(named_stop_ids(config, generation or {}))
+    shape = None if entry.shape is None else shape_of(config)
+    if entry.shape is not None and shape is not None:
+        expected |= vars(entry.shape)
+        found |= vars(shape)
+    return [
+        f"{name} is {found[name]} in the downloaded configuration and {value} in the registry"
+        for name, value in expected.items()
+        if found[name] != value
+    ]
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape | None:
+    """What config.json says, as the registry would have it; None where it is not read."""
+    try:
+        decoder = read_config(dict(config), sys.maxsize)
+    except UserError:
+        return None
+    scaling = decoder.rope.scaling
+    return Shape(
+        layers=decoder.layers,
+        hidden=decoder.hidden,
+        heads=decoder.heads,
+        kv_heads=decoder.kv_heads,
+        head_dim=decoder.head_dim,
+        intermediate=decoder.intermediate,
+        vocabulary=decoder.vocabulary,
+        context=decoder.positions,
+        tied=decoder.tied,
+        norm_eps=decoder.norm_eps,
+        rope_theta=decoder.rope.theta,
+        local_rope_theta=0.0 if decoder.local_rope is None else decoder.local_rope.theta,
+        window=max(decoder.windows),
+        llama3_factor=0.0 if scaling is None else scaling.factor,
+    )

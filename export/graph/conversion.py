@@ -1,0 +1,42 @@
+"""What building needs to know of an architecture besides its graph: how its checkpoints are read, and how
+other programs name it and compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from edge.registry import Shape
+from export.graph.config import ConfigReader, DecoderConfig
+
+
+def silu_key(shape: Shape) -> dict[str, Any]:
+    return {"hidden_act": "silu"}
+
+
+def head_dim(config: DecoderConfig) -> int:
+    return config.head_dim
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One architecture.
+
+    `read_config` makes the decoder of a config.json, for at most so many positions. `model_class` is the
+    name of transformers' class, `onnx_config` that of optimum's. `own_keys` are what config.json says beside
+    the sizes that all have, for a model of the registry.
+
+    What llama.cpp does: `rotates_pairs` turns neighbouring numbers of a head where transformers turns its
+    halves; `reads_rope_factors` knows llama3's scaling; `heads_fill_width` takes heads times head_dim for
+    the hidden width; `score_width` is the number whose square root it divides attention scores by.
+    """
+
+    read_config: Callable[[ConfigReader, int], DecoderConfig]
+    model_class: str
+    onnx_config: str
+    own_keys: Callable[[Shape], dict[str, Any]] = silu_key
+    rotates_pairs: bool = False
+    reads_rope_factors: bool = False
+    heads_fill_width: bool = False
+    score_width: Callable[[DecoderConfig], int] = head_dim

@@ -1,0 +1,43 @@
+"""What `edge-export` shows while it works."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from edge.cli.common import errors
+
+
+def say_fetching(where: Console, name: str, size: int) -> None:
+    """One line for each file before it is downloaded; `size` in bytes."""
+    where.print(f"fetching {name}, {size / 1e6:.1f} MB", style="dim", markup=False)
+
+
+class WriteBar:
+    """A bar of the bytes of weights that a build has written, on stderr. A context manager: leaving it ends
+    the bar."""
+
+    def __init__(self) -> None:
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
+        self._bar = Progress(*columns, TimeElapsedColumn(), console=errors, transient=True)
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> WriteBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def on_start(self, name: str) -> None:
+        """Takes the name of what is written next."""
+        self._bar.update(self._task, description=name)
+
+    def on_bytes(self, done: int, total: int) -> None:
+        """Starts with the first bytes, so that a refusal stands alone on stderr."""
+        self._bar.start()
+        self._bar.update(self._task, completed=done, total=total)
