@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edge.analysis.intervals import UNDEFINED
+from edge.report.formatting import ABSENT, interval, kl_text, percent
 from edge.report.model import ModelGroup, bits_rank
 from edge.report.overview import PrecisionPair, pairs
-from edge.report.tables import ABSENT, interval, kl_text, percent
 from edge.signals.metric import Shown
 from edge.signals.metrics import BY_NAME, shown_in
 

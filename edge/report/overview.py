@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edge.analysis.divergence import Divergence, FreePart
-from edge.report.model import Comparison, ModelGroup
-from edge.report.tables import (
+from edge.report.formatting import (
     change_of,
-    class_reason,
     interval,
     kl_text,
     layer_name,
@@ -17,6 +15,8 @@ from edge.report.tables import (
     number,
     percent,
 )
+from edge.report.model import Comparison, ModelGroup
+from edge.report.sentences import class_reason
 
 
 class Short(NamedTuple):

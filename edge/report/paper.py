@@ -7,7 +7,8 @@ import math
 from edge.analysis.intervals import Interval
 from edge.analysis.paper import BEYOND, TITLES, Diffusion, PaperRun, Row, direction
 from edge.analysis.published import LAYERS_MODEL, SHORT_NAMES, published
-from edge.report.tables import ABSENT, Table, interval, metric_name, number
+from edge.report.formatting import ABSENT, interval, number, series_name
+from edge.report.tables import Table
 
 MEASURES = {
     "prompt_tokens": "Prompt tokens",
@@ -197,7 +198,3 @@ def correlation_table(run: PaperRun) -> Table:
         ["Pair", "Over all tokens (the paper’s way)", "Along one answer, mean over questions [95%]"],
         rows,
     )
-
-
-def series_name(name: str) -> str:
-    return "Position (KV cache)" if name == "position" else metric_name(name)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from edge.analysis.intervals import Interval
 from edge.analysis.truth import ALPHA, AurocChange, Prediction, Truth
-from edge.report.tables import ABSENT, Table, interval, metric_name, number, percent
+from edge.report.formatting import ABSENT, interval, metric_name, number, percent
+from edge.report.tables import Table
 
 SHOWN = 15  # scores in a table; the export holds all
 OUTCOME_NAMES = {
