@@ -40,8 +40,8 @@ class Figure(NamedTuple):
     """A figure of the report.
 
     `caption` says in a sentence what the figure is. `choice` labels the select, where there is more than one
-    variant. With `hides`, forced runs start hidden where their free runs are drawn too: on the reference's
-    tokens their lines lie over its own.
+    variant. With `hides`, a forced run starts hidden where the free run of its precision is drawn too. On the
+    reference's tokens its line would cover the reference's.
     """
 
     name: str
