@@ -40,8 +40,8 @@ class Figure(NamedTuple):
     """A figure of the report.
 
     `caption` says in a sentence what the figure is. `choice` labels the select, where there is more than one
-    variant. With `hides`, a forced run starts hidden where the free run of its precision is drawn too. On the
-    reference's tokens its line would cover the reference's.
+    variant. With `hides`, a forced run starts hidden where the free run of its precision is drawn too, since
+    its line would cover the others.
     """
 
     name: str
