@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from edge.analysis.divergence import compare
+from edge.report.formatting import ABSENT, percent
 from edge.report.matrix import STEPS, matrices, shade
 from edge.report.model import build_groups
-from edge.report.tables import ABSENT, percent
 from edge.report.write import write_report
 from edge.runs.run_directory import Run
 from tests.conftest import Artifacts, write_questions

@@ -1,4 +1,4 @@
-"""One HTML file that shows what runs say: opens offline, asks no server for anything.
+"""The report of runs: one HTML file that opens offline and asks no server for anything.
 
 - `write.write_report`: writes it
 """

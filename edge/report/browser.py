@@ -1,13 +1,14 @@
 """The question browser's data: every answer of a model's runs, packed so that thousands fit into a page.
 
-Tokens are indices into one vocabulary a model; entropies and surprisals are hundredths of a nat, KL
-thousandths. What the page can work out (a forced run's tokens, a greedy token's probability) is left out.
+A token is an index into the model's vocabulary. Entropies and surprisals are hundredths of a nat, KL
+thousandths. What the page can compute (a forced run's tokens, a greedy token's probability) is left out.
 `questions.js` reads this form.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,17 +19,19 @@ from edge.report.model import ModelGroup, RunData
 
 SCALE = 100.0  # of entropy, surprisal and probability
 KL_SCALE = 1000.0
-TOP_SHARE = (
-    99.0  # percentile of entropy that has the strongest colour: a single outlier must not pale all others
-)
-GREEDY_TOLERANCE = 0.005
+# Percentile of entropy that has the strongest colour: one outlier must not make all other tokens pale.
+STRONGEST_PERCENTILE = 99.0
+GREEDY_TOLERANCE = 0.005  # between exp(-surprisal) and the top-1 probability of a greedy token
 
 
-class Packed(NamedTuple):
-    """One run's answers in the order of the questions. An answer is [tokens or 0, entropies, surprisals,
-    top-1 probabilities or 0, KL or 0, stop reason, text or 0]: 0 for tokens stands for those of the
-    reference, for probabilities for exp(-surprisal), for text for the tokens joined. Of single
-    probabilities, 0 is exp(-surprisal) and any other number one more than hundredths."""
+class PackedRun(NamedTuple):
+    """One run's answers in the order of the questions.
+
+    An answer is [tokens or 0, entropies, surprisals, top-1 probabilities or 0, KL or 0, stop reason,
+    text or 0]. Tokens 0 are those of the reference, probabilities 0 are exp(-surprisal), text 0 is the
+    tokens joined. In the list of probabilities 0 is exp(-surprisal); any other number is one more than
+    hundredths.
+    """
 
     name: str
     forced: bool
@@ -36,11 +39,11 @@ class Packed(NamedTuple):
 
 
 def browser_data(group: ModelGroup) -> dict[str, Any]:
-    """What one model's browser needs, as plain values for JSON."""
-    table = group.reference.run.answers(["question_index", "question", "category"])
+    """The data of one model's browser, as plain values for JSON."""
+    questions = group.reference.run.answers(["question_index", "question", "category"])
     vocabulary: dict[str, int] = {}
     reasons: dict[str, int] = {}
-    packed: list[Packed] = []
+    packed: list[PackedRun] = []
     reference_tokens: dict[int, list[int]] = {}
     entropies: list[int] = []
     for data in group.runs:
@@ -48,60 +51,72 @@ def browser_data(group: ModelGroup) -> dict[str, Any]:
         packed.append(run)
         reference_tokens = reference_tokens or tokens
         entropies += [entropy for answer in run.answers for entropy in answer[1]]
-    labels = [data.study.labels if data.study is not None else None for data in group.runs]
     return {
-        # By run: the outcome of each answer in the order of the questions, "" where nobody has judged it.
-        "outcomes": [
-            [found.outcome.get(index, "") for index in table.column(0).to_pylist()] if found else 0
-            for found in labels
+        "outcomes": [outcomes_of(data, questions) for data in group.runs],
+        "judges": [
+            data.study.labels.source if data.study and data.study.labels else 0 for data in group.runs
         ],
-        "judges": [found.source if found else 0 for found in labels],
-        "questions": [
-            list(row) for row in zip(*(table.column(i).to_pylist() for i in range(3)), strict=True)
-        ],
+        "questions": [list(row) for row in rows_of(questions)],
         "vocabulary": list(vocabulary),
         "reasons": list(reasons),
         "context": group.spec.context,
-        "hot": max(1, round(float(np.percentile(entropies, TOP_SHARE)))) if entropies else 1,
+        "hot": max(1, round(float(np.percentile(entropies, STRONGEST_PERCENTILE)))) if entropies else 1,
         "runs": [run._asdict() for run in packed],
     }
 
 
+def outcomes_of(data: RunData, questions: pa.Table) -> list[str] | int:
+    """The outcome of each answer by question, "" where it has none; 0 for a run without labels."""
+    if data.study is None or data.study.labels is None:
+        return 0
+    return [data.study.labels.outcome.get(index, "") for index in questions.column(0).to_pylist()]
+
+
 def pack(
     data: RunData, vocabulary: dict[str, int], reasons: dict[str, int], reference: dict[int, list[int]]
-) -> tuple[Packed, dict[int, list[int]]]:
-    """A run's answers, and its tokens by question; new tokens and stop reasons are added to the two
-    indices."""
-    answers = data.run.answers(["question_index", "answer", "stop_reason"])
-    rows = {row[0]: row[1:] for row in zip(*(answers.column(i).to_pylist() for i in range(3)), strict=True)}
+) -> tuple[PackedRun, dict[int, list[int]]]:
+    """A run's answers, and its tokens by question.
+
+    New tokens and stop reasons are added to `vocabulary` and `reasons`. `reference` has the reference's
+    tokens by question.
+    """
+    table = data.run.answers(["question_index", "answer", "stop_reason"])
+    rows = {index: (answer, reason) for index, answer, reason in rows_of(table)}
     columns = ["token", "output_entropy", "surprisal", "top1_probability", *(["kl"] if data.forced else [])]
-    found: dict[int, list[Any]] = {}
+    answers: dict[int, list[Any]] = {}
     tokens: dict[int, list[int]] = {}
-    for index, table in data.run.each_question(columns):
+    for index, steps in data.run.each_question(columns):
         answer, reason = rows[index]
-        pieces = table.column("token").to_pylist()
+        pieces = steps.column("token").to_pylist()
         tokens[index] = [vocabulary.setdefault(piece, len(vocabulary)) for piece in pieces]
-        surprisal, top1 = floats(table, "surprisal"), floats(table, "top1_probability")
-        other = np.abs(np.exp(-surprisal) - top1) >= GREEDY_TOLERANCE  # the token is not the most likely one
-        kl = floats(table, "kl") if data.forced else np.array([math.nan])
-        shown = "".join(pieces[:-1] if reason == "stop_token" else pieces)
-        found[index] = [
+        surprisal, top1 = floats(steps, "surprisal"), floats(steps, "top1_probability")
+        unlikely = np.abs(np.exp(-surprisal) - top1) >= GREEDY_TOLERANCE  # not the most likely token
+        kl = floats(steps, "kl") if data.forced else np.array([math.nan])
+        text = "".join(pieces[:-1] if reason == "stop_token" else pieces)
+        answers[index] = [
             0 if reference.get(index) == tokens[index] else tokens[index],
-            whole(floats(table, "output_entropy") * SCALE),
+            whole(floats(steps, "output_entropy") * SCALE),
             whole(surprisal * SCALE),
-            whole(np.where(other, np.rint(top1 * SCALE) + 1, 0)) if other.any() else 0,
+            whole(np.where(unlikely, np.rint(top1 * SCALE) + 1, 0)) if unlikely.any() else 0,
             0 if np.isnan(kl).any() else whole(kl * KL_SCALE),
             reasons.setdefault(reason, len(reasons)),
-            0 if answer == shown or data.forced else answer,
+            0 if answer == text or data.forced else answer,
         ]
-    return Packed(data.name, data.forced, [found[index] for index in sorted(found)]), tokens
+    return PackedRun(data.name, data.forced, [answers[index] for index in sorted(answers)]), tokens
+
+
+def rows_of(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table."""
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 def floats(table: pa.Table, column: str) -> Float64:
+    """A column as float64, NaN where it is null."""
     values: Float64 = table.column(column).to_numpy(zero_copy_only=False).astype(np.float64)
     return values
 
 
 def whole(values: Float64) -> list[int]:
+    """Values rounded to whole numbers: 0 for NaN, a million for infinity."""
     rounded: list[int] = np.rint(np.nan_to_num(values, posinf=1e6)).astype(np.int64).tolist()
     return rounded

@@ -1,5 +1,4 @@
-"""Models x precisions: what quantisation changes, one measure a table, in a stronger colour where it changes
-more."""
+"""Tables of models by precisions: what quantisation changes, one measure in each table."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edge.analysis.intervals import UNDEFINED
+from edge.report.formatting import ABSENT, interval, kl_text, percent
 from edge.report.model import ModelGroup, exactness
-from edge.report.overview import PrecisionPair, pairs
-from edge.report.tables import ABSENT, interval, kl_text, percent
+from edge.report.overview import PrecisionRuns, runs_by_precision
 from edge.signals.metric import Shown
 from edge.signals.metrics import BY_NAME, shown_in
 
@@ -18,14 +17,14 @@ STEPS = 10  # shades beside none at all
 
 
 class Cell(NamedTuple):
-    """`shade` is 0 (as full precision) to STEPS."""
+    """A cell's text and shade, from 0 (no change) to STEPS."""
 
     text: str
     shade: int = 0
 
 
 class Matrix(NamedTuple):
-    """A row for each model, a column for each precision of any; an en dash where a model has no such run."""
+    """A row for each model, a column for each precision; an en dash where a model has no such run."""
 
     caption: str
     columns: list[str]
@@ -33,7 +32,7 @@ class Matrix(NamedTuple):
 
 
 def matrices(groups: Sequence[ModelGroup]) -> list[Matrix]:
-    """Where at least two models have something to compare; one model's card says the same in fewer words."""
+    """A table for each measure; none with fewer than two compared models, whose cards say the same."""
     compared = [group for group in groups if group.comparisons]
     if len(compared) < 2:
         return []
@@ -43,69 +42,70 @@ def matrices(groups: Sequence[ModelGroup]) -> list[Matrix]:
         for c in group.comparisons
     }
     names = sorted(rank, key=lambda name: rank[name])
-    found = [(group, {pair.name: pair for pair in pairs(group)}) for group in compared]
-    made = []
-    for caption, cell in MEASURES.items():
+    by_precision = [(group, {runs.name: runs for runs in runs_by_precision(group)}) for group in compared]
+    tables = []
+    for caption, measure in MEASURES.items():
         rows = [
-            (g.model_id, [cell(g, by[name]) if name in by else Cell(ABSENT) for name in names])
-            for g, by in found
+            (group.model_id, [measure(group, by[name]) if name in by else Cell(ABSENT) for name in names])
+            for group, by in by_precision
         ]
-        if any(each.text != ABSENT for _, cells in rows for each in cells):
-            made.append(Matrix(caption, names, rows))
-    return made
+        if any(cell.text != ABSENT for _, cells in rows for cell in cells):
+            tables.append(Matrix(caption, names, rows))
+    return tables
 
 
 def shade(value: float, least: float, most: float) -> int:
-    """On a logarithmic scale: 0 at `least` and below, STEPS at `most` and above."""
+    """The shade of `value` on a logarithmic scale: 0 up to `least`, STEPS from `most` on."""
     if not value > least:
         return 0
     return min(STEPS, max(1, round(STEPS * math.log(value / least) / math.log(most / least))))
 
 
-def kl(group: ModelGroup, pair: PrecisionPair) -> Cell:
-    if (
-        pair.forced is None
-        or pair.forced.divergence.forced is None
-        or pair.forced.divergence.forced.kl is None
-    ):
+def kl(group: ModelGroup, runs: PrecisionRuns) -> Cell:
+    """Mean KL of the forced run, in nats."""
+    divergence = runs.forced.divergence if runs.forced is not None else None
+    if divergence is None or divergence.forced is None or divergence.forced.kl is None:
         return Cell(ABSENT)
-    return Cell(kl_text(pair.forced.divergence), shade(pair.forced.divergence.forced.kl.mean, 1e-5, 1.0))
+    return Cell(kl_text(divergence), shade(divergence.forced.kl.mean, 1e-5, 1.0))
 
 
-def identical(group: ModelGroup, pair: PrecisionPair) -> Cell:
-    if pair.free is None or pair.free.divergence.free is None:
+def identical(group: ModelGroup, runs: PrecisionRuns) -> Cell:
+    """The share of the free run's answers that are the reference's."""
+    if runs.free is None or runs.free.divergence.free is None:
         return Cell(ABSENT)
-    same = pair.free.divergence.free.identical
+    same = runs.free.divergence.free.identical
     return Cell(percent(same), round(STEPS * (1.0 - same.value)) if math.isfinite(same.value) else 0)
 
 
-def change(metric: str) -> Callable[[ModelGroup, PrecisionPair], Cell]:
-    def cell(group: ModelGroup, pair: PrecisionPair) -> Cell:
-        if pair.comparison is None:
+def change_cell(metric: str) -> Callable[[ModelGroup, PrecisionRuns], Cell]:
+    """A function that makes the cell of a metric's change."""
+
+    def cell(group: ModelGroup, runs: PrecisionRuns) -> Cell:
+        if runs.comparison is None:
             return Cell(ABSENT)
-        found = next((c.change for c in pair.comparison.divergence.changes if c.metric == metric), UNDEFINED)
-        sure = found.low > 0.0 or found.high < 0.0  # no colour for what may be chance
-        return Cell(interval(found, signed=True), shade(abs(found.value), 1e-4, 1.0) if sure else 0)
+        changes = (row.change for row in runs.comparison.divergence.changes if row.metric == metric)
+        change = next(changes, UNDEFINED)
+        beyond_chance = change.low > 0.0 or change.high < 0.0  # no colour for what may be chance
+        colour = shade(abs(change.value), 1e-4, 1.0) if beyond_chance else 0
+        return Cell(interval(change, signed=True), colour)
 
     return cell
 
 
-def model_class(group: ModelGroup, pair: PrecisionPair) -> Cell:
-    """Of the precision's own answers: forced tokens are another model's."""
-    if pair.free is None:
+def model_class(group: ModelGroup, runs: PrecisionRuns) -> Cell:
+    """The class by the precision's own answers, for forced tokens are another model's."""
+    if runs.free is None:
         return Cell(ABSENT)
-    full, quantised = (
-        group.reference.dynamics.model_class.label,
-        pair.free.quantised.dynamics.model_class.label,
-    )
+    full = group.reference.dynamics.model_class.label
+    quantised = runs.free.quantised.dynamics.model_class.label
     return Cell(quantised) if full == quantised else Cell(f"{quantised} (was {full})", STEPS // 2)
 
 
-MEASURES: dict[str, Callable[[ModelGroup, PrecisionPair], Cell]] = {
+MEASURES: dict[str, Callable[[ModelGroup, PrecisionRuns], Cell]] = {
     "KL(full ‖ quantised), nat a token ± standard error": kl,
     "Answers that stay the same": identical,
     **{
-        f"Change of {BY_NAME[name].title.lower()}, {BY_NAME[name].unit}": change(name)
+        f"Change of {BY_NAME[name].title.lower()}, {BY_NAME[name].unit}": change_cell(name)
         for name in shown_in(Shown.MATRIX)
     },
     "Class": model_class,

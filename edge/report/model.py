@@ -1,5 +1,4 @@
-"""From runs to what the report says: groups by model, each with its reference, comparisons and where change
-starts."""
+"""The data of a report: runs grouped by model, with a reference, comparisons and the layers that change."""
 
 from __future__ import annotations
 
@@ -34,12 +33,11 @@ OUTPUT, ATTENTION, NORMALISED, DISPERSION = (
 
 @dataclass(frozen=True)
 class RunData:
-    """One run with all that is drawn of it. `name` is unique in its group; `heads` is [L, H], None without
-    taps.
+    """One run with all data of its figures and tables.
 
-    `without_rows` counts questions that did not fit the context, so that nothing was traced. `curves` is
-    empty where none was; curves of attention are of each step's mean over layers (and heads). `study` is of
-    free runs that have tokens.
+    `name` is unique in its group. `heads` is [L, H], None without taps. `without_rows` counts questions that
+    did not fit the context, so that nothing was traced. `curves` is empty where nothing was traced. Curves
+    of attention are of each step's mean over layers (and heads). Only free runs with tokens have a `study`.
     """
 
     run: Run
@@ -54,13 +52,17 @@ class RunData:
 
     @property
     def forced(self) -> bool:
+        """Whether the run followed the reference's tokens."""
         return self.run.manifest.kind == "force"
 
 
 class LayerStart(NamedTuple):
-    """Where a by-layer metric changes. `largest` has the largest relative change among layers whose 95%
-    interval leaves out 0, `first` is the first of those and `sure` their number; layers count from 1, 0 is
-    the embedding."""
+    """The layers in which a metric changes beyond chance: their 95% interval leaves out 0.
+
+    `layers` is the number of layers and `sure` that of changed ones. `first` is the first of these and
+    `largest` the one with the largest relative change, which is `relative`. Layers count from 1, 0 is the
+    embedding.
+    """
 
     metric: str
     layers: int
@@ -81,7 +83,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ModelGroup:
-    """All runs of one model id. `paper_class` is "" where the paper does not treat the model."""
+    """All runs of one model id. `paper_class` is "" for a model that the paper does not treat."""
 
     model_id: str
     spec: ModelSpec
@@ -93,15 +95,14 @@ class ModelGroup:
 
     @property
     def runs(self) -> tuple[RunData, ...]:
-        """The reference first."""
+        """All runs, the reference first."""
         return (self.reference, *(c.quantised for c in self.comparisons))
 
 
 def build_groups(runs: Sequence[Run], delta: float) -> list[ModelGroup]:
-    """Groups in the order in which their models first come. The same folder given twice counts once.
+    """Groups runs by model, in the order in which the models first come. A folder given twice counts once.
 
-    Raises UserError when there are no runs, a model has no free-running one, or runs of a model cannot be
-    compared.
+    Raises UserError when there are no runs, a model has no free run, or runs of a model cannot be compared.
     """
     if not runs:
         raise UserError("there is nothing to report: give at least one run directory")
@@ -116,8 +117,7 @@ def build_groups(runs: Sequence[Run], delta: float) -> list[ModelGroup]:
 
 
 def paper_classes() -> dict[str, str]:
-    """The paper's verdicts by model id; none where the registry is not installed, for a report can do
-    without."""
+    """The paper's verdicts by model id; none where the registry is not installed."""
     try:
         return {entry.model_id: entry.paper_class for entry in read_registry().values()}
     except UserError:
@@ -125,15 +125,16 @@ def paper_classes() -> dict[str, str]:
 
 
 def build_group(model_id: str, runs: list[Run], paper_class: str, delta: float) -> ModelGroup:
+    """Reads all runs of one model and compares them with its most exact free run."""
     free = [run for run in runs if run.manifest.kind == "run"]
     if not free:
         raise UserError(
-            f"{runs[0].folder} is a forced run and has nothing to stand beside: give the run it is --like, "
-            f"too"
+            f"{runs[0].folder} is a forced run and has nothing to stand beside: "
+            "give the run it is --like, too"
         )
     reference = min(free, key=exactness)  # the most exact is what the others are compared with
     others = [run for run in runs if run is not reference]
-    # Forced before free: only the former compares position by position, so it is what figures show first.
+    # Forced before free: only forced runs are compared position by position, so figures show them first.
     ordered = [reference, *sorted(others, key=lambda run: (exactness(run), run.manifest.kind != "force"))]
     names = unique_names(ordered)
     first = read_run(reference, names[0], delta)
@@ -158,22 +159,23 @@ def exactness(run: Run) -> int:
 
 
 def unique_names(runs: Iterable[Run]) -> list[str]:
-    """Precision and kind; the folder's name as well where two would be called the same."""
+    """A name for each run: precision and kind, and the folder's name where two would be the same."""
     plain = [f"{run.manifest.precision}{' forced' if run.manifest.kind == 'force' else ''}" for run in runs]
     count = Counter(plain)
-    named = [
+    names = [
         f"{name} ({run.folder.name})" if count[name] > 1 else name
         for name, run in zip(plain, runs, strict=True)
     ]
     seen: Counter[str] = Counter()
-    for i, name in enumerate(named):
+    for i, name in enumerate(names):
         seen[name] += 1
         if seen[name] > 1:
-            named[i] = f"{name} #{seen[name]}"
-    return named
+            names[i] = f"{name} #{seen[name]}"
+    return names
 
 
 def read_run(run: Run, name: str, delta: float) -> RunData:
+    """Reads and analyses one run."""
     tapped = run.manifest.artifact.tapped
     dynamics = describe(run, delta)
     has_rows = dynamics.tokens > 0  # where nothing fitted the context there is nothing to take means of
@@ -192,18 +194,20 @@ def read_run(run: Run, name: str, delta: float) -> RunData:
 
 
 def comparison(full: RunData, quantised: RunData, delta: float) -> Comparison:
-    divergence = compare(full.run, quantised.run, delta, outcomes=False)  # the studies judge them
+    """Compares a run with the reference."""
+    divergence = compare(full.run, quantised.run, delta, outcomes=False)  # outcomes are in the studies
     changes = {change.metric: change for change in divergence.layers}
     answered = quantised.dynamics.questions - quantised.without_rows
     starts = tuple(
-        start(changes[m], full.layers[m], answered)
-        for m in LAYER_METRICS
-        if m in changes and m in full.layers
+        layer_start(changes[metric], full.layers[metric], answered)
+        for metric in LAYER_METRICS
+        if metric in changes and metric in full.layers
     )
     return Comparison(quantised, divergence, starts)
 
 
-def start(change: LayerChange, full: Float64, answered: int) -> LayerStart:
+def layer_start(change: LayerChange, full: Float64, answered: int) -> LayerStart:
+    """The layers in which one metric changes; `full` [L] are the reference's values."""
     sure = ((change.low > 0) | (change.high < 0)) & (answered > 1)  # a single answer has no interval
     offset = BY_NAME[change.metric].first_layer
     relative = relative_to(full, change.mean)
@@ -222,6 +226,6 @@ def start(change: LayerChange, full: Float64, answered: int) -> LayerStart:
 
 
 def relative_to(full: Float64, change: Float64) -> Float64:
-    """change / |full|, NaN where full is all but nothing."""
+    """The relative change, change / |full|; NaN where |full| is at most 1e-6."""
     size = np.abs(full)
     return np.divide(change, size, out=np.full_like(size, np.nan), where=size > 1e-6)

@@ -1,4 +1,4 @@
-"""The first screen: what was asked of each model, answered in sentences, each figure with its interval."""
+"""The first screen: four questions about each model, answered in sentences with intervals."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edge.analysis.divergence import Divergence, FreePart
-from edge.report.model import Comparison, ModelGroup
-from edge.report.tables import (
+from edge.report.formatting import (
     change_of,
-    class_reason,
     interval,
     kl_text,
     layer_name,
@@ -17,17 +15,19 @@ from edge.report.tables import (
     number,
     percent,
 )
+from edge.report.model import Comparison, ModelGroup
+from edge.report.sentences import class_reason
 
 
-class Short(NamedTuple):
-    """Questions and their answers, about `group`."""
+class Overview(NamedTuple):
+    """Questions about a group and their answers, each a list of sentences."""
 
     group: ModelGroup
     answers: list[tuple[str, list[str]]]
 
 
-class PrecisionPair(NamedTuple):
-    """One precision's runs beside the reference: on its tokens, and on its own."""
+class PrecisionRuns(NamedTuple):
+    """One precision's two runs: forced on the reference's tokens, and free on its own."""
 
     name: str
     forced: Comparison | None
@@ -35,80 +35,85 @@ class PrecisionPair(NamedTuple):
 
     @property
     def comparison(self) -> Comparison | None:
-        """The one that compares token by token, where there is one."""
+        """The forced run's comparison, which goes token by token; without one, the free run's."""
         return self.forced or self.free
 
 
-def overview(groups: Sequence[ModelGroup]) -> list[Short]:
-    """Which class, how much quantisation changes, where that starts, whether entropy can be trusted as a
-    warning."""
-    return [Short(group, answers(group)) for group in groups]
+def overview(groups: Sequence[ModelGroup]) -> list[Overview]:
+    """The questions about each group with their answers."""
+    return [Overview(group, answers(group)) for group in groups]
 
 
 def answers(group: ModelGroup) -> list[tuple[str, list[str]]]:
-    found = group.reference.dynamics.model_class
-    said = [("Which class?", [f"{found.label.capitalize()}. {sentence(class_reason(found))}"])]
-    if beside := pairs(group):
-        said.append(("How much does quantisation change?", [changes(pair) for pair in beside]))
-        said.append(("Where does it start?", starts(beside[-1])))
-    said.append(("Does entropy warn of untrue answers?", [warning(group)]))
-    return said
+    """The questions about one group with their answers."""
+    model_class = group.reference.dynamics.model_class
+    class_answer = f"{model_class.label.capitalize()}. {sentence(class_reason(model_class))}"
+    entries = [("Which class?", [class_answer])]
+    if precisions := runs_by_precision(group):
+        entries.append(("How much does quantisation change?", [changes(runs) for runs in precisions]))
+        entries.append(("Where does it start?", starts(precisions[-1])))
+    entries.append(("Does entropy warn of untrue answers?", [warning(group)]))
+    return entries
 
 
 def sentence(text: str) -> str:
+    """The text with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def pairs(group: ModelGroup) -> list[PrecisionPair]:
-    """By precision, the fewest bits last."""
-    found: dict[str, PrecisionPair] = {}
-    for c in group.comparisons:
-        name = c.quantised.run.manifest.precision
-        pair = found.get(name, PrecisionPair(name, None, None))
-        found[name] = pair._replace(forced=c) if c.quantised.forced else pair._replace(free=c)
-    return list(found.values())
+def runs_by_precision(group: ModelGroup) -> list[PrecisionRuns]:
+    """The runs of each precision, the fewest bits last."""
+    by_name: dict[str, PrecisionRuns] = {}
+    for comparison in group.comparisons:
+        name = comparison.quantised.run.manifest.precision
+        runs = by_name.get(name, PrecisionRuns(name, None, None))
+        forced = comparison.quantised.forced
+        by_name[name] = runs._replace(forced=comparison) if forced else runs._replace(free=comparison)
+    return list(by_name.values())
 
 
-def changes(pair: PrecisionPair) -> str:
-    parts = [kl_part(pair.forced.divergence) if pair.forced else "KL not known (edge force measures it)"]
-    if pair.comparison:
-        parts.append(f"output entropy {change_of('output_entropy')(pair.comparison.divergence)} nat")
-    if pair.free and pair.free.divergence.free:
-        parts.append(f"{percent(pair.free.divergence.free.identical)} of its own answers are the same")
-    return f"{pair.name}: {', '.join(parts)}."
+def changes(runs: PrecisionRuns) -> str:
+    """A sentence that says how much one precision changes."""
+    parts = [kl_part(runs.forced.divergence) if runs.forced else "KL not known (edge force measures it)"]
+    if runs.comparison:
+        parts.append(f"output entropy {change_of('output_entropy')(runs.comparison.divergence)} nat")
+    if runs.free and runs.free.divergence.free:
+        parts.append(f"{percent(runs.free.divergence.free.identical)} of its own answers are the same")
+    return f"{runs.name}: {', '.join(parts)}."
 
 
-def kl_part(found: Divergence) -> str:
-    if found.forced is None or found.forced.kl is None:
+def kl_part(divergence: Divergence) -> str:
+    """The mean KL of a forced run in words."""
+    if divergence.forced is None or divergence.forced.kl is None:
         return "KL not known (its reference kept no distributions)"
-    return f"KL {kl_text(found)} nat a token"
+    return f"KL {kl_text(divergence)} nat a token"
 
 
-def starts(pair: PrecisionPair) -> list[str]:
-    """The first layer that changes beyond chance, by the metric in which that is earliest, and the token
-    where answers part."""
-    shown = pair.comparison
-    said = []
-    if shown is not None and shown.starts:
-        found = [(start.first, start.metric) for start in shown.starts if start.first is not None]
-        if found:
-            layer, metric = min(found, key=lambda each: each[0])
-            name = metric_name(metric).lower()
-            where = f"{layer_name(layer)} is the first to change beyond chance ({name})"
-        else:
-            where = "no layer changes beyond chance"
-        where += "" if shown.quantised.forced else ", on its own answers, so the tokens differ too"
-        said.append(f"{pair.name}: {where}.")
-    elif shown is not None:
-        said.append(
-            f"{pair.name}: layers are not known, attention and hidden states were not recorded in both runs."
-        )
-    if pair.free and pair.free.divergence.free:
-        said.append(first_token(pair.free.divergence.free))
-    return said
+def starts(runs: PrecisionRuns) -> list[str]:
+    """Sentences about the first layer that changes beyond chance and the token where answers part."""
+    sentences = []
+    if runs.comparison is not None:
+        sentences.append(f"{runs.name}: {first_layer(runs.comparison)}.")
+    if runs.free and runs.free.divergence.free:
+        sentences.append(first_token(runs.free.divergence.free))
+    return sentences
+
+
+def first_layer(comparison: Comparison) -> str:
+    """The first layer that changes beyond chance, by the metric in which it is earliest."""
+    if not comparison.starts:
+        return "layers are not known, attention and hidden states were not recorded in both runs"
+    layers = [(start.first, start.metric) for start in comparison.starts if start.first is not None]
+    if layers:
+        layer, metric = min(layers, key=lambda entry: entry[0])
+        text = f"{layer_name(layer)} is the first to change beyond chance ({metric_name(metric).lower()})"
+    else:
+        text = "no layer changes beyond chance"
+    return text if comparison.quantised.forced else f"{text}, on its own answers, so the tokens differ too"
 
 
 def first_token(free: FreePart) -> str:
+    """A sentence that says at which token free answers part."""
     if not free.first:
         return "No answer differs."
     return (
@@ -118,8 +123,7 @@ def first_token(free: FreePart) -> str:
 
 
 def warning(group: ModelGroup) -> str:
-    """From the reference's outcomes: AUROC of the mean output entropy, and whether it withstands
-    correction."""
+    """A sentence on whether the reference's mean output entropy predicts its untrue answers (AUROC)."""
     study = group.reference.study
     if study is None or study.truth is None:
         return "Not known: no outcomes are labelled (edge label does that)."

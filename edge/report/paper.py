@@ -7,7 +7,8 @@ import math
 from edge.analysis.intervals import Interval
 from edge.analysis.paper import BEYOND, TITLES, Diffusion, PaperRun, Row, direction
 from edge.analysis.published import LAYERS_MODEL, SHORT_NAMES, published
-from edge.report.tables import ABSENT, Table, interval, metric_name, number
+from edge.report.formatting import ABSENT, interval, number, percent, series_name
+from edge.report.tables import Table
 
 MEASURES = {
     "prompt_tokens": "Prompt tokens",
@@ -59,24 +60,23 @@ PARTS = {
     "mean": "mean",
 }
 SIDES = {"lowest": "Lowest", "highest": "Highest"}
-WHAT = {"layer": "layer", "attention_entropy": "attention entropy", "head_dispersion": "head dispersion"}
+RANKED = {"layer": "layer", "attention_entropy": "attention entropy", "head_dispersion": "head dispersion"}
 
 
 def measure_name(measure: str) -> str:
-    """In words."""
+    """The title of a measure; raises KeyError for one that has none."""
     if measure in MEASURES:
         return MEASURES[measure].strip()
     side, _, rest = measure.partition("_")
     if side in SIDES:
-        rank, _, what = rest.partition("_")
-        return f"{SIDES[side]} {rank}: {WHAT[what]}"
+        rank, _, quantity = rest.partition("_")
+        return f"{SIDES[side]} {rank}: {RANKED[quantity]}"
     subject, _, part = measure.rpartition("_")
     return f"{SUBJECTS[subject]}, {PARTS[part]}"
 
 
 def paper_columns(model_id: str, table: int) -> list[tuple[str, str]]:
-    """(heading, model) of the paper's columns beside a run: its own model's, or all four where the paper has
-    not this one."""
+    """The paper's columns beside a run as (heading, model): its own model, or all four for another model."""
     known = published()
     if model_id in known.models and (table != 6 or model_id == LAYERS_MODEL):
         return [("Paper", model_id)]
@@ -86,8 +86,10 @@ def paper_columns(model_id: str, table: int) -> list[tuple[str, str]]:
 
 
 def plain_number(value: float, signed: bool = False) -> str:
-    """Whole numbers as such (counts and layers), others to three decimals as in the paper, small ones to two
-    digits."""
+    """A number as the paper prints it.
+
+    Counts and layers are whole numbers, others have three decimals, small ones two significant digits.
+    """
     if not math.isfinite(value):
         return ABSENT
     if value == int(value) and not signed:
@@ -98,72 +100,72 @@ def plain_number(value: float, signed: bool = False) -> str:
 
 
 def cell_text(value: Interval, signed: bool) -> str:
-    """With its interval where it has one that is wider than nothing."""
+    """A value with its interval; the value alone where the interval has no width."""
     return plain_number(value.value, signed) if no_width(value) else interval(value, signed=signed)
 
 
-def shown_briefly(value: Interval, signed: bool) -> str:
-    """To three decimals, from 10 on to one, so that most rows fit 80 columns."""
+def brief_text(value: Interval, signed: bool) -> str:
+    """A value with its interval to three decimals, or one from 10 on: most rows fit 80 columns."""
     if no_width(value):
         return plain_number(value.value, signed)
     middle, low, high = (
-        f"{v:.1f}" if abs(v) >= 10 and not signed else plain_number(v, signed) for v in value
+        f"{bound:.1f}" if abs(bound) >= 10 and not signed else plain_number(bound, signed) for bound in value
     )
     return f"{middle} [{low}, {high}]"
 
 
 def no_width(value: Interval) -> bool:
+    """Whether a value has no interval or one of width 0."""
     return math.isnan(value.low) or value.low == value.high
 
 
 def cells(row: Row, columns: list[tuple[str, str]], with_question: bool, brief: bool) -> list[str]:
+    """One row of a table: the run's values, those of one question if asked for, and the paper's."""
     signed = row.measure.endswith(SIGNED)
-    made = [measure_name(row.measure), (shown_briefly if brief else cell_text)(row.questions, signed)]
-    made += [plain_number(row.tokens.value, signed) if brief else cell_text(row.tokens, signed)]
-    made += [plain_number(row.question, signed)] if with_question else []
-    return made + [
-        plain_number(published().value(row.table, row.measure, model), signed) for _, model in columns
+    return [
+        measure_name(row.measure),
+        brief_text(row.questions, signed) if brief else cell_text(row.questions, signed),
+        plain_number(row.tokens.value, signed) if brief else cell_text(row.tokens, signed),
+        *([plain_number(row.question, signed)] if with_question else []),
+        *(plain_number(published().value(row.table, row.measure, model), signed) for _, model in columns),
     ]
 
 
 def paper_tables(run: PaperRun, *, brief: bool = False) -> list[Table]:
-    """Tables 1 to 7 and what the paper left for later, in its order; those without a measure (no taps) are
-    left out. `brief` leaves the interval over tokens to the other forms, for a terminal of 80 columns."""
-    made = []
+    """Tables 1 to 7, what the paper left for later, and the class; tables without a measure are left out.
+
+    `brief` leaves out the intervals over tokens, for a terminal of 80 columns.
+    """
+    tables = []
     for table, title in TITLES.items():
         rows = [row for row in run.rows if row.table == table]
         if not rows:
             continue
         columns = [] if table == BEYOND else paper_columns(run.model_id, table)
-        asked = [] if run.question is None else [f"Question {run.question}"]
+        question = [] if run.question is None else [f"Question {run.question}"]
         caption = f"Table {table}. {title}" if table < BEYOND else title
-        headings = [*asked, *(heading for heading, _ in columns)]
-        note = (
-            ""
-            if not columns or columns[0][0] == "Paper"
-            else "; Llama to Qwen: the paper’s models, of which this is none"
-        )
-        made.append(
+        headings = [*question, *(heading for heading, _ in columns)]
+        other_models = bool(columns) and columns[0][0] != "Paper"
+        note = "; Llama to Qwen: the paper’s models, of which this is none" if other_models else ""
+        tables.append(
             Table(
                 f"{caption}: {run.label}{note}",
                 ["Measure", "Over questions [95%]", "Tokens" if brief else "Over tokens [95%]", *headings],
-                [cells(row, columns, bool(asked), brief) for row in rows],
+                [cells(row, columns, bool(question), brief) for row in rows],
             )
         )
-    return [*made, class_table(run)]
+    return [*tables, class_table(run)]
 
 
 def class_table(run: PaperRun) -> Table:
     """Our class with its rule's input, beside the paper's two verdicts and the sign of its own shift."""
-    found, verdicts = run.model_class, run.verdicts
+    model_class, verdicts = run.model_class, run.verdicts
+    delta = model_class.delta
+    rule = f"deterministic: interval below −{delta:g}; exploratory: above +{delta:g}; balanced otherwise"
     rows = [
-        ["Our class", found.label],
-        ["Early to late shift of output entropy (nat)", interval(found.shift, signed=True)],
-        [
-            "Rule",
-            f"deterministic: interval below −{found.delta:g}; exploratory: above +{found.delta:g}; balanced "
-            f"otherwise",
-        ],
+        ["Our class", model_class.label],
+        ["Early to late shift of output entropy (nat)", interval(model_class.shift, signed=True)],
+        ["Rule", rule],
         ["Paper, abstract", verdicts.abstract if verdicts else ABSENT],
         ["Paper, section 4.1", verdicts.section if verdicts else ABSENT],
         ["Paper, sign of its own shift (Table 5)", verdicts.sign if verdicts else ABSENT],
@@ -171,33 +173,30 @@ def class_table(run: PaperRun) -> Table:
     return Table(f"Class: {run.label}", ["By", "Verdict"], rows)
 
 
-def diffusion_text(found: Diffusion) -> str:
-    """Whether "attention always spreads" survives dividing by the bound that grows with the context."""
+def diffusion_text(diffusion: Diffusion) -> str:
+    """Two sentences on whether attention spreads along the answer: in nats, and divided by ln K."""
+    raw, normalised = diffusion.raw, diffusion.normalised
     return (
-        f"Along the answer attention entropy {direction(found.raw)} (slope "
-        f"{interval(found.raw, signed=True)} nat; it rises in "
-        f"{interval(found.raw_rises, scale=100, unit=' %')} of answers). Divided by ln K, its bound, it "
-        f"{direction(found.normalised)} (slope {interval(found.normalised, signed=True)}; rises in "
-        f"{interval(found.normalised_rises, scale=100, unit=' %')} of answers)."
+        f"Along the answer attention entropy {direction(raw)} (slope {interval(raw, signed=True)} nat; "
+        f"it rises in {percent(diffusion.raw_rises)} of answers). "
+        f"Divided by ln K, its bound, it {direction(normalised)} "
+        f"(slope {interval(normalised, signed=True)}; "
+        f"rises in {percent(diffusion.normalised_rises)} of answers)."
     )
 
 
 def correlation_table(run: PaperRun) -> Table:
-    """Every pair: over all tokens, and along single answers."""
+    """Correlations of every pair of series, over all tokens and along single answers."""
     rows = [
         [
-            f"{series_name(c.x)} and {series_name(c.y)}",
-            number(c.over_tokens, signed=True, digits=3),
-            interval(c.within, signed=True),
+            f"{series_name(pair.x)} and {series_name(pair.y)}",
+            number(pair.over_tokens, signed=True, digits=3),
+            interval(pair.within, signed=True),
         ]
-        for c in run.correlations
+        for pair in run.correlations
     ]
     return Table(
         f"Correlations (Figure 4): {run.label}",
         ["Pair", "Over all tokens (the paper’s way)", "Along one answer, mean over questions [95%]"],
         rows,
     )
-
-
-def series_name(name: str) -> str:
-    return "Position (KV cache)" if name == "position" else metric_name(name)

@@ -1,86 +1,43 @@
-"""The report's tables and sentences, as text: numbers are formatted here and nowhere else."""
+"""The report's tables about a model's runs, their cells as text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from edge.analysis.divergence import Divergence, ForcedPart
-from edge.analysis.dynamics import BALANCED, DETERMINISTIC, UNDEFINED_CLASS, Dynamics, DynamicsClass
 from edge.analysis.intervals import Interval
-from edge.report.figures import PERCENTILES
-from edge.report.model import LAYER_METRICS, Comparison, LayerStart, ModelGroup, RunData
+from edge.analysis.layers import LayerChange
+from edge.report.distribution_figures import PERCENTILES
+from edge.report.formatting import (
+    ABSENT,
+    change_of,
+    integer,
+    interval,
+    kl_text,
+    metric_name,
+    number,
+    percent,
+)
+from edge.report.model import LAYER_METRICS, Comparison, ModelGroup, RunData
 from edge.signals.metric import Shown
-from edge.signals.metrics import BY_NAME, shown_in
-
-ABSENT = "–"
+from edge.signals.metrics import shown_in
 
 
 class Table(NamedTuple):
-    """The first column holds row headers; `columns` names it too."""
+    """A table of text. The first column holds row headers; `columns` names it too."""
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
 
 
-def metric_name(metric: str) -> str:
-    return BY_NAME[metric].title if metric in BY_NAME else metric
-
-
-def number(value: float, *, signed: bool = False, digits: int = 4) -> str:
-    """So many significant digits with a true minus; an en dash where there is no value."""
-    if not math.isfinite(value):
-        return ABSENT
-    text = f"{value:{'+' if signed else ''}.{digits}g}"
-    return text.replace("-", "−") if "e" not in text else text.replace("e-0", "e-").replace("-", "−")
-
-
-def interval(value: Interval, *, signed: bool = False, scale: float = 1.0, unit: str = "") -> str:
-    """value [low, high], to two digits of the interval's half-width; the value alone where a single question
-    gives none."""
-    middle, low, high = (v * scale for v in value)
-    if not math.isfinite(low) or not high > low:
-        bounds = (
-            f" [{number(low, signed=signed)}, {number(high, signed=signed)}]" if math.isfinite(low) else ""
-        )
-        return f"{number(middle, signed=signed)}{unit if math.isfinite(middle) else ''}{bounds}"
-    decimals = min(9, max(0, 1 - math.floor(math.log10((high - low) / 2))))
-    shown = [f"{v:{'+' if signed else ''}.{decimals}f}".replace("-", "−") for v in (middle, low, high)]
-    return f"{shown[0]}{unit} [{shown[1]}, {shown[2]}]"
-
-
-def percent(value: Interval) -> str:
-    return interval(value, scale=100, unit=" %")
-
-
-def integer(value: int) -> str:
-    return f"{value:,}".replace(",", "\u202f")
-
-
-# First screen
-
-
-def class_reason(found: DynamicsClass) -> str:
-    """Why the class is what it is, with its inputs."""
-    shift = f"early to late shift of output entropy {interval(found.shift, signed=True)} nat"
-    if found.label == UNDEFINED_CLASS:
-        return f"{shift}: fewer than two answers have one, so there is no interval to decide by"
-    if found.label == BALANCED:
-        return (
-            f"{shift}: its 95% interval lies neither below −{found.delta:g} nor above +{found.delta:g} nat"
-        )
-    side = f"below −{found.delta:g}" if found.label == DETERMINISTIC else f"above +{found.delta:g}"
-    return f"{shift}: its 95% interval lies {side} nat"
-
-
 def glance(group: ModelGroup) -> Table | None:
     """What quantisation changes, a column for each run beside the reference."""
     if not group.comparisons:
         return None
-    found = [c.divergence for c in group.comparisons]
-    rows: list[tuple[str, Callable[[Divergence], str]]] = [
+    measures: list[tuple[str, Callable[[Divergence], str]]] = [
         ("KL(full ‖ quantised), mean ± standard error (nat)", kl_text),
         ("Same most likely token", lambda d: percent(d.forced.same_top1) if d.forced else ABSENT),
         ("Identical answers", lambda d: percent(d.free.identical) if d.free else ABSENT),
@@ -95,47 +52,12 @@ def glance(group: ModelGroup) -> Table | None:
         f"What changes against {group.reference.name}, with 95% intervals over questions "
         f"({ABSENT}: not measured by that kind of run)",
         ["Measure", *(c.quantised.name for c in group.comparisons)],
-        [[name, *(cell(d) for d in found)] for name, cell in rows],
+        [[title, *(cell(c.divergence) for c in group.comparisons)] for title, cell in measures],
     )
-
-
-def kl_text(d: Divergence) -> str:
-    if d.forced is None:
-        return ABSENT
-    kl = d.forced.kl
-    return (
-        "reference kept no distributions"
-        if kl is None
-        else f"{number(kl.mean, digits=3)} ± {number(kl.error, digits=2)}"
-    )
-
-
-def change_of(metric: str) -> Callable[[Divergence], str]:
-    return lambda d: next((interval(c.change, signed=True) for c in d.changes if c.metric == metric), ABSENT)
-
-
-def start_text(start: LayerStart) -> str:
-    """Where one by-layer metric changes, in a sentence."""
-    name = metric_name(start.metric)
-    if start.largest is None or start.first is None:
-        return f"{name}: no layer's 95% interval leaves out 0"
-    return (
-        f"{name}: the largest relative change is in {layer_name(start.largest)} "
-        f"({number(100 * start.relative, signed=True, digits=3)} %); {start.sure} of {start.layers} layers "
-        f"change beyond chance, "
-        f"the first of them is {layer_name(start.first)}"
-    )
-
-
-def layer_name(layer: int) -> str:
-    return "the embedding" if layer == 0 else f"layer {layer}"
-
-
-# Details
 
 
 def metric_table(data: RunData) -> Table:
-    dynamics: Dynamics = data.dynamics
+    """The means of a run's metrics, over questions and over tokens."""
     rows = [
         [
             metric_name(line.metric),
@@ -143,12 +65,11 @@ def metric_table(data: RunData) -> Table:
             interval(line.over_tokens),
             number(line.token_sd),
         ]
-        for line in dynamics.lines
+        for line in data.dynamics.lines
         if math.isfinite(line.over_questions.value)
     ]
-    rows.append(
-        ["Slope of output entropy over the answer", interval(dynamics.slope, signed=True), ABSENT, ABSENT]
-    )
+    slope = interval(data.dynamics.slope, signed=True)
+    rows.append(["Slope of output entropy over the answer", slope, ABSENT, ABSENT])
     return Table(
         f"{data.name}: means with 95% intervals (bootstrap over questions)",
         [
@@ -161,88 +82,84 @@ def metric_table(data: RunData) -> Table:
     )
 
 
-def change_table(c: Comparison) -> Table:
+def change_table(comparison: Comparison) -> Table:
+    """The change of each metric, over questions."""
     rows = [
         [
-            metric_name(change.metric),
-            interval(change.full),
-            interval(change.quantised),
-            interval(change.change, signed=True),
+            metric_name(row.metric),
+            interval(row.full),
+            interval(row.quantised),
+            interval(row.change, signed=True),
         ]
-        for change in c.divergence.changes
-        if math.isfinite(change.change.value)
+        for row in comparison.divergence.changes
+        if math.isfinite(row.change.value)
     ]
     return Table(
-        f"{c.quantised.name}: change of each metric, means over questions with 95% intervals",
+        f"{comparison.quantised.name}: change of each metric, means over questions with 95% intervals",
         ["Metric", "Full", "Quantised", "Change"],
         rows,
     )
 
 
-def token_table(c: Comparison, forced: ForcedPart) -> Table:
+def token_table(comparison: Comparison, forced: ForcedPart) -> Table:
+    """The change of each metric, token by token."""
     rows = [
         [
-            metric_name(t.metric),
-            number(t.mean, signed=True),
-            number(t.rms),
-            number(t.pearson),
-            number(t.spearman),
+            metric_name(row.metric),
+            number(row.mean, signed=True),
+            number(row.rms),
+            number(row.pearson),
+            number(row.spearman),
         ]
-        for t in forced.changes
+        for row in forced.changes
     ]
     return Table(
-        f"{c.quantised.name}: change token by token on the same {integer(forced.tokens)} tokens",
+        f"{comparison.quantised.name}: change token by token on the same {integer(forced.tokens)} tokens",
         ["Metric", "Mean change", "RMS change", "Pearson", "Spearman"],
         rows,
     )
 
 
-def distribution_table(c: Comparison, forced: ForcedPart) -> Table:
-    def cells(name: str) -> list[str]:
-        kl = forced.kl
-        change = number(getattr(forced.probability_change, name), signed=name not in ("error", "rms"))
-        return [number(getattr(kl, name)) if kl else ABSENT, change]
+def distribution_table(comparison: Comparison, forced: ForcedPart) -> Table:
+    """KL and the change of the token's probability: means and percentiles over tokens."""
+
+    def cells(statistic: str) -> list[str]:
+        kl = number(getattr(forced.kl, statistic)) if forced.kl else ABSENT
+        change = getattr(forced.probability_change, statistic)
+        return [kl, number(change, signed=statistic not in ("error", "rms"))]
 
     rows = [
         ["mean", *cells("mean")],
         ["standard error", *cells("error")],
         ["root mean square", *cells("rms")],
-    ]
-    rows += [
-        [label if label in ("min", "max") else f"{label} %", *cells(name)] for name, label in PERCENTILES
+        *(
+            [label if label in ("min", "max") else f"{label} %", *cells(statistic)]
+            for statistic, label in PERCENTILES
+        ),
     ]
     return Table(
-        f"{c.quantised.name}: distributions over tokens (KL from the {forced.reference_k} most likely "
-        f"tokens and the rest)",
+        f"{comparison.quantised.name}: distributions over tokens "
+        f"(KL from the {forced.reference_k} most likely tokens and the rest)",
         ["Statistic", "KL(full ‖ quantised), nat", "Change of the token’s probability"],
         rows,
     )
 
 
-def perplexity_text(forced: ForcedPart) -> str:
-    p = forced.perplexity
-    return (
-        f"perplexity {number(p.full)} in full and {number(p.quantised)} quantised, log of their ratio "
-        f"{interval(p.log_ratio, signed=True)}, correlation of log-probabilities {number(p.correlation)}"
-    )
-
-
-def layer_table(c: Comparison) -> Table | None:
-    changes = [change for change in c.divergence.layers if change.metric in LAYER_METRICS]
+def layer_table(comparison: Comparison) -> Table | None:
+    """The change of by-layer metrics, a row for each layer; None where none were recorded in both runs."""
+    changes = [change for change in comparison.divergence.layers if change.metric in LAYER_METRICS]
     if not changes:
         return None
     depth = max(len(change.mean) for change in changes)
 
-    def cell(values: Any, layer: int) -> str:
-        i = layer - (depth - len(values.mean))  # by-layer metrics of attention have no row for the embedding
-        return (
-            interval(Interval(values.mean[i], values.low[i], values.high[i]), signed=True)
-            if i >= 0
-            else ABSENT
-        )
+    def cell(change: LayerChange, layer: int) -> str:
+        i = layer - (depth - len(change.mean))  # by-layer metrics of attention have no row for the embedding
+        if i < 0:
+            return ABSENT
+        return interval(Interval(change.mean[i], change.low[i], change.high[i]), signed=True)
 
     return Table(
-        f"{c.quantised.name}: change by layer, means over questions with 95% intervals",
+        f"{comparison.quantised.name}: change by layer, means over questions with 95% intervals",
         ["Layer", *(metric_name(change.metric) for change in changes)],
         [
             ["0 (embedding)" if layer == 0 else str(layer), *(cell(change, layer) for change in changes)]
@@ -252,15 +169,14 @@ def layer_table(c: Comparison) -> Table | None:
 
 
 def stop_table(group: ModelGroup) -> Table:
-    reasons = sorted({reason for data in group.runs for reason in data.dynamics.stop_reasons})
+    """How many answers of each run ended for each reason."""
+    counts = [data.dynamics.stop_reasons for data in group.runs]
+    reasons = sorted({reason for by_reason in counts for reason in by_reason})
     return Table(
         "Why answers ended (number of answers)",
         ["Reason", *(data.name for data in group.runs)],
         [
-            [
-                reason.replace("_", " "),
-                *(str(data.dynamics.stop_reasons.get(reason, 0)) for data in group.runs),
-            ]
+            [reason.replace("_", " "), *(str(by_reason.get(reason, 0)) for by_reason in counts)]
             for reason in reasons
         ],
     )
@@ -270,9 +186,9 @@ def provenance_table(runs: Sequence[RunData]) -> Table:
     """When, where and how each run was traced."""
     rows = []
     for data in runs:
-        m, settings = data.run.manifest, data.run.manifest.settings
-        device = [m.device.name, m.device.system, cores(m.device.cores)]
-        how = {
+        manifest, settings = data.run.manifest, data.run.manifest.settings
+        device = [manifest.device.name, manifest.device.system, cores(manifest.device.cores)]
+        values = {
             "prompt": settings.prompt,
             "temperature": settings.temperature,
             "max new tokens": settings.max_new_tokens,
@@ -283,10 +199,10 @@ def provenance_table(runs: Sequence[RunData]) -> Table:
                 data.name,
                 integer(data.dynamics.questions),
                 integer(data.dynamics.tokens),
-                ", ".join(f"{name} {value}" for name, value in how.items() if value is not None),
-                moment(m.created),
+                ", ".join(f"{name} {value}" for name, value in values.items() if value is not None),
+                moment(manifest.created),
                 ", ".join(part for part in device if part) or ABSENT,
-                ", ".join(f"{name} {version}" for name, version in m.versions.items()) or ABSENT,
+                ", ".join(f"{name} {version}" for name, version in manifest.versions.items()) or ABSENT,
             ]
         )
     return Table(
@@ -297,39 +213,10 @@ def provenance_table(runs: Sequence[RunData]) -> Table:
 
 
 def moment(created: str) -> str:
-    """An ISO time of UTC to the minute."""
+    """An ISO time of UTC to the minute; other times as they are."""
     return f"{created[:16].replace('T', ' ')} UTC" if created.endswith("+00:00") else created or ABSENT
 
 
 def cores(count: int) -> str:
+    """The number of cores; "" where it is not known."""
     return f"{count} cores" if count else ""
-
-
-def notes(group: ModelGroup) -> list[str]:
-    """What a reader must know before trusting the numbers: missing signals, questions without an answer."""
-    said = []
-    untapped = [data.name for data in group.runs if not data.run.manifest.artifact.tapped]
-    if untapped:
-        said.append(
-            f"{', '.join(untapped)}: traced from an artifact without taps, so attention and hidden states "
-            f"were not recorded "
-            "and their figures and tables leave it out; build the artifact with --taps rows to see them."
-        )
-    unanswered: dict[int, list[str]] = {}
-    for data in group.runs:
-        unanswered.setdefault(data.without_rows, []).append(data.name)
-    said += [
-        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions did not fit the "
-        f"context of "
-        f"{group.spec.context} positions and have no answer."
-        for count, names in unanswered.items()
-        if count
-    ]
-    if group.several_checkpoints:
-        said.append(
-            "These runs are not known to come from one checkpoint, so a change may not be quantisation's "
-            "alone."
-        )
-    if any(data.run.manifest.settings.temperature for data in group.runs):
-        said.append("Some answers were sampled, so two runs may differ by chance as well.")
-    return said

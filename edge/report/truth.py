@@ -1,4 +1,4 @@
-"""What a run's outcomes say, as text."""
+"""Tables and sentences about a run's outcomes: counts, and metrics as predictions of untrue answers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from edge.analysis.intervals import Interval
 from edge.analysis.truth import ALPHA, AurocChange, Prediction, Truth
-from edge.report.tables import ABSENT, Table, interval, metric_name, number, percent
+from edge.report.formatting import ABSENT, interval, metric_name, number, percent
+from edge.report.tables import Table
 
-SHOWN = 15  # scores in a table; the export holds all
+ROWS = 15  # scores in a table; the export has all of them
 OUTCOME_NAMES = {
     "best": "Best",
     "correct": "Correct",
@@ -32,16 +33,18 @@ SUMMARY_NAMES = {
 
 
 def score_name(metric: str, summary: str) -> str:
+    """The title of a score: a metric and its summary over an answer."""
     name = "Length in tokens" if metric == "tokens" else metric_name(metric)
     return f"{name}, {SUMMARY_NAMES[summary]}" if summary else name
 
 
 def p_text(p: float) -> str:
+    """A p or q value; an en dash for NaN."""
     return ABSENT if math.isnan(p) else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def verdict(truth: Truth) -> str:
-    """The result in a sentence, a null result as one."""
+    """The result in a sentence, also where no metric predicts."""
     if truth.problem:
         return truth.problem
     judged = (
@@ -55,25 +58,19 @@ def verdict(truth: Truth) -> str:
     auroc = f"AUROC {best.auroc.value:.3f} [{best.auroc.low:.3f}, {best.auroc.high:.3f}]{side}"
     return (
         f"{len(truth.found)} of {truth.tests} scores predict untrue answers beyond chance after correction "
-        f"({judged}); "
-        f"first of them: {score_name(best.metric, best.summary)}, {auroc}"
+        f"({judged}); first of them: {score_name(best.metric, best.summary)}, {auroc}"
     )
 
 
 def outcome_table(truth: Truth) -> Table:
-    """Figure 1's numbers: how many answers came out how."""
+    """The number and share of answers with each outcome (the paper's figure 1)."""
     total = sum(truth.counts.values())
     rows = [
         [OUTCOME_NAMES[name], str(count), f"{100 * count / total:.1f} %"]
         for name, count in truth.counts.items()
     ]
-    rows.append(
-        [
-            "Untrue (best incorrect or incorrect)",
-            str(truth.counts["best_incorrect"] + truth.counts["incorrect"]),
-            percent(truth.untrue),
-        ]
-    )
+    untrue = truth.counts["best_incorrect"] + truth.counts["incorrect"]
+    rows.append(["Untrue (best incorrect or incorrect)", str(untrue), percent(truth.untrue)])
     rows.append(["Not judged: raters disagree, no label", str(truth.disagreed + truth.unlabelled), ABSENT])
     return Table(
         f"Outcomes ({truth.source} labels): {truth.label}", ["Outcome", "Answers", "Share [95%]"], rows
@@ -84,23 +81,26 @@ HEADINGS = ("Score", "AUROC [95%]", "PRR", "AURC", "ECE", "Balanced accuracy", "
 
 
 def prediction_table(truth: Truth, *, brief: bool = False) -> Table | None:
-    """The scores with the smallest p, whether they are findings or not; None where nothing was judged.
-    `brief` has the interval of AUROC alone, for a terminal of 80 columns."""
+    """The scores with the smallest p, below ALPHA or not; None where nothing was tested.
+
+    `brief` gives an interval for AUROC alone, for a terminal of 80 columns.
+    """
     judged = [p for p in truth.predictions if not math.isnan(p.p)]
     if not judged:
         return None
     score, auroc, prr, aurc, ece, balanced, corrected = HEADINGS
     columns = [score, auroc, prr, aurc, ece, "Bal. acc." if brief else balanced]
     return Table(
-        f"Does it predict untrue answers? {truth.label}: the first {min(SHOWN, len(judged))} of "
-        f"{truth.tests} scores by p; "
+        f"Does it predict untrue answers? {truth.label}: "
+        f"the first {min(ROWS, len(judged))} of {truth.tests} scores by p; "
         f"{len(truth.found)} below {ALPHA:g} after Holm’s correction",
         [*columns, *([] if brief else ["Answers", "p"]), corrected, *([] if brief else ["q (BH)"])],
-        [line(p, brief) for p in judged[:SHOWN]],
+        [prediction_row(p, brief) for p in judged[:ROWS]],
     )
 
 
-def line(p: Prediction, brief: bool) -> list[str]:
+def prediction_row(p: Prediction, brief: bool) -> list[str]:
+    """The row of one score."""
     measures = (p.prr, p.aurc, p.ece, p.balanced_accuracy)
     cells = [number(m.value, digits=3) if brief else interval(m) for m in measures]
     return [
@@ -114,9 +114,10 @@ def line(p: Prediction, brief: bool) -> list[str]:
 
 
 def change_table(first: str, second: str, changes: Sequence[AurocChange]) -> Table | None:
-    """Two runs, paired by question."""
+    """The change of AUROC from one run to another, paired by question; None without changes."""
     if not changes:
         return None
+    beyond_chance = sum(change.holm < ALPHA for change in changes)
     rows = [
         [
             score_name(c.metric, c.summary),
@@ -126,27 +127,25 @@ def change_table(first: str, second: str, changes: Sequence[AurocChange]) -> Tab
             interval(c.difference, signed=True),
             p_text(c.holm),
         ]
-        for c in changes[:SHOWN]
+        for c in changes[:ROWS]
     ]
     return Table(
-        f"AUROC of {second} against {first}, paired by question; {sum(c.holm < ALPHA for c in changes)} of "
-        f"{len(changes)} differ "
-        f"beyond chance after Holm’s correction",
+        f"AUROC of {second} against {first}, paired by question; {beyond_chance} of {len(changes)} differ "
+        "beyond chance after Holm’s correction",
         ["Score", "Answers", "First", "Second", "Difference [95%]", "p (Holm)"],
         rows,
     )
 
 
 def trajectory_text(truth: Truth) -> str:
-    """Where output entropy of untrue answers differs from that of true ones."""
+    """A sentence on the difference of output entropy between untrue and true answers, along the answer."""
     difference = truth.trajectory_difference
     if difference is None:
         return "Output entropy by outcome: answers of one kind only."
     apart = int(((difference.low > 0) | (difference.high < 0)).sum())
-    whole = Interval(float(difference.mean.mean()), math.nan, math.nan)
+    average = Interval(float(difference.mean.mean()), math.nan, math.nan)
     return (
-        f"Output entropy of untrue less that of true answers is {interval(whole, signed=True)} nat on the "
-        f"average over the "
-        f"answer; its interval leaves out 0 in {apart} of {len(difference.mean)} places, each taken by "
-        f"itself."
+        f"Output entropy of untrue less that of true answers is {interval(average, signed=True)} nat "
+        "on the average over the answer; "
+        f"its interval leaves out 0 in {apart} of {len(difference.mean)} places, each taken by itself."
     )

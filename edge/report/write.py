@@ -1,5 +1,4 @@
-"""Writes the report: one HTML file that shows what runs say, opens offline and asks no server for
-anything."""
+"""Writes the report: one HTML file that opens offline and asks no server for anything."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from edge.runs.run_directory import Run
 
 
 class ReportSummary(NamedTuple):
-    """What was written. `questions` counts each model's once, however many runs answered them."""
+    """What was written. `questions` counts each model's questions once, however many runs answered them."""
 
     path: Path
     bytes: int
@@ -29,11 +28,12 @@ class ReportSummary(NamedTuple):
 def write_report(runs: Sequence[Run], out: Path, *, delta: float = DELTA) -> ReportSummary:
     """Writes the report of `runs` to the HTML file `out`, whole or not at all.
 
-    Runs are grouped by model id; in each group the most exact free run is what the others are compared with.
+    Runs are grouped by model id. In each group the others are compared with the most exact free run.
     `delta` is the shift in nats that still counts as balanced. Raises UserError when plotly is missing,
     `out` cannot be written, or runs of one model cannot be compared.
     """
-    plotly = plotly_js()  # before minutes of analysis, as is the next line
+    # What can fail early is checked before minutes of analysis.
+    plotly = plotly_js()
     check_target(out)
     groups = build_groups(runs, delta)
     text = render(groups, plotly).encode("utf-8", "replace")  # a damaged run.json may hold half a character
@@ -48,7 +48,7 @@ def write_report(runs: Sequence[Run], out: Path, *, delta: float = DELTA) -> Rep
 
 
 def check_target(out: Path) -> None:
-    """Raises UserError where no file can be made; makes missing folders."""
+    """Makes missing folders; raises UserError where no file can be written."""
     if out.is_dir():
         raise UserError(f"{out} is a folder: give the name of an HTML file with --out")
     try:

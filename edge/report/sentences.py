@@ -1,0 +1,73 @@
+"""Sentences about a model's runs: its class, where a change starts, perplexity, and notes for the reader."""
+
+from __future__ import annotations
+
+from edge.analysis.divergence import ForcedPart
+from edge.analysis.dynamics import BALANCED, DETERMINISTIC, UNDEFINED_CLASS, DynamicsClass
+from edge.report.formatting import interval, layer_name, metric_name, number
+from edge.report.model import LayerStart, ModelGroup
+
+
+def class_reason(model_class: DynamicsClass) -> str:
+    """The reason for a class: the interval of the shift and the threshold, in nats."""
+    label, delta = model_class.label, model_class.delta
+    shift = f"early to late shift of output entropy {interval(model_class.shift, signed=True)} nat"
+    if label == UNDEFINED_CLASS:
+        return f"{shift}: fewer than two answers have one, so there is no interval to decide by"
+    if label == BALANCED:
+        return f"{shift}: its 95% interval lies neither below −{delta:g} nor above +{delta:g} nat"
+    side = f"below −{delta:g}" if label == DETERMINISTIC else f"above +{delta:g}"
+    return f"{shift}: its 95% interval lies {side} nat"
+
+
+def start_text(start: LayerStart) -> str:
+    """A sentence that says in which layers a metric changes most and first."""
+    name = metric_name(start.metric)
+    if start.largest is None or start.first is None:
+        return f"{name}: no layer's 95% interval leaves out 0"
+    change = number(100 * start.relative, signed=True, digits=3)
+    return (
+        f"{name}: the largest relative change is in {layer_name(start.largest)} ({change} %); "
+        f"{start.sure} of {start.layers} layers change beyond chance, "
+        f"the first of them is {layer_name(start.first)}"
+    )
+
+
+def perplexity_text(forced: ForcedPart) -> str:
+    """Perplexity in full and quantised, on the same tokens."""
+    perplexity = forced.perplexity
+    return (
+        f"perplexity {number(perplexity.full)} in full and {number(perplexity.quantised)} quantised, "
+        f"log of their ratio {interval(perplexity.log_ratio, signed=True)}, "
+        f"correlation of log-probabilities {number(perplexity.correlation)}"
+    )
+
+
+def notes(group: ModelGroup) -> list[str]:
+    """What a reader must know before trusting the numbers: missing signals, questions without an answer."""
+    sentences = []
+    untapped = [data.name for data in group.runs if not data.run.manifest.artifact.tapped]
+    if untapped:
+        sentences.append(
+            f"{', '.join(untapped)}: traced from an artifact without taps, so attention and hidden states "
+            "were not recorded and their figures and tables leave it out; "
+            "build the artifact with --taps rows to see them."
+        )
+    unanswered: dict[int, list[str]] = {}
+    for data in group.runs:
+        unanswered.setdefault(data.without_rows, []).append(data.name)
+    questions, context = group.reference.dynamics.questions, group.spec.context
+    sentences += [
+        f"{', '.join(names)}: {count} of {questions} questions did not fit the context of {context} "
+        "positions and have no answer."
+        for count, names in unanswered.items()
+        if count
+    ]
+    if group.several_checkpoints:
+        sentences.append(
+            "These runs are not known to come from one checkpoint, "
+            "so a change may not be quantisation's alone."
+        )
+    if any(data.run.manifest.settings.temperature for data in group.runs):
+        sentences.append("Some answers were sampled, so two runs may differ by chance as well.")
+    return sentences
