@@ -1,7 +1,6 @@
-"""`edge demo`: the main job on the embedded models, as the commands that anyone would type, each shown
-before it runs.
+"""`edge demo`: builds, traces, compares and reports the embedded models.
 
-Every command is a process of its own: `edge` may not import `export`, and what is shown is what is done.
+Each command is printed and then run as a process of its own, since `edge` may not import `export`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from edge.runs.manifest import RUN_NAME
 
 FULL, QUANTISED = "fp32", ("int8", "int4")
 MODULES = {"edge": "edge", "edge-export": "export"}  # command -> module that `python -m` runs
-# Of the extras `export` and `analysis`, what the first and the last command would miss.
+# Modules of the extras `export` and `analysis` that the first and the last command need.
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "plotly")
 
 
@@ -38,7 +37,7 @@ def demo(
     ),
     out: Annotated[Path, typer.Option(help="Folder of the runs and of report.html.")] = Path("runs/demo"),
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)] = None,
-    force: Annotated[
+    overwrite: Annotated[
         bool, typer.Option("--force", help="Begin anew: replace what an earlier demo left in both folders.")
     ] = False,
 ) -> None:
@@ -47,19 +46,19 @@ def demo(
     names = embedded(model)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f'edge demo needs {", ".join(missing)}: install the extras, in a clone with "pip install '
-            f"'.[export,analysis]'\""
+            f"edge demo needs {', '.join(missing)}: install the extras, "
+            "in a clone with \"pip install '.[export,analysis]'\""
         )
-    if force:
+    if overwrite:
         remove_runs(out, names)
     report = out / "report.html"
-    for command in commands(names, models, out, report, limit, force):
+    for command in commands(names, models, out, report, limit, overwrite):
         call(command)
     console.print(f"Open {report} in a browser.", markup=False, soft_wrap=True)
 
 
 def embedded(wanted: list[str] | None) -> list[str]:
-    """The embedded models asked for; raises UserError for any other."""
+    """The chosen embedded models, all by default; raises UserError for a model that is not embedded."""
     known = [name for name, entry in read_registry().items() if entry.folder]
     for name in wanted or ():
         if name not in known:
@@ -68,10 +67,11 @@ def embedded(wanted: list[str] | None) -> list[str]:
 
 
 def commands(
-    names: list[str], models: Path, out: Path, report: Path, limit: int | None, force: bool
+    names: list[str], models: Path, out: Path, report: Path, limit: int | None, overwrite: bool
 ) -> Iterator[list[str]]:
-    """The command lines in their order."""
-    replace, few = ["--force"] if force else [], ["--limit", str(limit)] if limit else []
+    """The demo's command lines in their order."""
+    replace = ["--force"] if overwrite else []
+    few = ["--limit", str(limit)] if limit else []
     for name in names:
         artifacts, runs = models / name, out / name
         precisions = [word for precision in (FULL, *QUANTISED) for word in ("--to", f"onnx-{precision}")]
@@ -80,23 +80,16 @@ def commands(
         for precision in QUANTISED:
             artifact = f"{artifacts}/onnx-{precision}"
             yield ["edge", "run", artifact, "--out", f"{runs}/{precision}", *few]
-            yield [
-                "edge",
-                "force",
-                artifact,
-                "--like",
-                f"{runs}/{FULL}",
-                "--out",
-                f"{runs}/{precision}-forced",
-            ]
+            forced = f"{runs}/{precision}-forced"
+            yield ["edge", "force", artifact, "--like", f"{runs}/{FULL}", "--out", forced]
         yield ["edge", "compare", f"{runs}/{FULL}", f"{runs}/{QUANTISED[-1]}-forced"]
     yield ["edge", "report", *(f"{run}" for run in run_folders(out, names)), "--out", f"{report}"]
 
 
 def run_folders(out: Path, names: list[str]) -> list[Path]:
-    return [
-        out / name / run for name in names for run in (FULL, *QUANTISED, *(f"{p}-forced" for p in QUANTISED))
-    ]
+    """The demo's run directories, model by model."""
+    runs = (FULL, *QUANTISED, *(f"{precision}-forced" for precision in QUANTISED))
+    return [out / name / run for name in names for run in runs]
 
 
 def remove_runs(out: Path, names: list[str]) -> None:
@@ -107,15 +100,16 @@ def remove_runs(out: Path, names: list[str]) -> None:
 
 
 def call(command: list[str]) -> None:
-    """Shows a command line and runs it; where it fails, so does the demo, with the same exit code.
+    """Prints a command line and runs it; raises typer.Exit with its exit code where it fails.
 
-    Ctrl-C reaches the command itself, which ends in its own time.
+    Ctrl-C reaches the command itself; the demo waits until it has ended.
     """
     console.print(f"$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
     before = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
-        # -P: a folder of the user's that happens to be called edge or export is not meant.
-        done = subprocess.run([sys.executable, "-P", "-m", MODULES[command[0]], *command[1:]], check=False)  # noqa: S603
+        # -P: a folder `edge` or `export` of the user's must not be imported instead.
+        arguments = [sys.executable, "-P", "-m", MODULES[command[0]], *command[1:]]
+        done = subprocess.run(arguments, check=False)  # noqa: S603
     finally:
         signal.signal(signal.SIGINT, before)
     if done.returncode:
