@@ -16,10 +16,8 @@ from edge.signals.definitions import mean
 
 TAB = " " * 4
 BESIDE_SPARK = 34  # columns for the label and the numbers beside a sparkline
-LEAST_ENTROPY, LEAST_DISPERSION = (
-    1.0,
-    0.5,
-)  # nats that fill a sparkline's height where all values are smaller
+# Nats that fill a sparkline's height where all values are smaller.
+LEAST_ENTROPY, LEAST_DISPERSION = 1.0, 0.5
 
 
 class Body:

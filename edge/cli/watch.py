@@ -79,7 +79,7 @@ def follow(follower: Follower, seen: Seen, every: float, json_file: str | None) 
 
 
 def write_state(seen: Seen, json_file: str | None) -> None:
-    """Writes the state as JSON where that is asked for, and prints the view."""
+    """Writes the state as JSON if there is a place for it, and prints the view."""
     if json_file:
         write_record(seen, json_file)
     if json_file != "-":
