@@ -94,7 +94,7 @@ def change_row(change: MetricChange) -> tuple[str, str, str, str]:
 
 
 def truth(change: TruthChange) -> Group:
-    """How many answers became untrue, and whether output and attention entropy still predict those."""
+    """Answers that became untrue, and whether output and attention entropy still predict them."""
     title = f"Truth of the answers ({unmarked(change.source)} labels) [95% interval]"
     rows = table(title, "measure", "full", "quantised", "change")
     if change.outcomes:
