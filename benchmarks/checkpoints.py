@@ -1,4 +1,4 @@
-"""Checkpoints of real shapes, made once in a benchmark's work folder."""
+"""Checkpoints of real shapes, written once into a benchmark's work folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LLAMA = "llama-3.2-1b-instruct"
 
 
 def checkpoint(work: Path, model: str = LLAMA) -> Path:
-    """Of a known model's exact shape with random weights, at WORK/MODEL."""
+    """Folder WORK/MODEL with random weights of a known model's exact shape; written if it is missing."""
     path = work / model
     if not path.exists():
         synth(model, path)

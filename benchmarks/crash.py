@@ -7,6 +7,7 @@ Some models greedy, some sampled. The tests do the same with fewer kills and als
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import time
@@ -31,39 +32,25 @@ def main() -> None:
         path = build(str(source), ["onnx-int4"], options.work / model)[0].artifact.path
         killed, whole = options.work / f"{model}-killed", options.work / f"{model}-whole"
         temperature = 0.8 * (number % 2)
-        settings = [
-            "--questions",
-            str(options.questions),
-            "--max-new-tokens",
-            "60",
-            "--temperature",
-            str(temperature),
-            "--date",
-            "2026-01-01",
-            "--threads",
-            "1",
-            "--quiet",
-        ]
-        command = ["run", str(path), *settings]
+        settings = {
+            "--questions": str(options.questions),
+            "--max-new-tokens": "60",
+            "--temperature": str(temperature),
+            "--date": "2026-01-01",
+            "--threads": "1",
+        }
+        command = ["run", str(path), *itertools.chain(*settings.items()), "--quiet"]
         started = time.monotonic()
         drive = [sys.executable, str(DRIVER), "random", str(number), str(options.kills), str(killed), "--"]
-        driven = subprocess.run(
-            [*drive, *command, "--out", str(killed)], capture_output=True, text=True, check=True
-        )
-        kills = int(driven.stdout)
+        driven = [*drive, *command, "--out", str(killed)]
+        kills = int(subprocess.run(driven, capture_output=True, text=True, check=True).stdout)
         for out in (killed, whole):
-            subprocess.run(
-                [sys.executable, "-m", "edge", *command, "--out", str(out)],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            finish = [sys.executable, "-m", "edge", *command, "--out", str(out)]
+            subprocess.run(finish, check=True, stdout=subprocess.DEVNULL)
         assert_same_rows(killed, whole)
         total += kills
-        print(
-            f"{model}, temperature {temperature}: {kills} kills, the same rows "
-            f"({time.monotonic() - started:.0f} s)",
-            flush=True,
-        )
+        took = f"{time.monotonic() - started:.0f} s"
+        print(f"{model}, temperature {temperature}: {kills} kills, the same rows ({took})", flush=True)
     print(f"{total} kills")
 
 

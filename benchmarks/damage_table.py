@@ -34,15 +34,14 @@ COMMANDS = {
 
 
 def call(program: str, *words: str | Path) -> None:
-    """One command as a process of its own, shown; it must succeed."""
+    """Prints a command and runs it as a process of its own; raises CalledProcessError where it fails."""
     print(program, *words, file=sys.stderr, flush=True)
-    subprocess.run(
-        [sys.executable, "-c", COMMANDS[program], *map(str, words)], check=True, stdout=sys.stderr
-    )
+    arguments = [sys.executable, "-c", COMMANDS[program], *map(str, words)]
+    subprocess.run(arguments, check=True, stdout=sys.stderr)
 
 
 def trace(model: str, work: Path, questions: Path, limit: Sequence[str]) -> None:
-    """Everything below work/MODEL: artifacts/PRECISION, full, PRECISION (alone), PRECISION-forced."""
+    """Fills work/MODEL: artifacts/PRECISION, and the runs full, PRECISION (alone) and PRECISION-forced."""
     artifacts, runs = work / model / "artifacts", work / model
     plain = [word for precision in (FULL, *PRECISIONS) if precision != MIXED for word in ("--to", precision)]
     call("edge-export", "build", model, *plain, "--out", artifacts)
@@ -52,20 +51,9 @@ def trace(model: str, work: Path, questions: Path, limit: Sequence[str]) -> None
     call("edge", "run", artifacts / FULL, "--out", runs / "full", "--reference", *alone)
     for name in PRECISIONS:
         call("edge", "run", artifacts / name, "--out", runs / name, *alone)
-        call(
-            "edge",
-            "force",
-            artifacts / name,
-            "--like",
-            runs / "full",
-            "--exact",
-            artifacts / FULL,
-            "--out",
-            runs / f"{name}-forced",
-            "--threads",
-            "1",
-            "--quiet",
-        )
+        beside = ["--like", runs / "full", "--exact", artifacts / FULL]
+        out = runs / f"{name}-forced"
+        call("edge", "force", artifacts / name, *beside, "--out", out, "--threads", "1", "--quiet")
 
 
 HEAD = (
@@ -90,44 +78,41 @@ def text(value: Interval, *, signed: bool = True) -> str:
 
 
 def rows(model: str, work: Path) -> Iterator[list[str]]:
-    """One for each precision, from `edge compare` of all its runs."""
+    """One row for each precision, from `edge compare` of all its runs."""
     names = [f"{name}{kind}" for name in PRECISIONS for kind in ("", "-forced")]
-    found = compare_artifacts(
-        Run.open(work / model / "full"), [Run.open(work / model / name) for name in names]
-    )
-    for line in found.lines:
-        harm = line.damage
-        if harm is None or line.identical is None:
+    runs = [Run.open(work / model / name) for name in names]
+    for line in compare_artifacts(Run.open(work / model / "full"), runs).lines:
+        damage = line.damage
+        if damage is None or line.identical is None:
             raise SystemExit(f"{line.label} was not traced both ways")
         yield [
             model,
             line.precision,
             f"{(line.cost.bytes or 0) / 1e6:.2f}",
-            f"{harm.kl:.3g} ± {harm.kl_error:.1g}",
-            f"{100 * harm.same_top1.value:.2f}%",
-            text(harm.log_ppl_ratio),
+            f"{damage.kl:.3g} ± {damage.kl_error:.1g}",
+            f"{100 * damage.same_top1.value:.2f}%",
+            text(damage.log_ppl_ratio),
             text(line.entropy_change),
             text(line.attention_change),
-            text(harm.hidden_error, signed=False),
+            text(damage.hidden_error, signed=False),
             f"{100 * line.identical.value:.0f}%",
             line.model_class if line.same_class else f"{line.model_class} (changed)",
         ]
 
 
 def less(one: Run, other: Run) -> tuple[Interval, float]:
-    """Mean over tokens of KL(other) - KL(one) on the same tokens, interval over questions; and as a share of
-    the other's."""
+    """Mean over tokens of KL(other) - KL(one) in nats, with an interval over questions, and as a share of
+    KL(other)."""
     a, b = (run.steps(["question_index", "step", "token_id", "kl"]) for run in (one, other))
     if not a.select([0, 1, 2]).equals(b.select([0, 1, 2])):
         raise SystemExit(f"{one.folder} and {other.folder} were forced on different tokens")
     before, after = numbers(b, "kl"), numbers(a, "kl")
-    return weighted(before - after, a.column("question_index").to_numpy()), float(
-        1 - after.mean() / before.mean()
-    )
+    gain = weighted(before - after, a.column("question_index").to_numpy())
+    return gain, float(1 - after.mean() / before.mean())
 
 
 def show(models: Sequence[str], work: Path) -> None:
-    """The tables in Markdown."""
+    """Prints both tables in Markdown."""
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     for model in models:
         for row in rows(model, work):
@@ -147,15 +132,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
-    asked = [
+    searched, judged = (
         {question.question for question in read_questions(path)} for path in (EMBEDDED, options.questions)
-    ]
-    if shared := asked[0] & asked[1]:
+    )
+    if shared := searched & judged:
         raise SystemExit(f"{len(shared)} questions were used for the search of {MIXED}: give others")
+    limit = ["--limit", str(options.limit)] if options.limit else []
     for model in options.models:
-        trace(
-            model, options.work, options.questions, ["--limit", str(options.limit)] if options.limit else []
-        )
+        trace(model, options.work, options.questions, limit)
     show(options.models, options.work)
 
 

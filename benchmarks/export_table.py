@@ -26,11 +26,12 @@ from export.space import weight_bytes
 from export.synth import synth
 
 BUILD = "from export.cli import main; main()"
+EDGE = "from edge.cli.app import main; main()"
 QUESTIONS = 3
 
 
 def status(pid: int) -> dict[str, int]:
-    """RssAnon and RssFile in bytes; empty when the process is gone."""
+    """RssAnon and RssFile of a process in bytes; empty when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -39,8 +40,8 @@ def status(pid: int) -> dict[str, int]:
     return {name: int(value.split()[0]) * 1024 for name, value in pairs}
 
 
-def measured(command: list[str]) -> dict[str, float]:
-    """Seconds and peak bytes of a command that must succeed."""
+def measure(command: list[str]) -> dict[str, float]:
+    """Runs a command; its seconds and peak bytes. Raises SystemExit where it fails."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks = {"RssAnon": 0, "RssFile": 0}
@@ -79,18 +80,9 @@ def main() -> None:
             synth(model_id, source)
         for precision in options.precisions:
             shutil.rmtree(out, ignore_errors=True)
-            command = [
-                sys.executable,
-                "-c",
-                BUILD,
-                "build",
-                str(source),
-                "--to",
-                precision,
-                "--out",
-                str(out),
-            ]
-            row = {"model": model_id, "precision": precision, **measured(command)}
+            arguments = ["build", str(source), "--to", precision, "--out", str(out)]
+            command = [sys.executable, "-c", BUILD, *arguments]
+            row = {"model": model_id, "precision": precision, **measure(command)}
             artifact = Artifact.open(out / precision, verify=False)
             weights = max(record.size for record in artifact.manifest.files.values())
             row |= {"bytes": weights, "over_needed": None}
@@ -98,30 +90,19 @@ def main() -> None:
                 with Checkpoint(source) as checkpoint:
                     row["over_needed"] = weights / weight_bytes(checkpoint, Target(PRECISIONS[precision]))
             rows.append(row)
+            over_needed = f" = {row['over_needed']:.4f} x needed" if row["over_needed"] else ""
             print(
-                f"{model_id:30} {precision:10} {row['seconds']:6.1f} s   {row['anonymous'] / 1e6:6.0f} MB "
-                f"anonymous "
-                f"{row['mapped'] / 1e6:6.0f} MB mapped   {weights / 1e6:7.1f} MB"
-                + (f" = {row['over_needed']:.4f} x needed" if row["over_needed"] else ""),
+                f"{model_id:30} {precision:10} {row['seconds']:6.1f} s   "
+                f"{row['anonymous'] / 1e6:6.0f} MB anonymous {row['mapped'] / 1e6:6.0f} MB mapped   "
+                f"{weights / 1e6:7.1f} MB{over_needed}",
                 flush=True,
             )
             if options.answer and precision == "onnx-int4":
                 run = options.work / f"{model_id}-run"
                 shutil.rmtree(run, ignore_errors=True)
-                arguments = [
-                    "run",
-                    str(out / precision),
-                    "--out",
-                    str(run),
-                    "--limit",
-                    str(QUESTIONS),
-                    "--max-new-tokens",
-                    "24",
-                ]
-                subprocess.run(
-                    [sys.executable, "-c", "from edge.cli.app import main; main()", *arguments, "--quiet"],
-                    check=True,
-                )
+                arguments = ["run", str(out / precision), "--out", str(run), "--quiet"]
+                limits = ["--limit", str(QUESTIONS), "--max-new-tokens", "24"]
+                subprocess.run([sys.executable, "-c", EDGE, *arguments, *limits], check=True)
         shutil.rmtree(out, ignore_errors=True)
         if not had:
             shutil.rmtree(source)

@@ -1,4 +1,4 @@
-"""Is reading another run's tokens as fast as answering? `python -m benchmarks.forced_speed --work DIR`.
+"""Speed of `edge force` beside `edge run`: `python -m benchmarks.forced_speed --work DIR`.
 
 Whole jobs in one process, as `edge run` and `edge force` do them, on the same tokens: *run* and *run2* (the
 noise) answer, *run K* keeps distributions too; *force* reads the tokens of a run without kept distributions,
@@ -23,6 +23,7 @@ import numpy as np
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
+from edge.jobs.bench import rotated
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force
 from edge.jobs.run import run
@@ -35,7 +36,7 @@ REFERENCE_K = 256
 
 
 def jobs(artifact: Artifact, work: Path, limit: int, tokens: int) -> dict[str, Callable[[Path], object]]:
-    """Each takes the folder of its run; the references are made here."""
+    """Jobs by name, each a function of the folder for its run; writes the reference runs."""
     questions, runtime = list(itertools.islice(read_questions(EMBEDDED), limit)), Runtime(1)
 
     def answer(out: Path, kept: int = 0) -> object:
@@ -55,13 +56,14 @@ def jobs(artifact: Artifact, work: Path, limit: int, tokens: int) -> dict[str, C
 
 
 class Spent(NamedTuple):
-    """Seconds on the clock and of the processor."""
+    """Seconds of wall-clock and of processor time."""
 
     wall: float
     processor: float
 
 
 def spend(job: Callable[[Path], object], out: Path) -> Spent:
+    """Runs a job into an empty folder; the time it took."""
     shutil.rmtree(out, ignore_errors=True)
     started = Spent(time.perf_counter(), time.process_time())
     job(out)
@@ -85,31 +87,30 @@ def main() -> None:
         name = built.artifact.manifest.precision
         work = options.work / name
         shutil.rmtree(work, ignore_errors=True)
-        made = jobs(built.artifact, work, options.limit, options.tokens)
+        by_name = jobs(built.artifact, work, options.limit, options.tokens)
         tokens = Run.open(work / "plain").steps(["question_index", "step"]).num_rows
-        spent: dict[str, list[Spent]] = {each: [] for each in made}
+        spent: dict[str, list[Spent]] = {job: [] for job in by_name}
         for number in range(options.rounds + 1):
-            names = list(made)[number % len(made) :] + list(made)[: number % len(made)]
-            for each in names:
-                took = spend(made[each], work / "out")
+            for job in rotated(by_name, number):
+                took = spend(by_name[job], work / "out")
                 if number:  # the first round warms up
-                    spent[each].append(took)
+                    spent[job].append(took)
         result[name] = {}
-        for each, values in spent.items():
+        for job, values in spent.items():
             speed = tokens / median(value.wall for value in values)
             ratios = [
                 value.processor / base.processor for value, base in zip(values, spent["run"], strict=True)
             ]
             low, middle, high = np.percentile(ratios, (25, 50, 75))
             best = min(value.processor for value in values) / min(base.processor for base in spent["run"])
-            result[name][each] = {
+            result[name][job] = {
                 "tokens_per_second": speed,
                 "ratio": middle,
                 "quartiles": [low, high],
                 "of_least": best,
             }
             spread = f"{middle:.3f} (quartiles {low:.3f} to {high:.3f}), of the least {best:.3f}"
-            print(f"{name:12} {each:8} {speed:8.0f} tokens/s   processor time over run {spread}", flush=True)
+            print(f"{name:12} {job:8} {speed:8.0f} tokens/s   processor time over run {spread}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
 

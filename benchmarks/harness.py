@@ -1,5 +1,4 @@
-"""Sets `edge score` beside lm-evaluation-harness's own run through transformers, on the same questions,
-offline.
+"""Compares `edge score` with lm-evaluation-harness through transformers, on the same questions, offline.
 
     python -m benchmarks.harness models/nano/nano-llama models/nano-llama/onnx-fp32 --questions
     truthfulqa_817.csv --limit 100
@@ -33,7 +32,7 @@ TASKS = ("mc1", "mc2")
 
 
 def documents(questions: list[Question]) -> datasets.Dataset:
-    """The questions as the hub's `multiple_choice` form has them."""
+    """The questions in the columns of the hub's `multiple_choice` form."""
 
     def targets(true: tuple[str, ...], false: tuple[str, ...]) -> dict[str, list]:
         return {"choices": [*true, *false], "labels": [1] * len(true) + [0] * len(false)}
@@ -51,7 +50,7 @@ def documents(questions: list[Question]) -> datasets.Dataset:
 
 
 def task(name: str, questions: list[Question]) -> ConfigurableTask:
-    """The harness's own configuration, with our questions in the place of the hub's."""
+    """A task in the harness's own configuration, with our questions instead of the hub's."""
     folder = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
     config = load_yaml(folder / f"truthfulqa_{name}.yaml")
     config.update(
@@ -74,7 +73,7 @@ def main() -> None:
 
     model = HFLM(pretrained=options.checkpoint, device="cpu", dtype="float32", batch_size=1)
     started = time.perf_counter()
-    found = lm_eval.simple_evaluate(
+    results = lm_eval.simple_evaluate(
         model=model, tasks=[task(name, questions) for name in TASKS], log_samples=True, bootstrap_iters=0
     )
     theirs_s = time.perf_counter() - started
@@ -83,18 +82,16 @@ def main() -> None:
         ours = score(open_artifact(options.artifact), questions, Path(folder) / "scores", runtime=Runtime())
         ours_s = time.perf_counter() - started
     print(
-        f"lm-eval {lm_eval.__version__}: {theirs_s:.1f} s; edge score: {ours_s:.1f} s; {len(questions)} "
-        f"questions"
+        f"lm-eval {lm_eval.__version__}: {theirs_s:.1f} s; edge score: {ours_s:.1f} s; "
+        f"{len(questions)} questions"
     )
     for name in TASKS:
-        samples = sorted(found["samples"][f"truthfulqa_{name}"], key=lambda sample: sample["doc_id"])
+        samples = sorted(results["samples"][f"truthfulqa_{name}"], key=lambda sample: sample["doc_id"])
         theirs = np.array([sample["acc"] for sample in samples])
         mine = np.array([ours.values[name][sample["doc_id"]] for sample in samples])
         worst = float(np.abs(theirs - mine).max())
-        print(
-            f"{name}: lm-eval {theirs.mean():.6f}, edge {mine.mean():.6f}, largest difference of a question "
-            f"{worst:.2e}"
-        )
+        means = f"lm-eval {theirs.mean():.6f}, edge {mine.mean():.6f}"
+        print(f"{name}: {means}, largest difference of a question {worst:.2e}")
         assert abs(theirs.mean() - mine.mean()) < 1e-3
 
 

@@ -1,4 +1,4 @@
-"""What K kept tokens lose and take: `python -m benchmarks.kl_gap --work DIR`.
+"""Error and size of references that keep K tokens: `python -m benchmarks.kl_gap --work DIR`.
 
 Full-precision answers to the embedded questions are stepped through onnx-int8 and onnx-int4 beside
 onnx-fp32. At each position the bound from the K most likely tokens and one bucket for the rest is set
@@ -48,22 +48,22 @@ class Position(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Over all positions, in nats: exact KL's mean; exact - bound in mean and at most; the largest change of
-    the bound by keeping log-probabilities in float16, and by how much such a bound exceeds the exact value
-    at most."""
+    """Exact KL and its bound over all positions, in nats."""
 
-    kl: float
-    mean: float
-    largest: float
-    half_error: float
-    half_excess: float
+    kl: float  # mean of the exact KL
+    mean: float  # mean of exact - bound
+    largest: float  # largest exact - bound
+    half_error: float  # largest change of the bound by keeping log-probabilities in float16
+    half_excess: float  # largest bound - exact with log-probabilities in float16
 
 
 def positions(
     full: Backend, quantised: Backend, prompts: Sequence[Sequence[int]], tokens: int
 ) -> Iterator[Position]:
-    """Along the full model's greedy answers of at most so many tokens; views that the next step
-    overwrites."""
+    """Positions of the full model's greedy answers of at most `tokens` tokens.
+
+    The logits are views that the next step overwrites.
+    """
     stop = frozenset(full.spec.stop_ids)
     for prompt in prompts:
         token = -1
@@ -80,14 +80,14 @@ def positions(
 
 
 def rounded(kept: TopK, kind: type[np.floating]) -> TopK:
-    """As it comes back from a file that keeps log-probabilities in this type."""
+    """The distribution with log-probabilities rounded to this type, as a file would keep them."""
     return kept._replace(logprobs=kept.logprobs.astype(kind).astype(np.float32))
 
 
 def measure(steps: Iterator[Position]) -> tuple[dict[int, Gap], dict[int, list[TopK]]]:
     """Gaps and kept distributions by K."""
     scratch = Scratch()
-    found: dict[int, list[tuple[float, float, float]]] = {k: [] for k in KEPT}
+    values: dict[int, list[tuple[float, float, float]]] = {k: [] for k in KEPT}
     distributions: dict[int, list[TopK]] = {k: [] for k in KEPT}
     for step in steps:
         one, other = (output_signals(logits, scratch).log_normaliser for logits in step)
@@ -95,11 +95,11 @@ def measure(steps: Iterator[Position]) -> tuple[dict[int, Gap], dict[int, list[T
         for k in KEPT:
             kept = top_k(step.full, one, k)
             bounds = (kl_to_reference(rounded(kept, kind), step.quantised, other) for kind in TYPES.values())
-            found[k].append((exact, *bounds))
+            values[k].append((exact, *bounds))
             distributions[k].append(kept)
     gaps = {}
-    for k, values in found.items():
-        exact_kl, bound, half = np.array(values).T
+    for k, rows in values.items():
+        exact_kl, bound, half = np.array(rows).T
         gap = exact_kl - bound
         gaps[k] = Gap(
             float(exact_kl.mean()),
@@ -112,7 +112,7 @@ def measure(steps: Iterator[Position]) -> tuple[dict[int, Gap], dict[int, list[T
 
 
 def bytes_each(kept: Sequence[TopK], kind: type[np.floating], vocabulary: int = 0) -> float:
-    """Bytes a token of the reference's columns; with `vocabulary`, ids are spread over so many at random."""
+    """Bytes a token of the reference's columns; ids are spread at random over a `vocabulary` above 0."""
     spread = np.random.default_rng(1).permutation(vocabulary or 1 << 16).astype(np.int32)
     ids = [spread[each.ids] if vocabulary else each.ids for each in kept]
     table = pa.table(
@@ -130,20 +130,20 @@ def bytes_each(kept: Sequence[TopK], kind: type[np.floating], vocabulary: int = 
         return path.stat().st_size / len(kept)
 
 
-def open_pair(artifacts: Path, precision: str, capacity: int) -> tuple[Artifact, Backend, Backend]:
+def open_models(artifacts: Path, precision: str, capacity: int) -> tuple[Artifact, Backend, Backend]:
+    """The full-precision artifact, its backend and the quantised model's."""
     one, other = (Artifact.open(artifacts / name) for name in (FULL, precision))
     return one, *(open_backend(each, Runtime(1), capacity, print) for each in (one, other))
 
 
-def of_model(
+def measure_model(
     artifacts: Path, precision: str, limit: int | None, tokens: int
 ) -> tuple[dict[int, Gap], dict[int, list[TopK]]]:
-    opened, full, quantised = open_pair(artifacts, precision, 512)
+    """Gaps and kept distributions by K along the answers to the embedded questions."""
+    opened, full, quantised = open_models(artifacts, precision, 512)
     prompter = Prompter(opened, None, DAY)
-    prompts = [
-        prompter.prompt(question.question).ids
-        for question in itertools.islice(read_questions(EMBEDDED), limit)
-    ]
+    questions = itertools.islice(read_questions(EMBEDDED), limit)
+    prompts = [prompter.prompt(question.question).ids for question in questions]
     try:
         return measure(positions(full, quantised, prompts, tokens))
     finally:
@@ -161,16 +161,15 @@ def main() -> None:
     options = parser.parse_args()
     result: dict[str, object] = {}
     print(
-        "| model | precision | mean KL | K | gap, mean | gap, largest | largest error of float16 | bound "
-        "above KL, float16 |"
+        "| model | precision | mean KL | K | gap, mean | gap, largest | largest error of float16 "
+        "| bound above KL, float16 |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for model in options.models:
-        build(model, [FULL, *QUANTISED], options.work / model / "artifacts")
+        artifacts = options.work / model / "artifacts"
+        build(model, [FULL, *QUANTISED], artifacts)
         for precision in QUANTISED:
-            gaps, kept = of_model(
-                options.work / model / "artifacts", precision, options.limit, options.tokens
-            )
+            gaps, kept = measure_model(artifacts, precision, options.limit, options.tokens)
             for k, gap in gaps.items():
                 print(
                     f"| {model} | {precision} | {gap.kl:.3g} | {k} | {gap.mean:.2g} | {gap.largest:.2g} | "
@@ -187,11 +186,8 @@ def main() -> None:
             for k in KEPT
         }
         for k, row in sizes.items():
-            print(
-                f"bytes a token, {model}, K={k}: "
-                + ", ".join(f"{name} {size:.0f}" for name, size in row.items()),
-                flush=True,
-            )
+            texts = ", ".join(f"{name} {size:.0f}" for name, size in row.items())
+            print(f"bytes a token, {model}, K={k}: {texts}", flush=True)
         result[f"{model} bytes"] = sizes
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))

@@ -1,5 +1,6 @@
-"""Memory of a traced model at true size, beside what edge.backends.memory says of it: checkpoints of real
-shapes with random weights.
+"""Memory of a traced model at true size, measured and as edge.backends.memory predicts it.
+
+The checkpoints have real shapes and random weights.
 
 Each artifact is built, opened in a process of its own, given a prompt and a few tokens, and removed.
 `resident`, `anonymous` are the highest VmHWM and RssAnon from the moment that the model is open, `opening`
@@ -61,7 +62,7 @@ class Peak:
 
 
 def measure(path: Path, runtime: Runtime, positions: int) -> dict[str, int]:
-    """Of this process, which is to do nothing else."""
+    """Memory of this process in bytes, measured and predicted; the process must do nothing else."""
     peak = Peak()
     artifact = Artifact.open(path, verify=False)
     Prompter(artifact, "raw").prompt("Do bats see?")
@@ -83,16 +84,9 @@ def measure(path: Path, runtime: Runtime, positions: int) -> dict[str, int]:
 
 
 def child(path: Path, options: list[str], positions: int) -> dict[str, int]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.memory",
-        "--child",
-        str(path),
-        "--positions",
-        str(positions),
-        *options,
-    ]
+    """Runs `measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", str(path)]
+    command += ["--positions", str(positions), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -120,20 +114,13 @@ def main() -> None:
         source = checkpoint(options.work, model)
         for precision in options.precisions:
             path = build(str(source), [precision], options.work / "built")[0].artifact.path
-            for more in (
-                ([], ["--low-memory"]) if backend_of(precision) == LLAMA_CPP else (["--no-prepack"], [], [])
-            ):
-                row = {
-                    "model": model,
-                    "precision": precision,
-                    "options": more,
-                    **child(path, more, options.positions),
-                }
-                rows.append(row)
-                print(
-                    {key: value >> 20 if isinstance(value, int) else value for key, value in row.items()},
-                    flush=True,
-                )
+            onnx, gguf = (["--no-prepack"], [], []), ([], ["--low-memory"])
+            for more in gguf if backend_of(precision) == LLAMA_CPP else onnx:
+                measured = child(path, more, options.positions)
+                names = {"model": model, "precision": precision, "options": more}
+                rows.append({**names, **measured})
+                megabytes = {key: value >> 20 for key, value in measured.items()}
+                print({**names, **megabytes}, flush=True)
             shutil.rmtree(path)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

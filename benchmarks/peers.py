@@ -2,9 +2,9 @@
 transformers.
 
 Interleaved rounds, each contestant in a process of its own that is stopped while another runs
-(edge/jobs/bench.py). A peer that is not installed is named and left out. onnxruntime-genai needs a model of
-its own builder (--genai, see docs/performance.md); transformers runs eager with output_attentions and
-output_hidden_states in BF16, and reduces nothing.
+(edge/jobs/bench.py). A peer that is not installed is left out with a message. onnxruntime-genai needs a
+model of its own builder (--genai, see docs/performance.md). transformers runs eager in BF16 with
+output_attentions and output_hidden_states, and reduces nothing.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def bare(pipe: Connection, path: Path, runtime: Runtime, capacity: int) -> None:
     began = time.perf_counter()
     backend = open_backend(Artifact.open(path), runtime, capacity, ignore)
     pipe.send(Opened(time.perf_counter() - began))
-    while asked := pipe.recv():
-        context, tokens = asked
+    while request := pipe.recv():
+        context, tokens = request
         ids = random_ids(VOCABULARY, context, tokens)
         backend.rewind(0)
         began = time.perf_counter()
@@ -59,7 +59,7 @@ def bare(pipe: Connection, path: Path, runtime: Runtime, capacity: int) -> None:
 
 
 def genai(pipe: Connection, path: Path, threads: int, capacity: int) -> None:
-    """onnxruntime-genai, untapped, greedy on its own tokens."""
+    """onnxruntime-genai, untapped, greedy on the tokens that it chooses."""
     import onnxruntime_genai as og
 
     began = time.perf_counter()
@@ -69,8 +69,8 @@ def genai(pipe: Connection, path: Path, threads: int, capacity: int) -> None:
     )
     model = og.Model(config)
     pipe.send(Opened(time.perf_counter() - began))
-    while asked := pipe.recv():
-        context, tokens = asked
+    while request := pipe.recv():
+        context, tokens = request
         ids = random_ids(VOCABULARY, context, tokens)
         parameters = og.GeneratorParams(model)
         parameters.set_search_options(
@@ -89,7 +89,7 @@ def genai(pipe: Connection, path: Path, threads: int, capacity: int) -> None:
 
 
 def llama_cpp(pipe: Connection, path: Path, threads: int, capacity: int) -> None:
-    """llama-cpp-python's own generation, untapped, greedy, with flash attention as it comes."""
+    """llama-cpp-python's own generation, untapped, greedy, with flash attention."""
     from llama_cpp import Llama
 
     began = time.perf_counter()
@@ -97,8 +97,8 @@ def llama_cpp(pipe: Connection, path: Path, threads: int, capacity: int) -> None
         str(path), n_ctx=capacity, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
     )
     pipe.send(Opened(time.perf_counter() - began))
-    while asked := pipe.recv():
-        context, tokens = asked
+    while request := pipe.recv():
+        context, tokens = request
         ids = random_ids(VOCABULARY, context, tokens)
         model.reset()
         times: list[float] = []
@@ -112,7 +112,7 @@ def llama_cpp(pipe: Connection, path: Path, threads: int, capacity: int) -> None
 
 
 def transformers_eager(pipe: Connection, path: Path, threads: int) -> None:
-    """transformers with every attention and hidden state of each step as tensors, BF16."""
+    """transformers with contestants attention and hidden state of each step as tensors, BF16."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -122,17 +122,17 @@ def transformers_eager(pipe: Connection, path: Path, threads: int) -> None:
         path, dtype=torch.bfloat16, attn_implementation="eager", local_files_only=True
     )
     pipe.send(Opened(time.perf_counter() - began))
-    asked_for = {"use_cache": True, "output_attentions": True, "output_hidden_states": True}
-    while asked := pipe.recv():
-        context, tokens = asked
+    outputs = {"use_cache": True, "output_attentions": True, "output_hidden_states": True}
+    while request := pipe.recv():
+        context, tokens = request
         ids = random_ids(VOCABULARY, context, tokens)
         with torch.inference_mode():
             began = time.perf_counter()
-            out = model(torch.tensor([ids[:context]]), logits_to_keep=1, **asked_for)
+            out = model(torch.tensor([ids[:context]]), logits_to_keep=1, **outputs)
             times = [time.perf_counter() - began]
             for token in ids[context:-1]:
                 began = time.perf_counter()
-                out = model(torch.tensor([[token]]), past_key_values=out.past_key_values, **asked_for)
+                out = model(torch.tensor([[token]]), past_key_values=out.past_key_values, **outputs)
                 out.logits[0, -1].argmax()
                 times.append(time.perf_counter() - began)
         pipe.send(Round(times[0], times[1:], peak_rss()))
@@ -161,7 +161,7 @@ def main() -> None:
     gguf = build(str(source), ["gguf-q4_k_m"], options.work / "rows")[0].artifact
     threads, capacity = options.threads, max(options.contexts) + options.tokens + 8
     runtime = Runtime(threads)
-    every: dict[str, Contestant] = {
+    contestants: dict[str, Contestant] = {
         "untapped": (bare, (none.path, runtime, capacity)),
         "untapped (2)": (bare, (none.path, runtime, capacity)),
         "tapped": (trace_rounds, (rows.path, runtime, capacity)),
@@ -179,20 +179,21 @@ def main() -> None:
         if importlib.util.find_spec(module) is None or arguments[0] is None:
             print(f"{name} is not installed or has no model: left out")
         else:
-            every[name] = (target, arguments)
-    chosen = {
-        name: made for name, made in every.items() if not options.only or name in (*options.only, "untapped")
-    }
+            contestants[name] = (target, arguments)
+    if options.only:
+        names = (*options.only, "untapped")
+        contestants = {name: contestants[name] for name in contestants if name in names}
     bandwidth = read_bandwidth(threads)
-    results = summarise(*race(chosen, options.contexts, options.rounds, options.tokens), weights, bandwidth)
+    measurements = race(contestants, options.contexts, options.rounds, options.tokens)
+    results = summarise(*measurements, weights, bandwidth)
     print(f"read bandwidth {bandwidth / 1e9:.1f} GB/s, {threads} threads")
     for r in results:
         low, middle, high = r.ratio
         print(
-            f"{r.context:5} {r.name:26} {r.token_ms[1]:8.2f} ms/token  over untapped {middle:.3f} "
-            f"({low:.3f} to {high:.3f})  "
-            f"prompt {r.first_s:6.2f} s  load {r.load_s:5.1f} s  peak {r.peak_rss / 1e6:6.0f} MB  of "
-            f"bandwidth {r.bandwidth:.2f}"
+            f"{r.context:5} {r.name:26} {r.token_ms[1]:8.2f} ms/token  "
+            f"over untapped {middle:.3f} ({low:.3f} to {high:.3f})  "
+            f"prompt {r.first_s:6.2f} s  load {r.load_s:5.1f} s  "
+            f"peak {r.peak_rss / 1e6:6.0f} MB  of bandwidth {r.bandwidth:.2f}"
         )
     if options.json:
         options.json.write_text(json.dumps([r._asdict() for r in results], indent=1))

@@ -1,4 +1,4 @@
-"""What tracing every column costs: the whole step of `edge run` with taps over the same without.
+"""Cost of tracing every column: time of a step of `edge run` with taps over a step without.
 
 `plain2` is another of the same kind as `plain`, so that plain2/plain is the noise. `bare` is the untapped
 model alone: a step and an argmax, nothing recorded. Every ONNX variant has a process of its own, stopped
@@ -67,8 +67,8 @@ VARIANTS = {
 LLAMA_VARIANTS = VARIANTS | {"flash": Variant(flash=True), "library": Variant(library=True)}
 
 
-class Kept:
-    """A backend that reads the same prompt again only from its last token on."""
+class PromptCache:
+    """A backend that, given the last prompt again, reads only that prompt's last token."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.spec, self.capacity, self.prompt = backend, backend.spec, backend.capacity, ()
@@ -85,10 +85,11 @@ class Kept:
         return self.backend.step(token_id)
 
     def rewind(self, length: int) -> None:
-        """The next prefill does it."""
+        """Does nothing: the next prefill rewinds."""
 
 
-def open_variant(path: Path, variant: Variant, threads: int, capacity: int) -> tuple[Kept, Prompter]:
+def open_variant(path: Path, variant: Variant, threads: int, capacity: int) -> tuple[PromptCache, Prompter]:
+    """The backend of one variant and its artifact's prompter."""
     artifact = Artifact.open(path, verify=False)
     if artifact.manifest.backend == LLAMA_CPP:
         runtime = Runtime(threads, "rows" if variant.taps else "none")
@@ -98,12 +99,14 @@ def open_variant(path: Path, variant: Variant, threads: int, capacity: int) -> t
     else:
         graph = find_or_make(artifact, threads, print)
         backend = OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
-    return Kept(backend), Prompter(artifact, "raw")
+    return PromptCache(backend), Prompter(artifact, "raw")
 
 
 def stepper(path: Path, *, variant: Variant, threads: int, capacity: int) -> Stepper:
-    """A function of prompt and forced tokens: an iterator whose first item comes after the prompt, each
-    other after a token."""
+    """A function of prompt and forced tokens that gives an iterator.
+
+    Its first item comes after the prompt, each other item after a token.
+    """
     backend, prompter = open_variant(path, variant, threads, capacity)
     reader = SignalReader(backend.spec)
 
@@ -130,7 +133,7 @@ def stepper(path: Path, *, variant: Variant, threads: int, capacity: int) -> Ste
 def library_stepper(
     path: Path, *, variant: Variant, threads: int, capacity: int
 ) -> Callable[[list[int], list[int]], Iterator[None]]:
-    """The same of llama-cpp-python's high-level class, which chooses its own tokens."""
+    """A stepper of llama-cpp-python's high-level class, which chooses its own tokens."""
     from llama_cpp import Llama
 
     model = Llama(
@@ -144,31 +147,29 @@ def library_stepper(
     )
 
     def generate(prompt: list[int], forced: list[int]) -> Iterator[None]:
-        for _ in itertools.islice(
-            model.generate(prompt, temp=0.0), len(forced)
-        ):  # it reuses what it can of the cache
+        tokens = model.generate(prompt, temp=0.0)  # reuses the cache of a common prefix
+        for _ in itertools.islice(tokens, len(forced)):
             yield
 
     return generate
 
 
 def share_mapped(paths: Sequence[Path], threads: int) -> None:
-    """Artifacts of the same weights, laid out for this processor, map one file from now on."""
+    """Makes artifacts with the same weights, laid out for this processor, map one file."""
     first, *others = [
         find_or_make(Artifact.open(path), threads, print).with_name(WEIGHTS_NAME) for path in paths
     ]
     for other in others:
         if not other.samefile(first):
             if not filecmp.cmp(first, other, shallow=False):
-                raise SystemExit(
-                    f"{first} and {other} differ, so the graphs cannot be compared over one file"
-                )
+                problem = "differ, so the graphs cannot be compared over one file"
+                raise SystemExit(f"{first} and {other} {problem}")
             other.unlink()
             other.hardlink_to(first)
 
 
 def share_weights() -> None:
-    """From now on a GGUF file is loaded once, whoever asks for it, and never freed."""
+    """Makes llama.cpp load each GGUF file once in this process and never free it."""
     lib, loaded = llama_cpp(), {}
     load = lib.llama_model_load_from_file
 
@@ -183,20 +184,22 @@ def share_weights() -> None:
 def worker(
     pipe: Connection, paths: dict[str, Path], variants: dict[str, Variant], threads: int, capacity: int
 ) -> None:
-    """Answers (context, tokens) with each variant's seconds for each token after a prompt of `context`,
-    taking turns."""
+    """Answers (context, tokens) with each variant's seconds a token after a prompt of `context` tokens.
+
+    The variants take turns token by token.
+    """
     if len(variants) > 1:
         share_weights()
-    opened = {}
+    steppers = {}
     for name, variant in variants.items():
-        open_it = library_stepper if variant.library else stepper
-        opened[name] = open_it(paths[name], variant=variant, threads=threads, capacity=capacity)
+        open_stepper = library_stepper if variant.library else stepper
+        steppers[name] = open_stepper(paths[name], variant=variant, threads=threads, capacity=capacity)
     vocabulary = Artifact.open(next(iter(paths.values())), verify=False).manifest.model.vocabulary
     pipe.send("ready")
     while True:
         context, tokens = pipe.recv()
         ids = np.random.default_rng(context).integers(5, vocabulary, context + tokens + 1).tolist()
-        steps = {name: make(ids[:context], ids[context:]) for name, make in opened.items()}
+        steps = {name: start(ids[:context], ids[context:]) for name, start in steppers.items()}
         for iterator in steps.values():
             next(iterator)
         seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -225,15 +228,12 @@ def main() -> None:
     source = checkpoint(options.work)
     llama = PRECISIONS[options.precision].backend == LLAMA_CPP
     variants = LLAMA_VARIANTS if llama else VARIANTS
-    variants = {
-        name: v
-        for name, v in variants.items()
-        if not options.variants or name in (*options.variants, "plain")
-    }
+    if options.variants:
+        names = (*options.variants, "plain")
+        variants = {name: variant for name, variant in variants.items() if name in names}
     paths = {}
-    for taps in (
-        ("rows",) if llama else ("none", "rows")
-    ):  # what is tapped is decided when an ONNX graph is built
+    # An ONNX graph is built with or without taps.
+    for taps in ("rows",) if llama else ("none", "rows"):
         (built,) = build(str(source), [options.precision], options.work / taps, taps=taps)
         paths[taps] = built.artifact.path
     if not llama:
@@ -253,8 +253,7 @@ def main() -> None:
             for context in options.contexts:
                 for _, number, seconds in turns(running, (context, options.tokens), options.rounds):
                     for name, values in seconds.items() if number else ():  # the first round warms up
-                        # Tokens that take turns are compared one by one, rounds of a process's own as
-                        # wholes.
+                        # Variants that take turns are compared token by token, processes round by round.
                         times[context][name] += values if len(seconds) > 1 else [sum(values) / len(values)]
     for context in options.contexts:
         row = ratios_to_plain(times[context], options.launches)
@@ -262,11 +261,12 @@ def main() -> None:
         print(f"context {context}")
         for name, values in row.items():
             low, high = values["ratio_quartiles"]
+            by_launch = " ".join(f"{ratio:.3f}" for ratio in values["ratio_by_launch"])
             print(
-                f"  {name:8} {values['median_ms']:8.2f} ms/token   over plain "
-                f"{values['ratio_of_medians']:.3f} (medians), "
+                f"  {name:8} {values['median_ms']:8.2f} ms/token   "
+                f"over plain {values['ratio_of_medians']:.3f} (medians), "
                 f"{values['ratio_by_turn']:.3f} (by turn, quartiles {low:.3f} to {high:.3f}), "
-                f"by launch {' '.join(f'{ratio:.3f}' for ratio in values['ratio_by_launch'])}",
+                f"by launch {by_launch}",
                 flush=True,
             )
     if options.json:
@@ -274,8 +274,10 @@ def main() -> None:
 
 
 def ratios_to_plain(times: Mapping[str, list[float]], launches: int) -> dict[str, dict[str, Any]]:
-    """By variant: median milliseconds a token and its ratios to `plain`, from seconds launch after launch,
-    turn after turn."""
+    """Median milliseconds a token of each variant and its ratios to `plain`.
+
+    `times` are seconds in the order of launches and, within a launch, of turns.
+    """
     plain = np.array(times["plain"])
     row: dict[str, dict[str, Any]] = {}
     for name, values in times.items():

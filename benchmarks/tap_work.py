@@ -1,5 +1,6 @@
-"""The work itself that tracing adds to a token, part by part, where a ratio of whole tokens drowns in the
-machine's noise.
+"""Time that tracing adds to a token, part by part.
+
+A ratio of whole tokens (benchmarks/tap_overhead.py) can be smaller than the machine's noise.
 
 Reductions are timed right after a pass over the weights, as in `edge run`, since it has driven everything
 out of the processor's caches; compiled code and numpy take turns token by token. The graph's nodes are
@@ -31,18 +32,14 @@ from edge.signals.definitions import Scratch, attention_signals, hidden_signals,
 from export.build import build
 
 WARM_UP = 4
-FLASH_OFF = (
-    "ORT_GQA_DISABLE_FLASH_ATTENTION"  # onnxruntime's: attention by the kernel that can give its pattern out
-)
+# onnxruntime's variable for the attention kernel that can also output the pattern.
+FLASH_OFF = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 
 def decode(backend: OnnxBackend, context: int, tokens: int) -> Iterator[Any]:
-    """Taps of single steps that go on from a prompt of `context` random ids."""
-    ids = (
-        np.random.default_rng(context)
-        .integers(5, backend.spec.vocabulary, context + WARM_UP + tokens)
-        .tolist()
-    )
+    """Taps of single steps after a prompt of `context` random ids."""
+    generator = np.random.default_rng(context)
+    ids = generator.integers(5, backend.spec.vocabulary, context + WARM_UP + tokens).tolist()
     backend.rewind(0)
     backend.prefill(ids[:context])
     for number, token in enumerate(ids[context:]):
@@ -75,8 +72,7 @@ def reductions(backend: OnnxBackend, code: Code, context: int, tokens: int) -> d
 
 
 def nodes(artifact: Artifact, graph: Path, context: int, tokens: int, threads: int) -> tuple[int, float]:
-    """How many nodes a token runs through and the milliseconds of those of attention, from onnxruntime's
-    profile."""
+    """Nodes that run for a token, and the attention nodes' milliseconds, from onnxruntime's profile."""
     with tempfile.TemporaryDirectory() as folder:
 
         def profiled(threads: int) -> Any:
@@ -96,18 +92,16 @@ def nodes(artifact: Artifact, graph: Path, context: int, tokens: int, threads: i
             pass
         events = json.loads(Path(backend._session.end_profiling()).read_text())
         backend.close()
-    runs = sorted(
-        (event for event in events if event.get("name") == "model_run"), key=lambda event: event["ts"]
-    )[-tokens:]
-    kept = [
+    runs = [event for event in events if event.get("name") == "model_run"]
+    runs = sorted(runs, key=lambda event: event["ts"])[-tokens:]
+    kernels = [
         event for event in events if event.get("cat") == "Node" and event["name"].endswith("kernel_time")
     ]
     attention, count = [], 0
     for run in runs:
-        own = [event for event in kept if run["ts"] <= event["ts"] < run["ts"] + run["dur"]]
-        attention.append(
-            sum(event["dur"] for event in own if event["args"]["op_name"] == "GroupQueryAttention") / 1e3
-        )
+        own = [event for event in kernels if run["ts"] <= event["ts"] < run["ts"] + run["dur"]]
+        durations = [event["dur"] for event in own if event["args"]["op_name"] == "GroupQueryAttention"]
+        attention.append(sum(durations) / 1e3)
         count = len(own)
     return count, median(attention)
 
@@ -126,7 +120,7 @@ def main() -> None:
     if code is None:
         raise SystemExit(f"the signals cannot be compiled here: {problem}")
     source = checkpoint(options.work)
-    found: dict[int, dict[str, float]] = {context: {} for context in options.contexts}
+    milliseconds: dict[int, dict[str, float]] = {context: {} for context in options.contexts}
     opened = {}
     for taps in ("rows", "none"):
         (built,) = build(str(source), ["onnx-int4"], options.work / taps, taps=taps)
@@ -139,10 +133,10 @@ def main() -> None:
         graph=graph,
     )
     for context in options.contexts:
-        found[context] |= reductions(backend, code, context, options.tokens)
+        milliseconds[context] |= reductions(backend, code, context, options.tokens)
     backend.close()
     for context in options.contexts:
-        row = found[context]
+        row = milliseconds[context]
         for name, which, flash_off in (
             ("with taps", "rows", ""),
             ("without", "none", ""),
@@ -158,7 +152,7 @@ def main() -> None:
         for name, value in row.items():
             print(f"  {name:35} {value:.3f}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2))
+        options.json.write_text(json.dumps(milliseconds, indent=2))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.kl_gap import KEPT, Position, bytes_each, measure, of_model, rounded
+from benchmarks.kl_gap import KEPT, Position, bytes_each, measure, measure_model, rounded
 from edge.jobs.force import distributions
 from edge.runs.columns import steps_schema
 from edge.signals.comparison import TopK, kl_exact, kl_to_reference, top_k
@@ -32,7 +32,7 @@ def test_the_bound_rises_with_k_to_the_exact_divergence(seed, scale, noise):
 
 def test_on_a_model_the_gap_shrinks_with_k_and_half_precision_is_coarser_than_it(checkpoints, tmp_path):
     build(str(checkpoints("nano-llama")), ["onnx-fp32", "onnx-int4"], tmp_path)
-    gaps, kept = of_model(tmp_path, "onnx-int4", 3, 24)
+    gaps, kept = measure_model(tmp_path, "onnx-int4", 3, 24)
     found = [gaps[k] for k in KEPT]
     assert [gap.kl for gap in found] == [found[0].kl] * len(KEPT)
     assert found[0].kl > 1e-4

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from edge.artifact import Artifact
-from edge.cli.progress import JobCounts, Rarely, view, with_progress
+from edge.cli.progress import JobCounts, LogSchedule, view, with_progress
 from edge.cli.screen import Screen, status
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.live import answer
@@ -63,10 +63,10 @@ def test_the_view_is_four_lines_whatever_the_width_and_the_answer(width):
 
 def test_a_log_of_a_day_has_some_twenty_five_lines():
     clock = Clock()
-    rarely, lines = Rarely(clock), []
+    schedule, lines = LogSchedule(clock), []
     for second in range(86400):
         clock.now = 100.0 + second
-        if rarely.due():
+        if schedule.due():
             lines.append(second)
     assert lines[:3] == [10, 15, 23]
     assert len(lines) <= 25

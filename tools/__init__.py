@@ -1,2 +1,4 @@
-"""What makes the documentation: the table of commands, the picture, the site's extra pages. Not in the
-wheel."""
+"""Tools that write the documentation: tables of commands and metrics, the picture, the site's extra pages.
+
+The wheel does not contain them.
+"""

@@ -1,4 +1,4 @@
-"""docs/commands.md from the command lines themselves: `python -m tools.commands`."""
+"""Writes docs/commands.md from the command lines themselves: `python -m tools.commands`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ Every command has `--help`, too.
 
 
 class Parameter(NamedTuple):
-    """An argument, or an option with its names. `kind` is what a value is, "" for a switch; `default` ""
-    where there is none."""
+    """An argument, or an option with its names.
+
+    `kind` is the type of a value, "" for a switch; `default` is "" where there is none.
+    """
 
     names: tuple[str, ...]
     option: bool
@@ -38,6 +40,8 @@ class Parameter(NamedTuple):
 
 
 class Command(NamedTuple):
+    """A command by its whole name, such as `edge run`."""
+
     name: str
     help: str
     example: str
@@ -69,34 +73,33 @@ def walk(app: typer.Typer, name: str) -> Iterator[Command]:
 
 
 def parameters(callback: Callable[..., Any]) -> Iterator[Parameter]:
+    """Visible parameters of a command; raises TypeError for one without a help text."""
     hints = get_type_hints(callback, include_extras=True)
-    for name, found in inspect.signature(callback).parameters.items():
+    for name, argument in inspect.signature(callback).parameters.items():
         kind, *metadata = get_args(hints[name]) if hasattr(hints[name], "__metadata__") else (hints[name],)
         info = next((m for m in metadata if isinstance(m, (ArgumentInfo, OptionInfo))), None)
         if info is None:
-            raise TypeError(
-                f"{callback.__name__}: {name} has no typer.Argument or typer.Option, and so no help"
-            )
+            problem = "has no typer.Argument or typer.Option, and so no help"
+            raise TypeError(f"{callback.__name__}: {name} {problem}")
         if info.hidden:
             continue
         option = isinstance(info, OptionInfo)
         # In an annotation typer.Option's first name arrives as its default.
-        names = (
-            tuple(n for n in (info.default, *(info.param_decls or ())) if isinstance(n, str))
-            if option
-            else ()
-        )
-        names = names or ((f"--{name.replace('_', '-')}",) if option else (info.metavar or name.upper(),))
-        required = found.default is inspect.Parameter.empty
+        if option:
+            given = tuple(n for n in (info.default, *(info.param_decls or ())) if isinstance(n, str))
+            names = given or (f"--{name.replace('_', '-')}",)
+        else:
+            names = (info.metavar or name.upper(),)
+        required = argument.default is inspect.Parameter.empty
         base, many = value_type(kind)
-        shown = "" if base is bool else KINDS.get(base, "text")
+        type_name = "" if base is bool else KINDS.get(base, "text")
         yield Parameter(
             names,
             option,
-            shown,
+            type_name,
             many,
             required,
-            default_text(found.default),
+            default_text(argument.default),
             " ".join((info.help or "").split()),
         )
 
@@ -110,6 +113,7 @@ def value_type(kind: Any) -> tuple[Any, bool]:
 
 
 def default_text(value: object) -> str:
+    """A default as the page prints it, "" for none."""
     if value is None or value is False or value in ("", inspect.Parameter.empty):
         return ""
     if isinstance(value, Path) and value.is_absolute():
@@ -118,30 +122,32 @@ def default_text(value: object) -> str:
 
 
 def every_command() -> dict[str, Command]:
-    """By whole name, such as `edge run`."""
+    """All commands by their whole names, such as `edge run`."""
     return {command.name: command for name, app in APPS.items() for command in walk(app, name)}
 
 
 def cell(text: str) -> str:
-    """Text in a cell of a Markdown table."""
+    """The text, escaped for a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def row(parameter: Parameter) -> str:
+    """One line of a command's table."""
     again = " May be given again." if parameter.many and "again" not in parameter.help else ""
-    shown = f"`{', '.join(parameter.names)}`" + (
-        f" {parameter.kind}" if parameter.option and parameter.kind else ""
-    )
+    kind = f" {parameter.kind}" if parameter.option and parameter.kind else ""
+    names = f"`{', '.join(parameter.names)}`{kind}"
     default = "required" if parameter.required else parameter.default
-    return f"| {shown} | {cell(parameter.help)}{again} | {default} |"
+    return f"| {names} | {cell(parameter.help)}{again} | {default} |"
 
 
 def section(command: Command) -> str:
+    """Heading, help, example and table of one command."""
     table = "\n".join(["| | what | default |", "|---|---|---|", *map(row, command.parameters)])
     return "\n\n".join([f"## {command.name}", cell(command.help), f"Example: `{command.example}`", table])
 
 
 def page() -> str:
+    """The whole page in Markdown."""
     commands = every_command()
     index = "\n".join(f"- [`{name}`](#{name.replace(' ', '-')})" for name in commands)
     return "\n\n".join([HEAD.rstrip(), index, *map(section, commands.values())]) + "\n"

@@ -1,4 +1,4 @@
-"""The table of docs/metrics.md from the table of metrics: `python -m tools.metrics`."""
+"""Writes the table of docs/metrics.md from the table of metrics: `python -m tools.metrics`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `edge`: its commands in the order of its help."""
+"""The program `edge`: its commands in the order of its help."""
 
 from __future__ import annotations
 

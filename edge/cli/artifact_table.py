@@ -12,53 +12,46 @@ from edge.analysis.intervals import Interval
 from edge.cli.tables import number, table
 from edge.cli.terminal import escaped, unmarked
 
+COST_COLUMNS = ("artifact", "MB", "RSS MB", "tokens/s", "mean KL", "± s.e.", "top 1")
+CHANGE_COLUMNS = ("artifact", "ln PPL ratio", "output entropy", "attention entropy", "hidden error", "class")
 
-def artifact_table(found: ArtifactComparison) -> Group:
-    """Costs and damage of each artifact. ≥ stands before a KL that is a lower bound."""
-    head = Text(
-        escaped(f"{len(found.lines)} artifacts against {found.full.label}, {found.questions} questions"),
-        style="bold",
-    )
-    if found.notice:
-        head.append(f"\n{escaped(found.notice)}", style="dim")
-    if any(not run.same_checkpoint for run in found.runs):
+
+def artifact_table(comparison: ArtifactComparison) -> Group:
+    """Cost, damage and change of each artifact; ≥ stands before a KL that is a lower bound."""
+    full, count = comparison.full, len(comparison.lines)
+    title = f"{count} artifacts against {full.label}, {comparison.questions} questions"
+    head = Text(escaped(title), style="bold")
+    if comparison.notice:
+        head.append(f"\n{escaped(comparison.notice)}", style="dim")
+    if any(not run.same_checkpoint for run in comparison.runs):
         head.append(
             "\nNot all are known to come from one checkpoint: a change may not be quantisation's alone.",
             style="yellow",
         )
-    first = table(
-        "Cost and damage (top 1: share of tokens with the same most likely one)",
-        "artifact",
-        "MB",
-        "RSS MB",
-        "tokens/s",
-        "mean KL",
-        "± s.e.",
-        "top 1",
+    cost_table = table(
+        "Cost and damage (top 1: share of tokens with the same most likely one)", *COST_COLUMNS
     )
-    second = table(
+    change_table = table(
         "Change, mean over questions (* where the 95% interval leaves out 0; intervals are in the JSON)",
-        "artifact",
-        "ln PPL ratio",
-        "output entropy",
-        "attention entropy",
-        "hidden error",
-        "class",
+        *CHANGE_COLUMNS,
     )
-    every = (found.full, *found.lines)
-    one_model = len({line.label.removesuffix(line.precision) for line in every}) == 1
-    names = [unmarked(line.precision if one_model else line.label) for line in every]
-    for name, line in zip(names, every, strict=True):
-        first.add_row(name, *costs(line.cost), *damages(line.damage))
-    for name, line in zip(names[1:], found.lines, strict=True):
-        harm = line.damage
-        changes = (harm and harm.log_ppl_ratio, line.entropy_change, line.attention_change)
-        hidden = number(harm.hidden_error.value) if harm else "-"
-        second.add_row(name, *map(change, changes), hidden, "same" if line.same_class else line.model_class)
-    return Group(head, first, second)
+    lines = (full, *comparison.lines)
+    one_model = len({line.label.removesuffix(line.precision) for line in lines}) == 1
+    names = [unmarked(line.precision if one_model else line.label) for line in lines]
+    for name, line in zip(names, lines, strict=True):
+        cost_table.add_row(name, *cost_cells(line.cost), *damage_cells(line.damage))
+    for name, line in zip(names[1:], comparison.lines, strict=True):
+        damage = line.damage
+        changes = (damage and damage.log_ppl_ratio, line.entropy_change, line.attention_change)
+        hidden = number(damage.hidden_error.value) if damage else "-"
+        model_class = "same" if line.same_class else line.model_class
+        change_table.add_row(name, *map(change_cell, changes), hidden, model_class)
+    return Group(head, cost_table, change_table)
 
 
-def costs(cost: Cost) -> tuple[str, str, str]:
+def cost_cells(cost: Cost) -> tuple[str, str, str]:
+    """Size and resident memory in MB, tokens a second."""
+
     def megabytes(size: int | None) -> str:
         return "-" if size is None else f"{size / 1e6:.1f}"
 
@@ -66,7 +59,8 @@ def costs(cost: Cost) -> tuple[str, str, str]:
     return megabytes(cost.bytes), megabytes(cost.rss_bytes), speed
 
 
-def damages(damage: Damage | None) -> tuple[str, str, str]:
+def damage_cells(damage: Damage | None) -> tuple[str, str, str]:
+    """Mean KL in nats, its standard error, share of tokens with the same most likely one."""
     if damage is None:
         return "-", "-", "-"
     bound = "" if damage.exact or math.isnan(damage.kl) else "≥ "
@@ -77,7 +71,8 @@ def damages(damage: Damage | None) -> tuple[str, str, str]:
     )
 
 
-def change(value: Interval | None) -> str:
+def change_cell(value: Interval | None) -> str:
+    """The change with a star where its 95% interval leaves out 0."""
     if value is None:
         return "-"
     return number(value.value, signed=True, digits=2) + ("*" if value.low > 0 or value.high < 0 else " ")

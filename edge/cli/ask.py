@@ -1,4 +1,4 @@
-"""`edge ask`: one answer as it comes."""
+"""`edge ask`: one answer, printed token by token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from edge.backends.gguf_file import open_artifact
 from edge.cli import screen
-from edge.cli.common import console, say_note, write_json_line
+from edge.cli.common import console, print_note, write_json_line
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
@@ -56,7 +56,7 @@ def ask(
         threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
     )
     opened = open_artifact(artifact)
-    notes: list[str] = []  # told afterwards, so that they do not stand in the midst of what is drawn
+    notes: list[str] = []  # printed at the end, since the view is redrawn in place until then
     steps = answer(
         opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=notes.append
     )
@@ -69,8 +69,8 @@ def ask(
     except Interrupted as error:
         raise typer.Exit(error.code) from None
     except BrokenPipeError:
-        # The reader has what it wanted; Python would complain once more when it flushes at exit.
+        # The reader closed the pipe. Python would report that once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         for note in notes:
-            say_note(note)
+            print_note(note)

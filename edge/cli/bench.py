@@ -1,4 +1,4 @@
-"""`edge bench`: speed and memory of artifacts on this machine, beside one another."""
+"""`edge bench`: speed and memory of artifacts on this machine, side by side."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from edge.machine import device
 from edge.precision import LLAMA_CPP
 
 SLACK = 8  # positions beyond prompt and tokens
+COLUMNS = ("artifact", "tok/s", "ms", "over the first", "first, s", "peak MB", "bus")
 
 
 def bench(
@@ -59,25 +60,22 @@ def bench(
     weights: dict[str, int] = {}
     for path in artifacts:
         artifact = opened[path]
-        check_room_for(artifact, capacity)
-        for taps in ("auto", "none") if untapped and artifact.manifest.backend == LLAMA_CPP else ("auto",):
-            chosen = dataclasses.replace(runtime, taps=taps)
-            check_runtime(artifact, chosen)
-            name = named(artifact, taps, contestants)
-            contestants[name] = (trace_rounds, (path, chosen, capacity))
+        check_context(artifact, capacity)
+        both = untapped and artifact.manifest.backend == LLAMA_CPP
+        for taps in ("auto", "none") if both else ("auto",):
+            own_runtime = dataclasses.replace(runtime, taps=taps)
+            check_runtime(artifact, own_runtime)
+            name = free_name(artifact, taps, contestants)
+            contestants[name] = (trace_rounds, (path, own_runtime, capacity))
             weights[name] = weight_bytes(artifact)
     bandwidth = read_bandwidth(cores)
     with errors.status("") as status:
-        done = race(
-            contestants,
-            contexts,
-            rounds,
-            tokens,
-            lambda name, length, turn: status.update(
-                unmarked(f"context {length}, round {turn} of {rounds}: {name}")
-            ),
-        )
-    results = summarise(*done, weights, bandwidth)
+
+        def on_turn(name: str, length: int, turn: int) -> None:
+            status.update(unmarked(f"context {length}, round {turn} of {rounds}: {name}"))
+
+        measurements = race(contestants, contexts, rounds, tokens, on_turn)
+    results = summarise(*measurements, weights, bandwidth)
     if json_file != "-":
         console.print(results_table(results, bandwidth, cores))
     if json_file:
@@ -96,48 +94,39 @@ def bench(
         )
 
 
-def check_room_for(artifact: Artifact, capacity: int) -> None:
+def check_context(artifact: Artifact, capacity: int) -> None:
+    """Raises UserError for an artifact with fewer positions than `capacity`."""
     if capacity > artifact.manifest.model.context:
         raise UserError(
-            f"{artifact.label} was built for {artifact.manifest.model.context} positions: give a shorter "
-            f"--context"
+            f"{artifact.label} was built for {artifact.manifest.model.context} positions: "
+            "give a shorter --context"
         )
 
 
-def named(artifact: Artifact, taps: str, taken: dict[str, Any]) -> str:
-    """A contestant's name, numbered where it is taken."""
-    plain = artifact.label + (" untapped" if "none" in (taps, artifact.manifest.taps) else "")
-    return next(
-        name
-        for n in range(1, len(taken) + 2)
-        if (name := plain if n == 1 else f"{plain} ({n})") not in taken
-    )
+def free_name(artifact: Artifact, taps: str, taken: dict[str, Any]) -> str:
+    """A contestant's name, with a number where it is taken."""
+    label = artifact.label + (" untapped" if "none" in (taps, artifact.manifest.taps) else "")
+    names = [label, *(f"{label} ({n})" for n in range(2, len(taken) + 2))]
+    return next(name for name in names if name not in taken)
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    raw = result._asdict() | {"tokens_per_s": result.tokens_per_s}
+    """Fields of a result as plain values; NaN becomes None."""
+    fields = result._asdict() | {"tokens_per_s": result.tokens_per_s}
     return {
-        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in raw.items()
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in fields.items()
     }
 
 
 def results_table(results: list[Result], bandwidth: float, threads: int) -> Group:
-    """A table for each context."""
+    """A table for each context, and a legend below them."""
     parts: list[RenderableType] = []
     for context in dict.fromkeys(result.context for result in results):
-        made = table(
-            f"After a prompt of {context} tokens",
-            "artifact",
-            "tok/s",
-            "ms",
-            "over the first",
-            "first, s",
-            "peak MB",
-            "bus",
-        )
+        rows = table(f"After a prompt of {context} tokens", *COLUMNS)
         for result in results:
             if result.context == context:
-                made.add_row(
+                rows.add_row(
                     unmarked(result.name),
                     number(result.tokens_per_s),
                     f"{result.token_ms[1]:.4g}",
@@ -146,17 +135,19 @@ def results_table(results: list[Result], bandwidth: float, threads: int) -> Grou
                     f"{result.peak_rss / 1e6:.0f}",
                     "-" if math.isnan(result.bandwidth) else f"{result.bandwidth:.0%}",
                 )
-        parts.append(made)
-    loaded = ", ".join(f"{r.name} {r.load_s:.1f} s" for r in {r.name: r for r in results}.values())
-    said = (
-        "ms: a token, median of the rounds; over the first: of the same round, with quartiles; first: the "
-        "prompt and its "
-        "token, in seconds; MB: peak of resident memory; bus: reading every weight once a token, as a share "
-        "of the "
-        f"{bandwidth / 1e9:.1f} GB a second that {threads} threads read. Opened in: {loaded}."
+        parts.append(rows)
+    load_seconds = {result.name: result.load_s for result in results}
+    opened = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in load_seconds.items())
+    legend = (
+        "ms: a token, median of the rounds; over the first: of the same round, with quartiles; "
+        "first: the prompt and its token, in seconds; MB: peak of resident memory; "
+        "bus: reading every weight once a token, as a share of the "
+        f"{bandwidth / 1e9:.1f} GB a second that {threads} threads read. Opened in: {opened}."
     )
-    return Group(*parts, Text(escaped(said)))
+    return Group(*parts, Text(escaped(legend)))
 
 
-def spread(values: tuple[float, float, float]) -> str:
-    return "{1:.3f} ({0:.3f} to {2:.3f})".format(*values)
+def spread(quartiles: tuple[float, float, float]) -> str:
+    """The median, then the lower and the upper quartile."""
+    low, median, high = quartiles
+    return f"{median:.3f} ({low:.3f} to {high:.3f})"

@@ -1,4 +1,4 @@
-"""What both command lines share: user errors become one sentence and exit code 2."""
+"""Functions of both command lines: consoles, notes, JSON output, user errors with exit code 2."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ QUESTIONS_HELP = (
 )
 
 
-def say_note(text: str) -> None:
+def print_note(text: str) -> None:
+    """Prints a note on stderr."""
     errors.print(f"note: {escaped(text)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def chosen_questions(given: Path | None) -> Path:
-    """The file given, else the fetched or the embedded one, and says which of them."""
+    """The file given, or the fetched or the embedded one; prints which of the two it is."""
     if given is not None:
         return given
     path = default_questions()
@@ -39,25 +40,24 @@ def chosen_questions(given: Path | None) -> Path:
 
 
 def check_json(target: str | None) -> None:
-    """Raises UserError for a place that cannot take a JSON file, before the work is done."""
+    """Raises UserError where no JSON file can be written; called before the work starts."""
     if target is None or target == "-":
         return
     path = Path(target)
     if not target or not path.parent.is_dir() or (path.exists() and not path.is_file()):
         raise UserError(
-            f"--json {target!r} is no place for a file: give one in a folder that is there, or - for "
-            f"standard output"
+            f"--json {target!r} is no place for a file: give one in a folder that is there, "
+            "or - for standard output"
         )
 
 
 def write_json_line(value: Any) -> None:
-    """One line of a stream on standard output, in ASCII: whatever the terminal's encoding, a reader gets the
-    same text."""
+    """Prints a value as one line of JSON, in ASCII: the text does not depend on the terminal's encoding."""
     print(json.dumps(value, allow_nan=False), flush=True)
 
 
 def write_json(target: str, value: Any) -> None:
-    """To a file, or to standard output for "-"."""
+    """Writes a value as JSON to a file, or to standard output for "-"."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
@@ -65,8 +65,8 @@ def write_json(target: str, value: Any) -> None:
     write_whole(Path(target), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def say_notice(notice: str) -> None:
-    """What must stand wherever a model's numbers are shown; nothing for a model without one."""
+def print_notice(notice: str) -> None:
+    """Prints the notice that belongs to a model's numbers; nothing for a model without one."""
     if notice:
         console.print(unmarked(notice), style="dim", soft_wrap=True)
 
@@ -74,15 +74,13 @@ def say_notice(notice: str) -> None:
 def run_app(app: Callable[[], Any]) -> None:
     """Runs the app; a UserError is printed as one sentence on stderr and ends with exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a terminal that is not UTF-8 is no reason to stop, as on stderr
+        # As on stderr: a character that the terminal's encoding lacks does not end the program.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
-        errors.print(
-            f"error: {escaped(' '.join(str(error).split()))}", style="red", markup=False, soft_wrap=True
-        )
+        sentence = " ".join(str(error).split())
+        errors.print(f"error: {escaped(sentence)}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)

@@ -48,11 +48,11 @@ def compare(
         if json_file:
             write_json(json_file, single.to_json())
         return
-    found = compare_artifacts(reference, others, delta)
-    fit = best_fit(found, fits) if fits is not None else None
+    several = compare_artifacts(reference, others, delta)
+    fit = best_fit(several, fits) if fits is not None else None
     if json_file != "-":
-        console.print(artifact_table(found))
+        console.print(artifact_table(several))
         if fit:
             console.print(unmarked(fit.text), soft_wrap=True)
     if json_file:
-        write_json(json_file, found.to_json() | {"fits": fit.to_json() if fit else None})
+        write_json(json_file, several.to_json() | {"fits": fit.to_json() if fit else None})

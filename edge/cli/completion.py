@@ -1,5 +1,7 @@
-"""What Tab offers for an artifact, a run or a known model: those there are. Where there is none, the shell
-offers its files."""
+"""Completions of artifacts, runs and known models for the shell's Tab key.
+
+Where there is none, the shell completes file names.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from edge.registry import read_registry
 from edge.runs.manifest import RUN_NAME
 
 DEEPEST = 3  # folders below the one that is typed
-MOST = 2000  # folders looked at, so that Tab answers soon wherever it is pressed
+MOST = 2000  # folders examined, so that Tab answers soon in any folder
 
 
 def complete_artifacts(incomplete: str) -> list[str]:
@@ -28,17 +30,16 @@ def complete_runs(incomplete: str) -> list[str]:
 
 
 def complete_models(incomplete: str) -> list[str]:
-    """Ids of the known models; a checkpoint folder is the shell's."""
+    """Ids of the known models; the shell completes checkpoint folders."""
     return [model_id for model_id in read_registry() if model_id.startswith(incomplete)]
 
 
 def candidates(incomplete: str, marker: str, suffix: str = "/") -> Iterator[str]:
-    """Paths, as the user would type them on, of folders with the file `marker` and of files whose name ends
-    with `suffix`."""
+    """Paths that continue `incomplete`: folders with the file `marker`, files that end with `suffix`."""
     cut = incomplete.rfind("/") + 1
     waiting = deque(
         (incomplete[:cut] + name, 0)
-        for name in listed(incomplete[:cut])
+        for name in plain_names(incomplete[:cut])
         if name.startswith(incomplete[cut:])
     )
     for _ in range(MOST):
@@ -49,12 +50,11 @@ def candidates(incomplete: str, marker: str, suffix: str = "/") -> Iterator[str]
         if (path / marker).is_file() or (name.endswith(suffix) and path.is_file()):
             yield name
         elif depth < DEEPEST:
-            waiting += ((f"{name}/{below}", depth + 1) for below in listed(name))
+            waiting += ((f"{name}/{below}", depth + 1) for below in plain_names(name))
 
 
-def listed(folder: str) -> list[str]:
-    """Names in a folder that a shell takes as one word, hidden ones left out; none of a folder that cannot
-    be read."""
+def plain_names(folder: str) -> list[str]:
+    """Names in a folder that need no quotes, without hidden ones; none of a folder that cannot be read."""
     try:
         names = sorted(path.name for path in Path(folder or ".").expanduser().iterdir())
     except (OSError, RuntimeError):  # RuntimeError: a ~user that is not there

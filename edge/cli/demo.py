@@ -1,7 +1,6 @@
-"""`edge demo`: the main job on the embedded models, as the commands that anyone would type, each shown
-before it runs.
+"""`edge demo`: builds, traces, compares and reports the embedded models.
 
-Every command is a process of its own: `edge` may not import `export`, and what is shown is what is done.
+Each command is printed and then run as a process of its own, since `edge` may not import `export`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from edge.runs.manifest import RUN_NAME
 
 QUANTISED = ("onnx-int8", "onnx-int4")
 MODULES = {"edge": "edge", "edge-export": "export"}  # command -> module that `python -m` runs
-# Of the extras `export` and `analysis`, what the first and the last command would miss.
+# Modules of the extras `export` and `analysis` that the first and the last command need.
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "plotly")
 
 
@@ -39,7 +38,7 @@ def demo(
     ),
     out: Annotated[Path, typer.Option(help="Folder of the runs and of report.html.")] = Path("runs/demo"),
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)] = None,
-    force: Annotated[
+    overwrite: Annotated[
         bool, typer.Option("--force", help="Begin anew: replace what an earlier demo left in both folders.")
     ] = False,
 ) -> None:
@@ -48,19 +47,19 @@ def demo(
     names = embedded(model)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f'edge demo needs {", ".join(missing)}: install the extras, in a clone with "pip install '
-            f"'.[export,analysis]'\""
+            f"edge demo needs {', '.join(missing)}: install the extras, "
+            "in a clone with \"pip install '.[export,analysis]'\""
         )
-    if force:
+    if overwrite:
         remove_runs(out, names)
     report = out / "report.html"
-    for command in commands(names, models, out, report, limit, force):
+    for command in commands(names, models, out, report, limit, overwrite):
         call(command)
     console.print(f"Open {report} in a browser.", markup=False, soft_wrap=True)
 
 
 def embedded(wanted: list[str] | None) -> list[str]:
-    """The embedded models asked for; raises UserError for any other."""
+    """The chosen embedded models, all by default; raises UserError for a model that is not embedded."""
     known = [name for name, entry in read_registry().items() if entry.folder]
     for name in wanted or ():
         if name not in known:
@@ -69,10 +68,11 @@ def embedded(wanted: list[str] | None) -> list[str]:
 
 
 def commands(
-    names: list[str], models: Path, out: Path, report: Path, limit: int | None, force: bool
+    names: list[str], models: Path, out: Path, report: Path, limit: int | None, overwrite: bool
 ) -> Iterator[list[str]]:
-    """The command lines in their order."""
-    replace, few = ["--force"] if force else [], ["--limit", str(limit)] if limit else []
+    """The demo's command lines in their order."""
+    replace = ["--force"] if overwrite else []
+    few = ["--limit", str(limit)] if limit else []
     for name in names:
         artifacts, runs = models / name, out / name
         precisions = [word for precision in (FULL, *QUANTISED) for word in ("--to", precision)]
@@ -88,6 +88,7 @@ def commands(
 
 
 def run_folders(out: Path, names: list[str]) -> list[Path]:
+    """The demo's run directories, model by model."""
     quantised = [short(precision) for precision in QUANTISED]
     runs = [short(FULL), *quantised, *(f"{name}-forced" for name in quantised)]
     return [out / name / run for name in names for run in runs]
@@ -106,15 +107,16 @@ def remove_runs(out: Path, names: list[str]) -> None:
 
 
 def call(command: list[str]) -> None:
-    """Shows a command line and runs it; where it fails, so does the demo, with the same exit code.
+    """Prints a command line and runs it; raises typer.Exit with its exit code where it fails.
 
-    Ctrl-C reaches the command itself, which ends in its own time.
+    Ctrl-C reaches the command itself; the demo waits until it has ended.
     """
     console.print(f"$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
     before = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
-        # -P: a folder of the user's that happens to be called edge or export is not meant.
-        done = subprocess.run([sys.executable, "-P", "-m", MODULES[command[0]], *command[1:]], check=False)  # noqa: S603
+        # -P: a folder `edge` or `export` of the user's must not be imported instead.
+        arguments = [sys.executable, "-P", "-m", MODULES[command[0]], *command[1:]]
+        done = subprocess.run(arguments, check=False)  # noqa: S603
     finally:
         signal.signal(signal.SIGINT, before)
     if done.returncode:

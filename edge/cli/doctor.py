@@ -1,4 +1,4 @@
-"""`edge doctor`: this machine and what can run on it."""
+"""`edge doctor`: this machine and the backends that run on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from edge.cli.common import check_json, console, write_json
 from edge.cli.options import JsonFile
 from edge.cli.terminal import unmarked
-from edge.jobs.doctor import Findings, examine
+from edge.jobs.doctor import Findings, LlamaCpp, examine
 from edge.machine.telemetry import Sample
 
 
@@ -19,90 +19,101 @@ def doctor(json_file: JsonFile = None) -> None:
     """Say what this machine is, what can run on it, and whether llama.cpp's attention and hidden states can
     be read."""
     check_json(json_file)
-    found = examine(Path())
+    findings = examine(Path())
     if json_file != "-":
-        console.print(doctor_table(found))
+        console.print(doctor_table(findings))
     if json_file:
-        write_json(json_file, found.to_json())
+        write_json(json_file, findings.to_json())
 
 
 def state(now: Sample) -> str:
-    """Temperature, clock and throttling in a line."""
-    said = []
+    """Temperature, clock, power and throttling as one line."""
+    parts = []
     if now.temperature_c is not None:
-        said.append(f"{now.temperature_c:.1f} °C")
+        parts.append(f"{now.temperature_c:.1f} °C")
     if now.frequency_mhz is not None:
         limit = f" of {now.frequency_limit_mhz:.0f}" if now.frequency_limit_mhz else ""
-        said.append(f"{now.frequency_mhz:.0f}{limit} MHz")
+        parts.append(f"{now.frequency_mhz:.0f}{limit} MHz")
     if now.power_w is not None:
-        said.append(f"{now.power_w:.1f} W")
+        parts.append(f"{now.power_w:.1f} W")
     if now.throttled is not None:
-        said.append(
-            "slowed down"
-            if now.throttled
-            else "slowed down since boot"
-            if now.throttled_before
-            else "not slowed down"
-        )
-    return ", ".join(said) or "no sensor can be read"
+        earlier = "slowed down since boot" if now.throttled_before else "not slowed down"
+        parts.append("slowed down" if now.throttled else earlier)
+    return ", ".join(parts) or "no sensor can be read"
 
 
-def doctor_table(found: Findings) -> Group:
-    """What `edge doctor` prints: the machine, the libraries, and for llama.cpp whether taps work."""
+def doctor_table(findings: Findings) -> Group:
+    """The tables that `edge doctor` prints: machine, libraries, backends."""
+    return Group(
+        heading("This machine"),
+        machine_table(findings),
+        heading("Libraries"),
+        library_table(findings),
+        heading("onnx-* artifacts"),
+        *onnx_lines(findings),
+        heading("GGUF files"),
+        *gguf_lines(findings.llama_cpp),
+    )
 
-    def gigabytes(size: int | None) -> str:
-        return "unknown" if size is None else f"{size / 1e9:.1f} GB"
 
-    machine, llama = found.device, found.llama_cpp
+def heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
 
-    def heading(text: str) -> Text:
-        return Text(f"\n{text}", style="bold")
 
-    here = Table.grid(padding=(0, 2))
+def gigabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e9:.1f} GB"
+
+
+def machine_table(findings: Findings) -> Table:
+    """Board, processor, memory, sensors, disk and system."""
+    machine = findings.device
+    available = f"{gigabytes(findings.memory_available_bytes)} available"
+    rows = Table.grid(padding=(0, 2))
     for name, value in (
         ("board", machine.board or "unknown"),
         ("processor", f"{machine.processor or 'unknown'} ({machine.machine}), {machine.cores} usable"),
         *([("cores", machine.core_kinds)] if machine.core_kinds else []),
         ("SIMD", " ".join(machine.simd) or "none known"),
-        (
-            "memory",
-            f"{gigabytes(machine.memory_bytes)}, {gigabytes(found.memory_available_bytes)} available",
-        ),
+        ("memory", f"{gigabytes(machine.memory_bytes)}, {available}"),
         ("swap", gigabytes(machine.swap_bytes)),
-        ("now", state(found.now)),
-        ("disk here", f"{gigabytes(found.disk_free_bytes)} free"),
+        ("now", state(findings.now)),
+        ("disk here", f"{gigabytes(findings.disk_free_bytes)} free"),
         ("system", machine.system),
     ):
-        here.add_row(name, unmarked(value))
-    libraries = Table.grid(padding=(0, 2))
-    for name, version in found.versions.items():
-        libraries.add_row(name, version or "not installed")
-    said = [
-        heading("onnx-* artifacts"),
-        Text(f"run by onnxruntime {found.versions['onnxruntime']}, with every tap"),
-    ]
-    if found.signals:
-        said.append(Text(f"signals are computed in numpy, 1 to 2% slower: {found.signals}", style="dim"))
-    said.append(heading("GGUF files"))
+        rows.add_row(name, unmarked(value))
+    return rows
+
+
+def library_table(findings: Findings) -> Table:
+    """The installed version of each Python library."""
+    rows = Table.grid(padding=(0, 2))
+    for name, version in findings.versions.items():
+        rows.add_row(name, version or "not installed")
+    return rows
+
+
+def onnx_lines(findings: Findings) -> list[Text]:
+    """Sentences on ONNX artifacts: the runtime's version, and why the signals are slow where they are."""
+    lines = [Text(f"run by onnxruntime {findings.versions['onnxruntime']}, with every tap")]
+    if findings.signals:
+        lines.append(Text(f"signals are computed in numpy, 1 to 2% slower: {findings.signals}", style="dim"))
+    return lines
+
+
+def gguf_lines(llama: LlamaCpp) -> list[Text]:
+    """Sentences on GGUF files: the library's version, and for each architecture whether taps work."""
     if llama.problem:
-        said.append(Text(f"cannot be run: {llama.problem}", style="yellow"))
-    else:
-        low, high = llama.tested
-        said.append(
-            Text(
-                f"run by llama-cpp-python {llama.installed} (tested: "
-                f"{low if low == high else f'{low} to {high}'}), "
-                f"{'with' if llama.gpu else 'without'} GPU"
-            )
-        )
-        for architecture, problem in llama.taps.items():
-            style, text = (
-                ("yellow", f"logits alone: {problem}")
-                if problem
-                else ("", "attention and hidden states are traced")
-            )
-            said.append(Text(f"{architecture}: {text}", style=style))
-        if llama.callback:
-            said.append(Text(f"taps are read in Python, about 1% slower: {llama.callback}", style="dim"))
-        said.append(Text(llama.features, style="dim"))
-    return Group(heading("This machine"), here, heading("Libraries"), libraries, *said)
+        return [Text(f"cannot be run: {llama.problem}", style="yellow")]
+    low, high = llama.tested
+    versions = low if low == high else f"{low} to {high}"
+    gpu = "with GPU" if llama.gpu else "without GPU"
+    lines = [Text(f"run by llama-cpp-python {llama.installed} (tested: {versions}), {gpu}")]
+    for architecture, problem in llama.taps.items():
+        if problem:
+            lines.append(Text(f"{architecture}: logits alone: {problem}", style="yellow"))
+        else:
+            lines.append(Text(f"{architecture}: attention and hidden states are traced"))
+    if llama.callback:
+        lines.append(Text(f"taps are read in Python, about 1% slower: {llama.callback}", style="dim"))
+    lines.append(Text(llama.features, style="dim"))
+    return lines

@@ -1,4 +1,4 @@
-"""A long job of a command: shown as it goes on, and what is said when it is stopped."""
+"""Long jobs of a command: progress, and a hint how to continue where one was stopped."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import TypeVar
 
 import typer
 
-from edge.cli.common import console, errors, say_note, say_notice
+from edge.cli.common import console, errors, print_note, print_notice
 from edge.cli.progress import Job, OnProgress, with_progress
 from edge.cli.terminal import escaped, unmarked
 from edge.errors import OnNote
 from edge.jobs.interrupt import Interrupted
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def follow_job(job: Callable[[OnProgress, OnNote], Made], title: str, quiet: bool) -> Made:
-    """Runs the job under its progress view; an interruption exits with its code after a hint how to go
-    on."""
+def follow_job(job: Callable[[OnProgress, OnNote], Result], title: str, quiet: bool) -> Result:
+    """Runs a job under its progress view; after an interruption it prints a hint and exits with its code."""
     try:
-        return with_progress(job, title, errors, say_note, quiet=quiet)
+        return with_progress(job, title, errors, print_note, quiet=quiet)
     except Interrupted as error:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         hint = f"interrupted: finished answers are kept, go on with: {escaped(command)}"
@@ -32,10 +31,10 @@ def follow_job(job: Callable[[OnProgress, OnNote], Made], title: str, quiet: boo
 
 
 def trace_job(job: Job, title: str, out: Path, quiet: bool) -> None:
-    """Follows a job that traces, and says what it made."""
+    """Follows a job that writes a run; prints its label, number of questions and folder."""
     manifest = follow_job(job, title, quiet)
     console.print(
         unmarked(f"{manifest.label}: {manifest.questions.selected} questions traced in {out}"),
         soft_wrap=True,
     )
-    say_notice(manifest.notice)
+    print_notice(manifest.notice)

@@ -1,5 +1,4 @@
-"""`edge label`: how each answer of a run came out, judged automatically, by hand in the terminal, or
-imported."""
+"""`edge label`: judgements of a run's answers: automatic, by hand in the terminal, or imported."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from rich.text import Text
 from edge.analysis.agreement import RaterPair, agreement
 from edge.analysis.divergence import plain
 from edge.cli import tables
-from edge.cli.common import check_json, console, say_notice, write_json
+from edge.cli.common import check_json, console, print_notice, write_json
 from edge.cli.completion import complete_runs
 from edge.cli.terminal import escaped, unmarked
 from edge.errors import UserError
@@ -24,7 +23,7 @@ from edge.runs.outcomes import AUTOMATIC, HAND, OUTCOMES, Judgement
 from edge.runs.run_directory import Run
 
 KEYS = {str(i): outcome for i, outcome in enumerate(OUTCOMES, 1)}
-ASKED = " ".join(f"{key} {outcome}" for key, outcome in KEYS.items()) + "  s skip  b back  q quit"
+KEYS_LINE = " ".join(f"{key} {outcome}" for key, outcome in KEYS.items()) + "  s skip  b back  q quit"
 
 
 def label(
@@ -82,29 +81,31 @@ def label(
 
 
 def questions_of(run: Run, given: Path | None) -> list[Question]:
-    """Those given; else the fetched or the embedded ones, whichever the run asked."""
+    """The questions of the file given, else the fetched or the embedded ones, whichever the run asked."""
     for path in (default_questions(), EMBEDDED) if given is None else (given,):
-        found = read_questions(path)
-        if questions_sha256(found) == run.manifest.questions.sha256:
+        questions = read_questions(path)
+        if questions_sha256(questions) == run.manifest.questions.sha256:
             break
-    return found
+    return questions
 
 
 def by_hand(run: Run, questions: list[Question], rater: str) -> None:
-    """Asks for every answer that the rater has not judged; each judgement is on disk before the next is
-    asked for."""
-    asked = outcomes.matched(run, questions)
+    """Asks for a judgement of each answer that the rater has not judged.
+
+    Each judgement is on disk before the next question is asked.
+    """
+    answered = outcomes.matched(run, questions)
     done = {
         row.question_index
         for row in outcomes.read_outcomes(run)
         if row.source != AUTOMATIC and row.rater == rater
     }
-    left = [pair for pair in asked if pair[0].index not in done]
+    left = [(question, answer) for question, answer in answered if question.index not in done]
     place = 0
     while place < len(left):
         question, answer = left[place]
-        show_answer(question, answer, len(done) + place + 1, len(asked))
-        key = ask()
+        show_answer(question, answer, len(done) + place + 1, len(answered))
+        key = read_key()
         if key == "q":
             break
         if key == "b":
@@ -115,11 +116,11 @@ def by_hand(run: Run, questions: list[Question], rater: str) -> None:
         place += 1
 
 
-def ask() -> str:
-    """A key of those offered; the end of input quits."""
+def read_key() -> str:
+    """Reads one of the offered keys; the end of input counts as q."""
     while True:
         try:
-            key = console.input(Text(f"{ASKED} > ")).strip().lower()
+            key = console.input(Text(f"{KEYS_LINE} > ")).strip().lower()
         except (EOFError, KeyboardInterrupt):
             console.print()
             return "q"
@@ -128,7 +129,7 @@ def ask() -> str:
 
 
 def show_answer(question: Question, answer: str, place: int, count: int) -> None:
-    """Nothing is said of the model, which could sway the rater."""
+    """Prints question, references and answer, but not the model, which could sway the rater."""
     true, false = references(question)
     console.print(Text(f"\n{place} of {count}", style="dim"))
     console.print(Text(escaped(question.question), style="bold"))
@@ -143,6 +144,7 @@ def show_answer(question: Question, answer: str, place: int, count: int) -> None
 
 
 def summarise(run: Run, json_file: str | None) -> None:
+    """Prints or writes counts, agreement of raters and mean scores; raises UserError without judgements."""
     rows = outcomes.read_outcomes(run)
     if not rows:
         raise UserError(
@@ -151,37 +153,39 @@ def summarise(run: Run, json_file: str | None) -> None:
     labels: dict[str, dict[int, str]] = {}
     for row in rows:
         if row.outcome is not None:
-            labels.setdefault(f"({AUTOMATIC})" if row.source == AUTOMATIC else row.rater, {})[
-                row.question_index
-            ] = row.outcome
+            rater = f"({AUTOMATIC})" if row.source == AUTOMATIC else row.rater
+            labels.setdefault(rater, {})[row.question_index] = row.outcome
     total = run.manifest.questions.selected
     counts = {
-        rater: {outcome: Counter(found.values())[outcome] for outcome in OUTCOMES}
-        for rater, found in labels.items()
+        rater: {outcome: Counter(judgements.values())[outcome] for outcome in OUTCOMES}
+        for rater, judgements in labels.items()
     }
     pairs, _ = agreement(labels)
-    _, alpha = agreement({rater: found for rater, found in labels.items() if rater != f"({AUTOMATIC})"})
+    by_people = {rater: judgements for rater, judgements in labels.items() if rater != f"({AUTOMATIC})"}
+    _, alpha = agreement(by_people)
     scores = means(rows)
     if json_file != "-":
-        say_notice(run.manifest.notice)
+        print_notice(run.manifest.notice)
         show_tables(counts, total, pairs, alpha, scores)
     if json_file:
-        found: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "questions": total,
             "counts": counts,
             "pairs": [pair._asdict() for pair in pairs],
+            "alpha": alpha,
+            "scores": scores,
         }
-        write_json(json_file, plain(found | {"alpha": alpha, "scores": scores}))
+        write_json(json_file, plain(summary))
 
 
 def means(rows: list[Judgement]) -> dict[str, float]:
-    """Of BLEU and ROUGE over the questions that have them."""
-    found: dict[str, list[float]] = {}
+    """Means of BLEU and ROUGE over the questions that have them."""
+    scores: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.scores.items():
             if value is not None:
-                found.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+                scores.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
 def show_tables(
@@ -191,31 +195,29 @@ def show_tables(
     alpha: float,
     scores: dict[str, float],
 ) -> None:
-    made = tables.table(f"Outcomes of {total} answers", "rater", *OUTCOMES, "none")
-    for rater, found in counts.items():
-        made.add_row(unmarked(rater), *(str(n) for n in found.values()), str(total - sum(found.values())))
-    console.print(made)
+    """Prints counts of outcomes by rater, mean scores, and the agreement of raters."""
+    table = tables.table(f"Outcomes of {total} answers", "rater", *OUTCOMES, "none")
+    for rater, by_outcome in counts.items():
+        judged = by_outcome.values()
+        table.add_row(unmarked(rater), *map(str, judged), str(total - sum(judged)))
+    console.print(table)
     if scores:
-        made = tables.table(
+        table = tables.table(
             "Against the references, mean over answers", "measure", "accuracy", "max", "true less false"
         )
         for measure in dict.fromkeys(name.partition("_")[0] for name in scores):
-            made.add_row(
-                measure,
-                *(
-                    tables.number(scores[f"{measure}_{what}"], what == "diff")
-                    for what in ("acc", "max", "diff")
-                ),
-            )
-        console.print(made)
+            kinds = ("acc", "max", "diff")
+            cells = [tables.number(scores[f"{measure}_{kind}"], kind == "diff") for kind in kinds]
+            table.add_row(measure, *cells)
+        console.print(table)
     if pairs:
-        made = tables.table("Agreement", "raters", "answers both judged", "same outcome", "Cohen's kappa")
+        table = tables.table("Agreement", "raters", "answers both judged", "same outcome", "Cohen's kappa")
         for pair in pairs:
-            made.add_row(
+            table.add_row(
                 unmarked(f"{pair.first}, {pair.second}"),
                 str(pair.units),
                 tables.number(pair.agreed),
                 tables.number(pair.kappa),
             )
-        console.print(made)
+        console.print(table)
         console.print(Text(f"Krippendorff's alpha (nominal) of all people: {tables.number(alpha)}"))

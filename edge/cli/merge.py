@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge.cli.common import console, say_note
+from edge.cli.common import console, print_note
 from edge.cli.completion import complete_runs
 from edge.cli.terminal import unmarked
 from edge.runs.merge import merge as merge_runs
@@ -21,7 +21,7 @@ def merge(
 ) -> None:
     """Make one run of the finished shards of it (--shard I/N), wherever each was traced; they stay as they
     are."""
-    manifest = merge_runs(runs, out, say_note)
+    manifest = merge_runs(runs, out, print_note)
     console.print(
         unmarked(
             f"{manifest.label}: {manifest.questions.selected} questions of {len(runs)} shards in {out}"

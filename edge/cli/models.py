@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Group
@@ -28,46 +28,46 @@ def models(
     check_json(json_file)
     if not under.is_dir() and under != Path("models"):  # the default may not be there yet
         raise UserError(f"there is no folder {under}: give one with --under")
-    registry, found = read_registry(), find_artifacts(under)
+    registry, listings = read_registry(), find_artifacts(under)
     if json_file != "-":
-        console.print(models_table(registry, found))
+        console.print(models_table(registry, listings))
     if json_file:
         write_json(
             json_file,
             {
                 "known": [asdict(entry) for entry in registry.values()],
-                "built": [
-                    {
-                        "path": str(f.path),
-                        "manifest": asdict(f.artifact.manifest) if f.artifact else None,
-                        "problem": f.problem,
-                    }
-                    for f in found
-                ],
+                "built": [as_json(listing) for listing in listings],
             },
         )
 
 
-class Found(NamedTuple):
-    """A line of `edge models`: an artifact folder, readable (`artifact`) or not (`problem`)."""
+class Listing(NamedTuple):
+    """An artifact folder that can be read (`artifact`) or cannot (`problem`)."""
 
     path: Path
     artifact: Artifact | None
     problem: str
 
 
-def find_artifacts(root: Path) -> list[Found]:
-    """Every folder below `root` with a manifest."""
-    found = []
+def as_json(listing: Listing) -> dict[str, Any]:
+    """Plain values; the manifest is None where it cannot be read."""
+    manifest = asdict(listing.artifact.manifest) if listing.artifact else None
+    return {"path": str(listing.path), "manifest": manifest, "problem": listing.problem}
+
+
+def find_artifacts(root: Path) -> list[Listing]:
+    """All folders below `root` with a manifest, in the order of their paths."""
+    listings = []
     for path in sorted(root.rglob(MANIFEST_NAME)):
         try:
-            found.append(Found(path.parent, Artifact.open(path.parent, verify=False), ""))
+            listings.append(Listing(path.parent, Artifact.open(path.parent, verify=False), ""))
         except UserError as error:
-            found.append(Found(path.parent, None, str(error)))
-    return found
+            listings.append(Listing(path.parent, None, str(error)))
+    return listings
 
 
-def models_table(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> Group:
+def models_table(registry: dict[str, RegistryEntry], listings: Sequence[Listing]) -> Group:
+    """A table of the known models and one of the built artifacts."""
     known = table("Known models", "id", "architecture", "licence", "checkpoint")
     for entry in registry.values():
         known.add_row(
@@ -77,7 +77,7 @@ def models_table(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> 
             "embedded" if entry.folder else f"hub: {entry.hub}",
         )
     built = table("Built artifacts", "folder", "model", "precision", "taps", "MB")
-    for folder, artifact, problem in found:
+    for folder, artifact, problem in listings:
         if artifact is None:
             built.add_row(unmarked(str(folder)), unmarked(problem), "", "", "")
         else:
@@ -90,7 +90,5 @@ def models_table(registry: dict[str, RegistryEntry], found: Sequence[Found]) -> 
                 manifest.taps,
                 f"{size:.1f}",
             )
-    return Group(
-        known,
-        built if found else Text("No artifacts here: build one with 'edge-export build nano-llama ...'"),
-    )
+    nothing = Text("No artifacts here: build one with 'edge-export build nano-llama ...'")
+    return Group(known, built if listings else nothing)

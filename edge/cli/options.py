@@ -1,4 +1,4 @@
-"""Options that several commands have, each worded once."""
+"""Options of several commands, each defined once."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ def runtime_of(
     no_prepack: bool,
     anyway: bool,
 ) -> Runtime:
-    """How a model is run, from the options of a command; raises UserError for an unknown word."""
+    """Runtime settings from a command's options; raises UserError for an unknown value."""
     return Runtime(threads, taps, kv_cache, low_memory, gpu_layers, prepack=not no_prepack, anyway=anyway)

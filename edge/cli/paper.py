@@ -1,5 +1,4 @@
-"""`edge paper`: the paper's tables for our runs, what it left for later, and whether a metric predicts
-untrue answers."""
+"""`edge paper`: the tables of arXiv 2604.03589 for runs, and whether a metric predicts untrue answers."""
 
 from __future__ import annotations
 
@@ -29,7 +28,8 @@ from edge.report.tables import Table
 from edge.report.truth import change_table, outcome_table, prediction_table, trajectory_text, verdict
 from edge.runs.run_directory import Run
 
-LONG, NARROW = 40, 14  # characters: cells from there on fold; the narrowest first column
+LONG = 40  # characters from which on a cell is folded
+NARROW = 14  # characters, the least width of the first column
 
 
 def paper(
@@ -59,77 +59,70 @@ def paper(
     opened = [Run.open(folder) for folder in dict.fromkeys(folder.resolve() for folder in runs)]
     studies = study_runs(opened, question=question, delta=delta, jobs=jobs or usable_cores())
     compared = changes_of(studies, jobs or usable_cores())
-    made = flat_tables(studies, compared) if csv or parquet else {}
+    files = flat_tables(studies, compared) if csv or parquet else {}
     written = [
         path
         for folder, suffix in ((csv, "csv"), (parquet, "parquet"))
         if folder
-        for path in write_tables(folder, made, suffix)
+        for path in write_tables(folder, files, suffix)
     ]
     if json_file != "-":
-        for found in studies:
-            show(found, correlations)
+        for study in studies:
+            print_study(study, correlations)
         for first, second, changes in compared:
-            show_table(change_table(first, second, changes))
+            print_table(change_table(first, second, changes))
         for path in written:
             console.print(unmarked(f"written: {path}"), soft_wrap=True)
     if json_file:
         write_json(json_file, as_json(studies, compared))
 
 
-def show(found: Study, correlations: bool) -> None:
-    console.print(
-        Text(
-            escaped(f"{found.name}: {found.paper.questions} questions, {found.paper.tokens} tokens"),
-            style="bold",
-        )
-    )
-    if found.paper.notice:
-        console.print(Text(escaped(found.paper.notice), style="dim"))
-    for table in paper_tables(found.paper, brief=True):
-        show_table(table)
-    if found.paper.diffusion:
-        console.print(Text(diffusion_text(found.paper.diffusion)), "", sep="\n")
+def print_study(study: Study, correlations: bool) -> None:
+    """Prints one run's tables and, with outcomes, whether a metric predicts untrue answers."""
+    title = f"{study.name}: {study.paper.questions} questions, {study.paper.tokens} tokens"
+    console.print(Text(escaped(title), style="bold"))
+    if study.paper.notice:
+        console.print(Text(escaped(study.paper.notice), style="dim"))
+    for table in paper_tables(study.paper, brief=True):
+        print_table(table)
+    if study.paper.diffusion:
+        console.print(Text(diffusion_text(study.paper.diffusion)), "", sep="\n")
     if correlations:
-        show_table(correlation_table(found.paper))
-    if found.truth is None:
-        console.print(
-            Text(
-                "No outcomes: judge the answers with 'edge label' to see whether a metric predicts untrue "
-                "ones."
-            ),
-            "",
-        )
+        print_table(correlation_table(study.paper))
+    if study.truth is None:
+        hint = "judge the answers with 'edge label' to see whether a metric predicts untrue ones."
+        console.print(Text(f"No outcomes: {hint}"), "")
         return
-    show_table(outcome_table(found.truth))
-    show_table(prediction_table(found.truth, brief=True))
-    console.print(Text(f"{verdict(found.truth)}.", style="bold"))
-    console.print(Text(trajectory_text(found.truth)), "", sep="\n")
+    print_table(outcome_table(study.truth))
+    print_table(prediction_table(study.truth, brief=True))
+    console.print(Text(f"{verdict(study.truth)}.", style="bold"))
+    console.print(Text(trajectory_text(study.truth)), "", sep="\n")
 
 
-def show_table(made: Table | None) -> None:
-    """Numbers stay whole and the words before them fold; a row that needs more than the terminal has runs
-    over its edge, for rich would cut digits off. Cells of words fold, too."""
-    if made is None:
+def print_table(table: Table | None) -> None:
+    """Prints a table whose numbers stay whole while its words fold.
+
+    A row of numbers that is wider than the terminal runs over its edge: rich would cut off digits.
+    """
+    if table is None:
         return
-    table = tables.table(made.caption, *made.columns)
-    numeric = all(len(row[-1]) < LONG for row in made.rows)
-    table.padding, table.columns[0].min_width, table.columns[0].no_wrap = (0, 1, 0, 0), NARROW, False
-    for column in table.columns[1:]:
+    view = tables.table(table.caption, *table.columns)
+    numeric = all(len(row[-1]) < LONG for row in table.rows)
+    view.padding, view.columns[0].min_width, view.columns[0].no_wrap = (0, 1, 0, 0), NARROW, False
+    for column in view.columns[1:]:
         column.no_wrap = numeric
-    for row in made.rows:
-        table.add_row(*(unmarked(cell) for cell in row))
-    widths = [max(map(len, cells)) for cells in zip(made.columns, *made.rows, strict=True)]
-    needed = (
-        NARROW + sum(widths[1:]) + 2 * len(widths) + 1 if numeric else 0
-    )  # a space of padding and one between columns
-    wide = Console(
-        highlight=False, width=max(console.width, needed), file=console.file
-    )  # print(width=) would only narrow
-    wide.print(table)
+    for row in table.rows:
+        view.add_row(*(unmarked(cell) for cell in row))
+    widths = [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
+    # A space of padding and one between columns.
+    needed = NARROW + sum(widths[1:]) + 2 * len(widths) + 1 if numeric else 0
+    # A console of its own: print(width=) can only narrow.
+    wide = Console(highlight=False, width=max(console.width, needed), file=console.file)
+    wide.print(view)
 
 
 def as_values(paper: PaperRun) -> dict[str, Any]:
+    """Fields of a paper's run as plain values, with its table of layers as rows."""
     layers = paper.layers.to_pylist() if paper.layers is not None else []
     return json_fields(dataclasses.replace(paper, layers=None)) | {"layers": layers}
 
@@ -137,10 +130,11 @@ def as_values(paper: PaperRun) -> dict[str, Any]:
 def as_json(studies: list[Study], compared: list[Change]) -> dict[str, Any]:
     """Nested plain values; NaN becomes None."""
     runs = []
-    for found in studies:
-        truth = json_fields(found.truth) | {"verdict": verdict(found.truth)} if found.truth else None
-        runs.append(plain({"name": found.name, "paper": as_values(found.paper), "truth": truth}))
+    for study in studies:
+        truth = json_fields(study.truth) | {"verdict": verdict(study.truth)} if study.truth else None
+        runs.append(plain({"name": study.name, "paper": as_values(study.paper), "truth": truth}))
     changes = [
-        plain({"against": first, "run": name, "changes": list(found)}) for first, name, found in compared
+        plain({"against": full, "run": name, "changes": list(differences)})
+        for full, name, differences in compared
     ]
     return {"source": published().source, "runs": runs, "auroc_changes": changes}

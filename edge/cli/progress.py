@@ -1,4 +1,4 @@
-"""How far a job is: drawn in place in a terminal, in a few lines elsewhere."""
+"""Progress of a job: a view drawn in place in a terminal, a few log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from edge.runs.manifest import RunManifest
 
 OnProgress = Callable[[Progress], None]
 Job = Callable[[OnProgress, OnNote], RunManifest]
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
-FIRST_LINE, GROWTH = 10.0, 1.5  # seconds; lines come ever more rarely, so that a log of a day has some 25
+FIRST_LINE = 10.0  # seconds until the first line of a log
+GROWTH = 1.5  # each time of a line over the time of the last: a job of a day logs some 25 lines
 BAR_WIDTH = 24
-DRAW_EVERY = 0.5  # seconds: a board has better things to do
+DRAW_EVERY = 0.5  # seconds, so that drawing takes little of a board's time
 
 
-class Rarely:
-    """Says when the next line of a log is due: after FIRST_LINE seconds, then each time GROWTH times as much
-    has passed."""
+class LogSchedule:
+    """The times of a log's lines: FIRST_LINE seconds after the start, then GROWTH times the last time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._started, self._next = clock, clock(), FIRST_LINE
 
     def due(self) -> bool:
+        """Whether a line is due; if so, sets the time of the next."""
         passed = self._clock() - self._started
         if passed < self._next:
             return False
@@ -41,16 +42,18 @@ class Rarely:
 
 
 class JobCounts:
-    """Counts of a job: tokens of this session, their rate, the time left by the mean of the questions it
-    finished."""
+    """Counts of a job: questions, this session's tokens and their rate, time left.
+
+    The time left follows from the mean time of the questions that this session finished.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._started = clock, clock()
         self.done = self.total = 0
-        self.last: str | None = None  # the answer that was finished last
-        self.answering = 0  # tokens of the answer that is not finished
+        self.last: str | None = None  # the last finished answer
+        self.answering = 0  # tokens of the unfinished answer
         self._before: int | None = None  # questions done when this session began
-        self._tokens = 0  # of finished answers
+        self._tokens = 0  # tokens of finished answers
 
     def take(self, progress: Progress) -> None:
         self.done, self.total = progress.done, progress.total
@@ -78,37 +81,37 @@ class JobCounts:
 
     @property
     def left(self) -> float | None:
-        """Seconds, None before the first question of this session is done."""
+        """Seconds left; None before the first question of this session is done."""
         finished = self.done - (self._before or 0)
         return self.elapsed / finished * (self.total - self.done) if finished else None
 
     @property
     def parts(self) -> list[str]:
-        """What is said of it, most important first."""
-        said = [f"{self.done}/{self.total} questions"]
+        """The counts as texts, most important first."""
+        texts = [f"{self.done}/{self.total} questions"]
         if self.tokens and self.elapsed > 0:
-            said.append(f"{self.tokens / self.elapsed:.1f} tokens/s")
+            texts.append(f"{self.tokens / self.elapsed:.1f} tokens/s")
         if self.left is not None:
-            said.append(
-                f"left {duration(self.left)}" if self.done < self.total else f"took {duration(self.elapsed)}"
-            )
-        return said
+            ended = self.done >= self.total
+            texts.append(f"took {duration(self.elapsed)}" if ended else f"left {duration(self.left)}")
+        return texts
 
 
-def heat(temperature: float | None) -> list[str]:
+def temperature_texts(temperature: float | None) -> list[str]:
+    """The temperature in °C as a list of one text, an empty list for None."""
     return [] if temperature is None else [f"{temperature:.1f} °C"]
 
 
 def view(title: str, counts: JobCounts, temperature: float | None) -> Group:
-    """Title; bar and numbers; how far the next answer is, temperature; the last answer. A line each."""
+    """Four lines: title; bar and counts; tokens of the next answer and temperature; the last answer."""
     share = counts.done / counts.total if counts.total else 0.0
-    answering = (
-        [f"question {counts.done + 1}: {counts.answering} tokens"] if counts.done < counts.total else []
-    )
+    status = temperature_texts(temperature)
+    if counts.done < counts.total:
+        status.insert(0, f"question {counts.done + 1}: {counts.answering} tokens")
     lines = [
         Text(escaped(title), style="bold"),
         bar(share, BAR_WIDTH).append(" ").append(" · ".join(counts.parts)),
-        Text(" · ".join([*answering, *heat(temperature)]), style="dim"),
+        Text(" · ".join(status), style="dim"),
         Text("") if counts.last is None else one_line(counts.last, "last answer: "),
     ]
     for line in lines:
@@ -117,11 +120,18 @@ def view(title: str, counts: JobCounts, temperature: float | None) -> Group:
 
 
 def with_progress(
-    job: Callable[[OnProgress, OnNote], Made], title: str, console: Console, on_note: OnNote, *, quiet: bool
-) -> Made:
-    """Runs job(on_progress, on_note) and shows how far it is on the console, unless `quiet`; a line of it
-    stays at the end."""
-    counts, gauge, rarely = JobCounts(), Gauge(Sensors()), Rarely()
+    job: Callable[[OnProgress, OnNote], Result],
+    title: str,
+    console: Console,
+    on_note: OnNote,
+    *,
+    quiet: bool,
+) -> Result:
+    """Runs job(on_progress, on_note) and shows its progress on the console, unless `quiet`.
+
+    One line of progress stays at the end.
+    """
+    counts, gauge, schedule = JobCounts(), Gauge(Sensors()), LogSchedule()
     frame = Frame(console, DRAW_EVERY) if can_draw(console) and not quiet else None
 
     def on_progress(progress: Progress) -> None:
@@ -129,20 +139,18 @@ def with_progress(
         if frame and frame.due:
             gauge.look()
             frame.draw(view(title, counts, gauge.temperature_c))
-        elif not frame and not quiet and rarely.due():
-            say()
+        elif not frame and not quiet and schedule.due():
+            print_line()
 
     def note(text: str) -> None:
         if frame:
             frame.clear()
         on_note(text)
 
-    def say() -> None:
+    def print_line() -> None:
         gauge.look()
-        console.print(
-            Text(escaped(f"{title}: {' · '.join([*counts.parts, *heat(gauge.temperature_c)])}")),
-            soft_wrap=True,
-        )
+        texts = " · ".join([*counts.parts, *temperature_texts(gauge.temperature_c)])
+        console.print(Text(escaped(f"{title}: {texts}")), soft_wrap=True)
 
     try:
         return job(on_progress, note)
@@ -150,4 +158,4 @@ def with_progress(
         if frame:
             frame.clear()
         if counts.begun and not quiet:
-            say()
+            print_line()

@@ -1,4 +1,4 @@
-"""`edge questions`: the paper's questions, fetched from their authors or from the hub."""
+"""`edge questions`: downloads TruthfulQA's questions from their authors or from the hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LETTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-_.")
 
 
 class Form(enum.StrEnum):
-    """The hub data set's configurations."""
+    """Configurations of the hub's data set."""
 
     generation = "generation"
     multiple_choice = "multiple_choice"
@@ -66,7 +66,7 @@ def fetch(
             )
         address, target = ADDRESS if url is None else url, fetched_path()
         by_hand = f"put the file at {target} yourself, or give one with --questions"
-        found = fetch_file(
+        checksum = fetch_file(
             address, target, sha256, check_authors if address == ADDRESS else read_questions, by_hand
         )
         use = "'edge run' asks them by default"
@@ -76,7 +76,7 @@ def fetch(
         commit = revision_name(REVISION if revision is None else revision)
         target = fetched_path().with_name(f"truthful_qa-{hub}-{commit}.parquet")
         by_hand = "get the file in another way and give it with --questions"
-        found = fetch_file(
+        checksum = fetch_file(
             hub_address(hub, commit),
             target,
             sha256,
@@ -85,12 +85,11 @@ def fetch(
         )
         use = f"ask them with --questions {target}"
     count = len(read_questions(target))
-    console.print(unmarked(f"{target}: {count} questions, SHA-256 {found}; {use}"), soft_wrap=True)
+    console.print(unmarked(f"{target}: {count} questions, SHA-256 {checksum}; {use}"), soft_wrap=True)
 
 
 def revision_name(revision: str) -> str:
-    """The revision as it was given; raises UserError unless it can stand in an address and in a file's
-    name."""
+    """The revision, unchanged; raises UserError unless it fits an address and a file's name."""
     if not revision or len(revision) > 100 or set(revision.lower()) - LETTERS or revision.startswith("."):
         raise UserError(
             f"--revision is {revision!r:.80}: give a commit, branch or tag of letters, digits, '-', '_' and "
@@ -100,7 +99,7 @@ def revision_name(revision: str) -> str:
 
 
 def hub_address(hub: Form, revision: str) -> str:
-    """Raises UserError where HF_ENDPOINT is no address."""
+    """The address of the hub's Parquet file; raises UserError where HF_ENDPOINT is no address."""
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     if not endpoint.startswith(("https://", "http://")):
         raise UserError(
@@ -110,15 +109,15 @@ def hub_address(hub: Form, revision: str) -> str:
 
 
 def check_authors(path: Path) -> None:
-    """Raises UserError unless it holds the questions of 2025, each with its best pair."""
-    found = read_questions(path)
-    paired = sum(bool(question.best and question.best_incorrect) for question in found)
-    if len(found) != COUNT or paired != COUNT:
-        raise UserError(f"{len(found)} questions, {paired} with a best pair, instead of {COUNT}")
+    """Raises UserError unless a file holds the questions of 2025, each with its best pair."""
+    questions = read_questions(path)
+    paired = sum(bool(question.best and question.best_incorrect) for question in questions)
+    if len(questions) != COUNT or paired != COUNT:
+        raise UserError(f"{len(questions)} questions, {paired} with a best pair, instead of {COUNT}")
 
 
 def check_hub(path: Path) -> None:
-    """Raises UserError unless it holds as many questions as the pinned revision."""
-    found = len(read_questions(path))
-    if found != HUB_COUNT:
-        raise UserError(f"{found} questions instead of {HUB_COUNT}")
+    """Raises UserError unless a file holds as many questions as the pinned revision."""
+    count = len(read_questions(path))
+    if count != HUB_COUNT:
+        raise UserError(f"{count} questions instead of {HUB_COUNT}")

@@ -1,4 +1,4 @@
-"""`edge report`: one HTML file of runs."""
+"""`edge report`: one HTML file about runs."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def report(
     """Write one HTML file with tables and figures of one or more runs; it opens offline."""
     from edge.report.write import write_report  # plotly is large: only this command pays for it
 
-    made = write_report([Run.open(path) for path in runs], out, delta=delta)
-    console.print(unmarked(f"{made.path}: {made.bytes / 1e6:.1f} MB, {made.runs} runs"), soft_wrap=True)
+    page = write_report([Run.open(path) for path in runs], out, delta=delta)
+    console.print(unmarked(f"{page.path}: {page.bytes / 1e6:.1f} MB, {page.runs} runs"), soft_wrap=True)

@@ -74,13 +74,13 @@ def run(
     runtime = runtime_of(
         threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
     )
-    asked = read_questions(chosen_questions(questions))
+    question_list = read_questions(chosen_questions(questions))
     opened = open_artifact(artifact)
 
     def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
         return start_run(
             opened,
-            asked,
+            question_list,
             out,
             settings,
             prompt=prompt,

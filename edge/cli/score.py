@@ -11,7 +11,7 @@ from edge.analysis.divergence import plain
 from edge.analysis.intervals import bootstrap
 from edge.backends.gguf_file import open_artifact
 from edge.cli import tables
-from edge.cli.common import QUESTIONS_HELP, check_json, chosen_questions, console, say_notice, write_json
+from edge.cli.common import QUESTIONS_HELP, check_json, chosen_questions, console, print_notice, write_json
 from edge.cli.job import follow_job
 from edge.cli.options import (
     Anyway,
@@ -54,8 +54,9 @@ def score(
     """Say which listed answers a model finds likeliest: mc1, mc2 and binary; continues by itself where it
     was stopped."""
     check_json(json_file)
-    opened, asked = open_artifact(artifact), read_questions(chosen_questions(questions))
-    # Attention and hidden states are not looked at: llama.cpp is not asked for them.
+    opened = open_artifact(artifact)
+    question_list = read_questions(chosen_questions(questions))
+    # Scores need no attention and no hidden states: llama.cpp gives only logits.
     taps = "none" if opened.manifest.backend == LLAMA_CPP else "auto"
     runtime = runtime_of(
         threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
@@ -64,7 +65,7 @@ def score(
     def job(on_progress: OnProgress, on_note: OnNote) -> Scored:
         return score_job(
             opened,
-            asked,
+            question_list,
             out,
             limit=limit,
             shard=shard,
@@ -73,29 +74,28 @@ def score(
             on_note=on_note,
         )
 
-    made = follow_job(job, f"{opened.label} scored", quiet)
-    found = {
+    scored = follow_job(job, f"{opened.label} scored", quiet)
+    scores = {
         task: (len(values), bootstrap(list(values.values())))
-        for task, values in made.values.items()
+        for task, values in scored.values.items()
         if values
     }
     if json_file != "-":
-        console.print(
-            unmarked(f"{opened.label}: share over questions [95% interval]"), style="bold", soft_wrap=True
-        )
+        title = unmarked(f"{opened.label}: share over questions [95% interval]")
+        console.print(title, style="bold", soft_wrap=True)
         table = tables.table("", "task", "questions", "score")
-        for task, (count, value) in found.items():
+        for task, (count, value) in scores.items():
             table.add_row(task, str(count), f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]")
-        say_notice(opened.manifest.notice)
+        print_notice(opened.manifest.notice)
         console.print(table)
         console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
     if json_file:
         result: dict[str, Any] = {
-            "artifact": made.manifest.artifact.to_json(),
-            "questions": made.manifest.questions.to_json(),
+            "artifact": scored.manifest.artifact.to_json(),
+            "questions": scored.manifest.questions.to_json(),
         }
         tasks = {
-            task: {"questions": count, **value._asdict(), "by_question": made.values[task]}
-            for task, (count, value) in found.items()
+            task: {"questions": count, **value._asdict(), "by_question": scored.values[task]}
+            for task, (count, value) in scores.items()
         }
         write_json(json_file, plain(result | {"tasks": tasks}))

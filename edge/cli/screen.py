@@ -1,5 +1,4 @@
-"""The terminal view of one answer: its tokens coloured by entropy, the trajectory of entropy and dispersion,
-speed, the machine."""
+"""Terminal view of one answer: tokens coloured by entropy, trajectories, speed, temperature and memory."""
 
 from __future__ import annotations
 
@@ -16,16 +15,17 @@ from edge.runs.record import AnswerRecord
 from edge.signals.definitions import mean
 
 TAB = " " * 4
-BESIDE_SPARK = 34  # columns of its label and numbers
-LEAST_ENTROPY, LEAST_DISPERSION = 1.0, 0.5  # nats: what is below all along does not look tall
+BESIDE_SPARK = 34  # columns for the label and the numbers beside a sparkline
+# Nats that fill a sparkline's height where all values are smaller.
+LEAST_ENTROPY, LEAST_DISPERSION = 1.0, 0.5
 
 
 class Body:
-    """The answer's text, wrapped as it grows: only the line that still changes is wrapped anew."""
+    """The growing text of an answer; only the line that still changes is wrapped again."""
 
     def __init__(self) -> None:
         self._pieces: list[tuple[str, str]] = []
-        self._lines: list[Text] = []  # those that cannot change any more, at this width
+        self._lines: list[Text] = []  # the lines that do not change any more, at this width
         self._open = Text()
         self._width = 0
 
@@ -37,20 +37,20 @@ class Body:
         return Text.assemble(*self._pieces)
 
     def end(self, console: Console, room: int) -> list[Text]:
-        """The last `room` lines."""
+        """The last `room` lines at the console's width."""
         if console.width != self._width:
             self._lines, self._open, self._width = [], self.whole(), console.width
         wrapped = list(self._open.wrap(console, self._width))
-        shown = [*self._lines[-room:], *wrapped][-room:]
+        tail = [*self._lines[-room:], *wrapped][-room:]
         last = wrapped[-1].plain.rstrip() if wrapped else ""
         if last and len(wrapped) > 1:
             self._lines += wrapped[:-1]
             self._open = self._open[len(self._open.plain.rstrip()) - len(last) :]
-        return shown
+        return tail
 
 
 class Screen:
-    """Takes steps as they come; `coloured` False shows entropy by bold, underlined and so on."""
+    """The view of one answer; with `coloured` False bold, underline and reverse stand for entropy."""
 
     def __init__(self, title: str, notice: str, *, coloured: bool = True) -> None:
         head = Text(escaped(title), style="bold")
@@ -73,20 +73,20 @@ class Screen:
         output, attention, _ = live.step.signals
         self._entropies.append(output.output_entropy)
         self._dispersions.append(math.nan if attention is None else mean(attention.head_dispersion))
-        # A terminal obeys escape sequences: what a model says may not carry any.
+        # A terminal obeys escape sequences, so a model's text must not contain any.
         self._body.add(
             escaped(live.text).replace("\t", TAB), style_of(output.output_entropy, coloured=self._coloured)
         )
         self._last = live
 
     def running(self, console: Console) -> Group:
-        """What fits the console's height while the answer grows: as much of its end as there is room for."""
+        """The view while the answer grows: as much of its end as fits the console's height."""
         below = self._below(console.width)
         taken = sum(len(part.wrap(console, console.width)) for part in [*self._above, *below])
         return Group(*self._above, *self._body.end(console, max(1, console.height - taken - 1)), *below)
 
     def whole(self, width: int) -> Group:
-        """The answer to its whole length."""
+        """The view with the whole answer."""
         return Group(*self._above, self._body.whole(), *self._below(width))
 
     def _below(self, width: int) -> list[Text]:
@@ -101,19 +101,19 @@ class Screen:
 def trajectory(label: str, values: list[float], width: int, least: float) -> Text:
     """A sparkline with the last value and the mean."""
     bars = sparkline(values, max(8, min(SPARK_WIDTH, width - BESIDE_SPARK)), least)
-    there = [value for value in values if not math.isnan(value)]
-    numbers = f"{values[-1]:.3f} mean {math.fsum(there) / len(there):.3f}" if there else ""
+    known = [value for value in values if not math.isnan(value)]
+    numbers = f"{values[-1]:.3f} mean {math.fsum(known) / len(known):.3f}" if known else ""
     return Text(f"{label:<10} {bars} {numbers}", no_wrap=True, overflow="crop")
 
 
 def speed(record: AnswerRecord) -> float | None:
-    """Tokens a second after the first, None for an answer of one token."""
+    """Tokens a second after the first token, None for an answer of one token."""
     spent = math.fsum(step.step_ms for step in record.steps[1:])
     return 1e3 * (len(record.steps) - 1) / spent if spent > 0 else None
 
 
 def status(live: LiveStep, *, means: bool = True) -> Text:
-    """Length, speed, machine, slope; with `means` also those that the screen shows beside their bars."""
+    """Length, speed, machine and slope as one line; with `means` also mean entropy and dispersion."""
     statistics, record, gauge = live.record.statistics, live.record, live.gauge
     parts = [f"{len(record.steps)} tokens"]
     if (rate := speed(record)) is not None:
@@ -127,19 +127,20 @@ def status(live: LiveStep, *, means: bool = True) -> Text:
         parts.append(f"entropy {entropy:.3f}")
     if math.isfinite(slope):
         parts.append(f"slope {slope:+.4f} a token")
-    for label, name in (
-        ("attention", "attention_entropy"),
-        *([("dispersion", "head_dispersion")] if means else []),
-    ):
-        if math.isfinite(found := statistics.live(name)[0]):
-            parts.append(f"{label} {found:.3f}")
+    metrics = {"attention": "attention_entropy"}
+    if means:
+        metrics["dispersion"] = "head_dispersion"
+    for label, name in metrics.items():
+        average, _ = statistics.live(name)
+        if math.isfinite(average):
+            parts.append(f"{label} {average:.3f}")
     if live.step.stop_reason:
         parts.append(f"stopped: {live.step.stop_reason}")
     return Text(" · ".join(parts), style="dim")
 
 
 def show(console: Console, artifact: Artifact, steps: Iterator[LiveStep]) -> None:
-    """Draws the answer as it comes; into a pipe it writes the plain text and a line of statistics."""
+    """Draws the answer as it grows; into a pipe it prints the text and a line of statistics."""
     screen = Screen(artifact.label, artifact.manifest.notice, coloured=not console.no_color)
     if can_draw(console):
         draw(console, screen, steps)
@@ -148,6 +149,7 @@ def show(console: Console, artifact: Artifact, steps: Iterator[LiveStep]) -> Non
 
 
 def draw(console: Console, screen: Screen, steps: Iterator[LiveStep]) -> None:
+    """Draws the screen in place, then prints the whole view."""
     frame = Frame(console)
     try:
         frame.draw(screen.running(console))
@@ -155,13 +157,14 @@ def draw(console: Console, screen: Screen, steps: Iterator[LiveStep]) -> None:
             screen.add(live)
             if frame.due:
                 frame.draw(screen.running(console))
-    finally:  # also of an interrupted answer what there is
+    finally:  # an interrupted answer is printed, too
         frame.clear()
         if screen.started:
             console.print(screen.whole(console.width))
 
 
 def stream(console: Console, notice: str, steps: Iterator[LiveStep]) -> None:
+    """Prints each token as it comes, then a line of statistics and the notice."""
     last = None
     try:
         for live in steps:

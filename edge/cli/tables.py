@@ -1,4 +1,4 @@
-"""Terminal tables of comparisons."""
+"""Terminal tables of comparisons of two runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge.analysis.divergence import Divergence, ForcedPart, FreePart
+from edge.analysis.divergence import Divergence, ForcedPart, FreePart, MetricChange
 from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
 from edge.analysis.warning import TruthChange
@@ -17,40 +17,43 @@ from edge.cli.terminal import escaped, unmarked
 from edge.signals.metric import Shown
 from edge.signals.metrics import BY_NAME, METRICS, shown_in
 
-PARTINGS = 5  # of the answers that part, in the terminal
+PARTINGS = 5  # most answers of `partings`; the JSON has all
 WARNINGS = [(metric.name, summary) for metric in METRICS for summary in metric.warnings]
-SHOWN_LAYERS = shown_in(Shown.LAYERS)
+LAYER_METRICS = shown_in(Shown.LAYERS)
 
 
 def number(value: float, signed: bool = False, digits: int = 3) -> str:
+    """The value to so many significant digits, "-" for NaN."""
     return "-" if math.isnan(value) else f"{value:{'+' if signed else ''}.{digits}g}"
 
 
 def interval(value: Interval, signed: bool = False) -> str:
-    """Value and bounds; a change is given to two digits, so that a row fits 80 columns."""
-    shown = number(value.value, signed, 2 if signed else 3)
+    """Value and bounds; a signed value has two digits, so that a row fits 80 columns."""
+    digits = 2 if signed else 3
+    middle = number(value.value, signed, digits)
     if math.isnan(value.low):
-        return shown
-    low, high = (number(bound, signed, 2 if signed else 3) for bound in (value.low, value.high))
-    return f"{shown} [{low}, {high}]"
+        return middle
+    low, high = (number(bound, signed, digits) for bound in (value.low, value.high))
+    return f"{middle} [{low}, {high}]"
 
 
 def table(title: str, *columns: str) -> Table:
-    made = Table(
+    """An empty table: the first column to the left, the others to the right."""
+    grid = Table(
         title=unmarked(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
     for i, column in enumerate(columns):
-        made.add_column(
+        grid.add_column(
             column,
             justify="left" if i == 0 else "right",
             overflow="fold",
             no_wrap=i == 0 and len(columns) == 4,
         )
-    return made
+    return grid
 
 
 def comparison(d: Divergence) -> Group:
-    """What `edge compare` prints: agreement, metrics, layers, classes."""
+    """The tables of `edge compare`: agreement, metrics, layers, classes, truth."""
     head = Text(escaped(f"{d.quantised} against {d.full}, {d.questions} questions"), style="bold")
     if d.notice:
         head.append(f"\n{escaped(d.notice)}", style="dim")
@@ -64,20 +67,10 @@ def comparison(d: Divergence) -> Group:
     )
     for change in d.changes:
         if Shown.COMPARE in BY_NAME[change.metric].shown:
-            metrics.add_row(
-                change.metric,
-                number(change.full.value),
-                number(change.quantised.value),
-                interval(change.change, signed=True),
-            )
+            metrics.add_row(*change_row(change))
     metrics.add_section()
     for change in d.trajectory:
-        metrics.add_row(
-            change.metric,
-            number(change.full.value),
-            number(change.quantised.value),
-            interval(change.change, signed=True),
-        )
+        metrics.add_row(*change_row(change))
     parts: list[RenderableType] = [head, forced(d.forced) if d.forced else free(d.free), metrics]
     if d.layers:
         parts.append(layers(d))
@@ -94,33 +87,35 @@ def comparison(d: Divergence) -> Group:
     return Group(*parts)
 
 
-def truth(found: TruthChange) -> Group:
-    """Whether answers turned untrue, and whether output and attention entropy still warn of those that
-    are."""
-    made = table(
-        f"Truth of the answers ({unmarked(found.source)} labels) [95% interval]",
-        "measure",
-        "full",
-        "quantised",
-        "change",
-    )
-    if found.outcomes:
-        o = found.outcomes
-        made.add_row(
-            "share untrue", number(o.full.value), number(o.quantised.value), interval(o.change, signed=True)
-        )
-        made.add_row("answers that turned untrue / true", "", "", f"{o.became_untrue} / {o.became_true}")
-    shown = [each for name in WARNINGS if (each := found.of(*name))]
-    for each in shown:
-        name = f"AUROC of {each.metric} {each.summary}"
-        made.add_row(name, number(each.first), number(each.second), interval(each.difference, signed=True))
+def change_row(change: MetricChange) -> tuple[str, str, str, str]:
+    """Cells of one metric: name, both means, and the change with its interval."""
+    means = number(change.full.value), number(change.quantised.value)
+    return change.metric, *means, interval(change.change, signed=True)
+
+
+def truth(change: TruthChange) -> Group:
+    """Answers that became untrue, and whether output and attention entropy still predict them."""
+    title = f"Truth of the answers ({unmarked(change.source)} labels) [95% interval]"
+    rows = table(title, "measure", "full", "quantised", "change")
+    if change.outcomes:
+        o = change.outcomes
+        shares = number(o.full.value), number(o.quantised.value)
+        rows.add_row("share untrue", *shares, interval(o.change, signed=True))
+        rows.add_row("answers that turned untrue / true", "", "", f"{o.became_untrue} / {o.became_true}")
+    warnings = [warning for name in WARNINGS if (warning := change.of(*name))]
+    for warning in warnings:
+        name = f"AUROC of {warning.metric} {warning.summary}"
+        areas = number(warning.first), number(warning.second)
+        rows.add_row(name, *areas, interval(warning.difference, signed=True))
     few = Text("AUROC is not judged: at least ten answers of each kind are needed.", style="dim")
-    return Group(made) if shown else Group(made, few)
+    return Group(rows) if warnings else Group(rows, few)
 
 
 def forced(part: ForcedPart) -> Group:
-    """llama-perplexity's list under its names, the error over questions beside its own over tokens; hidden
-    states by layer."""
+    """llama-perplexity's statistics under its names, then the hidden states by layer.
+
+    Its own error is over tokens; the error over questions stands beside it.
+    """
     known = (
         "whole vocabulary"
         if part.exact
@@ -129,88 +124,75 @@ def forced(part: ForcedPart) -> Group:
     note = (
         f"KL(full || quantised), {known}" if part.kl else "KL: not kept, trace the full run with --reference"
     )
-    made = table(
+    rows = table(
         f"On the same {part.tokens} tokens. {note}", "statistic", "value", "± by question", "± by token"
     )
     section = part.statistics[0].section
-    for found in part.statistics:
-        if found.section != section:
-            made.add_section()
-            section = found.section
-        scale, unit = (
-            (100.0, "%") if found.section == PROBABILITY or found.name.startswith("Cor") else (1.0, "")
-        )
+    for statistic in part.statistics:
+        if statistic.section != section:
+            rows.add_section()
+            section = statistic.section
+        percent = statistic.section == PROBABILITY or statistic.name.startswith("Cor")
+        scale, unit = (100.0, "%") if percent else (1.0, "")
         errors = (
             "" if math.isnan(error) else f"{scale * error:.2g}{unit}"
-            for error in (found.error, found.token_error)
+            for error in (statistic.error, statistic.token_error)
         )
-        made.add_row(found.name, f"{scale * found.value:.6g}{unit}", *errors)
-    parts: list[RenderableType] = [made]
+        rows.add_row(statistic.name, f"{scale * statistic.value:.6g}{unit}", *errors)
+    parts: list[RenderableType] = [rows]
     if part.hidden_error and part.hidden_similarity:
-        hidden = table(
-            "Residual stream against the full model's, mean over questions",
-            "layer",
-            "relative error",
-            "cosine",
-        )
-        for layer, (error, cosine) in enumerate(
-            zip(part.hidden_error.mean, part.hidden_similarity.mean, strict=True)
-        ):
+        title = "Residual stream against the full model's, mean over questions"
+        hidden = table(title, "layer", "relative error", "cosine")
+        by_layer = zip(part.hidden_error.mean, part.hidden_similarity.mean, strict=True)
+        for layer, (error, cosine) in enumerate(by_layer):
             hidden.add_row(str(layer), number(float(error)), f"{cosine:.6f}")
         parts.append(hidden)
     return Group(*parts)
 
 
 def free(part: FreePart | None) -> Group:
-    made = table("Each decoding alone", "statistic", "value")
+    """Agreement of two answers that were decoded each alone."""
+    rows = table("Each decoding alone", "statistic", "value")
     if part is not None:
-        made.add_row("identical answers", interval(part.identical))
-        made.add_row("share of the answer before the first difference", interval(part.common_prefix))
-        made.add_row("median first differing step, where they differ", number(part.median_step))
-    return Group(made, *([partings(part)] if part and part.first else []))
+        rows.add_row("identical answers", interval(part.identical))
+        rows.add_row("share of the answer before the first difference", interval(part.common_prefix))
+        rows.add_row("median first differing step, where they differ", number(part.median_step))
+    return Group(rows, *([partings(part)] if part and part.first else []))
 
 
 def partings(part: FreePart) -> Table:
-    """The first token that differs, and what each model said there with how much probability."""
-    shown = part.first[:PARTINGS]
-    more = f"; all {len(part.first)} are in the JSON" if len(part.first) > len(shown) else ""
-    made = table(
-        f"Where answers part, the first {len(shown)}{more}",
-        "question",
-        "step",
-        "full said",
-        "quantised said",
-    )
-    made.columns[0].no_wrap = False
+    """The first token that differs in an answer: each model's token there and its probability."""
+    differences = part.first[:PARTINGS]
+    more = f"; all {len(part.first)} are in the JSON" if len(part.first) > len(differences) else ""
+    title = f"Where answers part, the first {len(differences)}{more}"
+    rows = table(title, "question", "step", "full said", "quantised said")
+    rows.columns[0].no_wrap = False
 
-    def said(text: str, probability: float) -> str:
+    def token(text: str, probability: float) -> str:
         return "(ended)" if math.isnan(probability) else unmarked(f"{text!r} {100 * probability:.0f}%")
 
-    for each in shown:
-        made.add_row(
-            unmarked(each.question),
-            str(each.step),
-            said(each.full_token, each.full_probability),
-            said(each.quantised_token, each.quantised_probability),
+    for difference in differences:
+        rows.add_row(
+            unmarked(difference.question),
+            str(difference.step),
+            token(difference.full_token, difference.full_probability),
+            token(difference.quantised_token, difference.quantised_probability),
         )
-    return made
+    return rows
 
 
 def layers(d: Divergence) -> Table:
     """Change by layer; layer 0 of a hidden metric is the embedding output. Intervals are in the JSON."""
-    changes = {change.metric: change for change in d.layers if change.metric in SHOWN_LAYERS}
-    made = table(
-        "Change by layer, mean over questions (* where the 95% interval leaves out 0)",
-        "layer",
-        *SHOWN_LAYERS,
-    )
+    changes = {change.metric: change for change in d.layers if change.metric in LAYER_METRICS}
+    title = "Change by layer, mean over questions (* where the 95% interval leaves out 0)"
+    rows = table(title, "layer", *LAYER_METRICS)
     depth = max(len(change.mean) for change in changes.values())
     for layer in range(depth):
         cells = []
-        for name in SHOWN_LAYERS:
+        for name in LAYER_METRICS:
             change = changes[name]
             i = layer - (depth - len(change.mean))  # by-layer metrics have no row for the embedding
             sure = "*" if i >= 0 and (change.low[i] > 0 or change.high[i] < 0) else " "
             cells.append(f"{number(float(change.mean[i]), signed=True)}{sure}" if i >= 0 else "")
-        made.add_row(str(layer), *cells)
-    return made
+        rows.add_row(str(layer), *cells)
+    return rows

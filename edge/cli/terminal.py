@@ -1,5 +1,4 @@
-"""What a terminal is shown and how: harmless text, colours of entropy, bars, and views that are drawn in
-place."""
+"""Text for a terminal: escaped model text, colours of entropy, bars, and views drawn in place."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ from rich.markup import escape
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-# Categories of Unicode that steer instead of show: controls, format characters (they reorder or hide text),
-# halves of surrogate pairs, line and paragraph separators. The two joiners are format characters that
-# scripts and emoji need.
-STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Unicode categories that control a terminal instead of being printed: controls, format characters (they
+# reorder or hide text), halves of surrogate pairs, line and paragraph separators. The two joiners are format
+# characters that scripts and emoji need.
+CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
@@ -26,31 +25,29 @@ CLEAR_LINE, CLEAR_BELOW, NEXT = "\x1b[2K", "\x1b[J", "\n"
 
 
 def escaped(text: str, kept: str = "\n\t") -> str:
-    """The text with everything that steers a terminal written as \\x1b, \\u202e and so on, `kept` left as it
-    is."""
+    """The text with control characters written as \\x1b, \\u202e and so on, except those in `kept`."""
     if text.isprintable():
         return text
     safe = kept + JOINERS
     return "".join(
-        c if c in safe or unicodedata.category(c) not in STEERING else c.encode("unicode_escape").decode()
+        c if c in safe or unicodedata.category(c) not in CONTROL else c.encode("unicode_escape").decode()
         for c in text
     )
 
 
 def unmarked(text: str) -> str:
-    """The same, for a place that reads rich's markup: [bold] is shown as it stands."""
+    """The escaped text where rich reads markup: [bold] is printed as it stands."""
     return escape(escaped(text))
 
 
 def one_line(text: str, label: str = "", style: str = "dim") -> Text:
-    """Untrusted text as one line that a view cuts to its width, after a label."""
+    """A label and untrusted text as one line, which a view cuts to its width."""
     flat = escaped(" ".join(text[:2000].split()))  # a terminal is narrower
     return Text(f"{label}{flat}", style=style, no_wrap=True, overflow="ellipsis")
 
 
 class Level(NamedTuple):
-    """Entropies up to `edge` nats are shown in `colour`, or as `plain` where colours are not wanted
-    (NO_COLOR)."""
+    """Style of entropies up to `edge` nats: `colour`, or `plain` without colours (NO_COLOR)."""
 
     edge: float
     colour: str
@@ -68,11 +65,13 @@ LEVELS = (
 
 
 def style_of(entropy: float, *, coloured: bool = True) -> str:
+    """The style of rich for an entropy in nats."""
     level = next(level for level in LEVELS if entropy <= level.edge)
     return level.colour if coloured else level.plain
 
 
 def legend(*, coloured: bool = True) -> Text:
+    """One line with each level in its style."""
     line = Text("entropy in nats: ")
     for level in LEVELS:
         name = f"to {level.edge:g}" if math.isfinite(level.edge) else "above"
@@ -81,12 +80,14 @@ def legend(*, coloured: bool = True) -> Text:
 
 
 def sparkline(values: Sequence[float], width: int = SPARK_WIDTH, least: float = 1.0) -> str:
-    """The last values as bars, the tallest for the largest shown (for `least`, where all are smaller); NaN
-    is a gap."""
-    shown = values[-width:]
-    top = max(least, *(v for v in shown if not math.isnan(v)), 0.0)
+    """The last `width` values as bars; NaN is a gap.
+
+    The tallest bar stands for the largest of them, or for `least` where all are smaller.
+    """
+    latest = values[-width:]
+    top = max(least, *(v for v in latest if not math.isnan(v)), 0.0)
     return "".join(
-        " " if math.isnan(v) else BARS[min(len(BARS) - 1, max(0, int(v / top * len(BARS))))] for v in shown
+        " " if math.isnan(v) else BARS[min(len(BARS) - 1, max(0, int(v / top * len(BARS))))] for v in latest
     )
 
 
@@ -97,7 +98,7 @@ def bar(share: float, width: int) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """Such as 0:07, 1:02:03 or 2 d 03:04:05."""
+    """A duration written as 0:07, 1:02:03 or 2 d 03:04:05."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -111,8 +112,10 @@ def megabytes(size: int) -> str:
 
 
 def can_draw(console: Console) -> bool:
-    """Whether the console is a terminal whose cursor can be moved (FORCE_COLOR makes rich take a pipe for
-    one)."""
+    """Whether the console is a terminal whose cursor can be moved.
+
+    rich alone does not tell: FORCE_COLOR makes it take a pipe for a terminal.
+    """
     return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
 
 
@@ -121,18 +124,18 @@ def up(rows: int) -> str:
 
 
 class Frame:
-    """A view that is drawn again and again in the same place; `due` once in `every` seconds.
+    """A view that is redrawn in the same place; `due` once in `every` seconds.
 
-    Each drawing is one write that begins and ends with the terminal in its normal state: cursor shown,
-    colours reset, long lines wrapped. So whatever ends or stops the process between two drawings leaves the
-    terminal sane. Within a drawing lines are not wrapped: where terminal and program disagree on the width
-    of a character, only that line is cut.
+    Each drawing is one write that begins and ends with the terminal in its normal state: cursor visible,
+    colours reset, long lines wrapped. A process that ends between two drawings therefore leaves the terminal
+    in order. Within a drawing lines are not wrapped. Where terminal and program disagree on the width of a
+    character, only that line is cut.
     """
 
     def __init__(self, console: Console, every: float = 0.1) -> None:
         self._console, self._every = console, every
-        self._widths: list[int] = []  # of the lines that are on the screen
-        self._lines: list[str] = []  # the same as they were written
+        self._widths: list[int] = []  # columns of each line on the screen
+        self._lines: list[str] = []  # the lines on the screen as they were written
         self._size = (0, 0)
         self._drawn = -math.inf
 
@@ -141,12 +144,13 @@ class Frame:
         return time.monotonic() - self._drawn >= self._every
 
     def draw(self, view: RenderableType) -> None:
-        """Draws the view over the last one, its changed lines alone; of a view that is higher than the
-        terminal, its end."""
+        """Draws the changed lines of the view over the last one.
+
+        Of a view that is higher than the terminal, only the end is drawn.
+        """
         size = self._console.width, self._console.height
-        lines = self._console.render_lines(view, self._console.options.update(height=None), pad=False)[
-            -max(1, size[1] - 1) :
-        ]
+        whole = self._console.render_lines(view, self._console.options.update(height=None), pad=False)
+        lines = whole[-max(1, size[1] - 1) :]
         written = [self._ansi(line) for line in lines]
         same = [size == self._size and old == new for old, new in zip(self._lines, written, strict=False)]
         same += [False] * (len(written) - len(same))
@@ -154,22 +158,19 @@ class Frame:
             NEXT if kept else f"{CLEAR_LINE}{line}{NEXT}" for kept, line in zip(same, written, strict=True)
         )
         self._write(f"{HIDE}{NO_WRAP}{self._to_top()}{body}{CLEAR_BELOW}{WRAP}{SHOW}")
-        self._lines, self._size, self._widths = (
-            written,
-            size,
-            [Segment.get_line_length(line) for line in lines],
-        )
+        self._lines, self._size = written, size
+        self._widths = [Segment.get_line_length(line) for line in lines]
         self._drawn = time.monotonic()
 
     def clear(self) -> None:
-        """Removes the view, so that something else can be printed where it was."""
+        """Removes the view, so that other text can be printed in its place."""
         rows = self._rows()
-        # Line by line: a terminal may keep a screen that is cleared as a whole, for scrolling back.
+        # Line by line: a terminal may keep a screen that is cleared as a whole in its scrollback.
         self._write(f"{self._to_top()}{(CLEAR_LINE + NEXT) * rows}{up(rows)}" if rows else "")
         self._widths, self._lines = [], []
 
     def _rows(self) -> int:
-        """Lines that the view takes on the screen: a terminal that became narrower has wrapped them."""
+        """Rows of the view on the screen; a terminal that became narrower has wrapped its lines."""
         width = max(1, self._console.width)
         return sum(max(1, -(-line // width)) for line in self._widths)
 

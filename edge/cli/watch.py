@@ -1,4 +1,4 @@
-"""`edge watch`: follows a run from another terminal, without touching it."""
+"""`edge watch`: follows a run from another terminal without writing to it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rich.text import Text
 
 from edge.cli.common import check_json, console, write_json, write_json_line
 from edge.cli.completion import complete_runs
-from edge.cli.progress import Rarely
+from edge.cli.progress import LogSchedule
 from edge.cli.terminal import Frame, bar, can_draw, duration, escaped, megabytes, one_line, sparkline
 from edge.errors import UserError
 from edge.runs.job_directory import FINISHED, RUNNING
 from edge.runs.watch import STOPPED, Follower, Seen
 
-LATEST = 4  # answers shown
-QUIET = 60.0  # seconds without anything new that are told
+LATEST = 4  # answers in the view
+QUIET = 60.0  # seconds without news from which on the view says so
 BAR_WIDTH = 24
 SPARK_WIDTH = 48
 
@@ -49,7 +49,7 @@ def watch(
     follower = Follower(run)
     seen = follower.look()
     if once:
-        tell(seen, json_file)
+        write_state(seen, json_file)
         return
     try:
         follow(follower, seen, every, json_file)
@@ -58,40 +58,44 @@ def watch(
 
 
 def follow(follower: Follower, seen: Seen, every: float, json_file: str | None) -> None:
-    """Shows the run until it is over, and how it stood at the end, also when it is interrupted."""
+    """Shows the run until it is over, then its last state; an interruption also ends with that state."""
     frame = Frame(console) if can_draw(console) and json_file != "-" else None
-    rarely, written = Rarely(), None
+    schedule, written = LogSchedule(), None
     try:
         while not seen.over:
             if json_file and seen._replace(quiet=0.0) != written:
-                write(seen, json_file)
+                write_record(seen, json_file)
                 written = seen._replace(quiet=0.0)
             if frame:
                 frame.draw(view(seen, console.width))
-            elif json_file != "-" and rarely.due():
+            elif json_file != "-" and schedule.due():
                 console.print(Text(summary(seen)), soft_wrap=True)
             time.sleep(every)
             seen = follower.look()
     finally:
         if frame:
             frame.clear()
-        tell(seen, json_file)
+        write_state(seen, json_file)
 
 
-def tell(seen: Seen, json_file: str | None) -> None:
-    """All that is known, once."""
+def write_state(seen: Seen, json_file: str | None) -> None:
+    """Writes the state as JSON if there is a place for it, and prints the view."""
     if json_file:
-        write(seen, json_file)
+        write_record(seen, json_file)
     if json_file != "-":
         console.print(view(seen, console.width))
 
 
-def write(seen: Seen, json_file: str) -> None:
-    write_json_line(as_json(seen)) if json_file == "-" else write_json(json_file, as_json(seen))
+def write_record(seen: Seen, json_file: str) -> None:
+    """Writes the state as JSON: a line of standard output for "-", else the whole file."""
+    if json_file == "-":
+        write_json_line(as_json(seen))
+    else:
+        write_json(json_file, as_json(seen))
 
 
 def as_json(seen: Seen) -> dict[str, Any]:
-    """Plain values, null for what is not known; the last answers alone."""
+    """Plain values, null for unknown ones; only the last answers."""
     values = seen._asdict() | {
         "entropy": None if math.isnan(seen.entropy) else seen.entropy,
         "machine": seen.machine and seen.machine._asdict(),
@@ -111,26 +115,27 @@ def as_json(seen: Seen) -> dict[str, Any]:
 
 
 def numbers(seen: Seen) -> str:
-    said = [f"{seen.done}/{seen.total} questions"]
+    """Questions done, rate and time left as one text."""
+    parts = [f"{seen.done}/{seen.total} questions"]
     if seen.tokens_per_second is not None:
-        said.append(f"{seen.tokens_per_second:.1f} tokens/s")
+        parts.append(f"{seen.tokens_per_second:.1f} tokens/s")
     if seen.left is not None:
-        said.append(f"left {duration(seen.left)}")
-    return " · ".join(said)
+        parts.append(f"left {duration(seen.left)}")
+    return " · ".join(parts)
 
 
 def machine(seen: Seen) -> str:
-    """Such as " · 71.2 °C, slowed down · 250 MB", "" where nothing is known."""
-    said, now = "", seen.machine
+    """Temperature and memory as in " · 71.2 °C, slowed down · 250 MB"; "" where nothing is known."""
+    text, now = "", seen.machine
     if now and now.temperature_c is not None:
-        said += f" · {now.temperature_c:.1f} °C" + (", slowed down" if now.throttled else "")
+        text += f" · {now.temperature_c:.1f} °C" + (", slowed down" if now.throttled else "")
     if now and now.rss_bytes is not None:
-        said += f" · {megabytes(now.rss_bytes)}"
-    return said
+        text += f" · {megabytes(now.rss_bytes)}"
+    return text
 
 
-def standing(seen: Seen) -> str:
-    """State in one sentence."""
+def state_text(seen: Seen) -> str:
+    """The state in one sentence."""
     if seen.state == FINISHED:
         return "finished"
     again = f"run the same 'edge {seen.kind}' command again to finish it"
@@ -139,23 +144,23 @@ def standing(seen: Seen) -> str:
     since = f", nothing written for {duration(seen.quiet)}" if seen.quiet >= QUIET else ""
     if seen.locked:
         return f"running{since}"
-    if not since:  # on another machine its lock is not seen
+    if not since:  # the lock of another machine cannot be seen
         return f"running on another machine, or just interrupted: in that case {again}"
     return f"unfinished{since}: if no process works on it, {again}"
 
 
 def summary(seen: Seen) -> str:
-    """One line for a log."""
-    return escaped(f"{seen.label}: {standing(seen)} · {numbers(seen)}{machine(seen)}", kept="")
+    """The state as one line of a log."""
+    return escaped(f"{seen.label}: {state_text(seen)} · {numbers(seen)}{machine(seen)}", kept="")
 
 
 def view(seen: Seen, width: int) -> Group:
-    """Title, state, bar and numbers, entropy by answer, what cannot be read, the last answers."""
+    """Title, state, bar and numbers, entropy by answer, problems, the last answers."""
     healthy = seen.state == FINISHED or (seen.state == RUNNING and (seen.locked or seen.quiet < QUIET))
     line = bar(seen.done / seen.total if seen.total else 0.0, BAR_WIDTH).append(" ").append(numbers(seen))
     parts = [
         Text(escaped(seen.label), style="bold"),
-        Text(f"{standing(seen)}{machine(seen)}", style="green" if healthy else "yellow"),
+        Text(f"{state_text(seen)}{machine(seen)}", style="green" if healthy else "yellow"),
         line,
     ]
     if seen.notice:
