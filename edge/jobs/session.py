@@ -21,7 +21,8 @@ from edge.jobs.decode import ChosenTokens, DecodeSettings, GivenTokens, TokenSou
 from edge.jobs.exact import FullModel
 from edge.jobs.interrupt import stop_on_signal
 from edge.jobs.item import Item
-from edge.machine.telemetry import Cooling, Sample, Sensors, telemetry_table
+from edge.machine.cooling import Cooling
+from edge.machine.telemetry import Sample, Sensors, telemetry_table
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.disk import check_disk, disk_needed
 from edge.runs.job_directory import JobDirectory
