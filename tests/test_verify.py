@@ -17,7 +17,7 @@ import torch
 import export.cli
 from edge.artifact import Artifact, record_file
 from edge.errors import UserError
-from edge.runs.records import ArtifactIdentity
+from edge.runs.provenance import ArtifactIdentity
 from export.build import build
 from export.precision import PRECISIONS
 from export.verdict import WEIGHTS

@@ -9,8 +9,8 @@ from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.runtime import Loader
 from edge.errors import UserError
+from edge.runs.provenance import ArtifactIdentity
 from edge.runs.record import ForcedValues, Step
-from edge.runs.records import ArtifactIdentity
 from edge.runs.run_directory import Run
 from edge.signals.comparison import hidden_distance, kl_exact
 from edge.signals.definitions import surprisal

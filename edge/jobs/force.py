@@ -23,7 +23,7 @@ from edge.jobs.session import Progress, TraceJob, now, sensors_for, trace
 from edge.machine import device
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.manifest import RUN_NAME, RunManifest
-from edge.runs.records import ArtifactIdentity, FollowedRun
+from edge.runs.provenance import ArtifactIdentity, FollowedRun
 from edge.runs.run_directory import Run
 from edge.signals.comparison import TopK
 

@@ -17,7 +17,7 @@ from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
 from edge.runs.manifest import RunManifest, read_manifest
-from edge.runs.records import ArtifactIdentity, QuestionSet, RunSettings
+from edge.runs.provenance import ArtifactIdentity, QuestionSet, RunSettings
 
 
 def run(

@@ -25,7 +25,7 @@ from edge.jobs.session import Progress, now, tell_damaged
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
-from edge.runs.records import ArtifactIdentity, QuestionSet, ScoreSettings
+from edge.runs.provenance import ArtifactIdentity, QuestionSet, ScoreSettings
 from edge.runs.score_directory import SCHEMA, ScoreManifest, ScoreWriter
 from edge.signals.taps import Array
 

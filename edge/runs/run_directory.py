@@ -41,7 +41,7 @@ class RunWriter(JobDirectory[RunManifest]):
     A run that another version began goes on with the columns that its parts have.
     """
 
-    RECORD, FOLDERS, CONTENT = RUN_NAME, TABLES, "run"
+    MANIFEST, FOLDERS, CONTENT = RUN_NAME, TABLES, "run"
 
     def _read(self) -> RunManifest:
         return read_manifest(self.folder)

@@ -16,7 +16,7 @@ from edge.fields import Fields, check_schema, mapping_of, text
 from edge.machine.device import Device
 from edge.runs.job_directory import RUNNING, JobDirectory
 from edge.runs.parts import is_damaged, part_name, read_part, write_part
-from edge.runs.records import ArtifactIdentity, QuestionSet, ScoreSettings
+from edge.runs.provenance import ArtifactIdentity, QuestionSet, ScoreSettings
 
 SCHEMA_VERSION = 1
 SCORE_NAME = "score.json"
@@ -90,7 +90,7 @@ def read_score_manifest(folder: Path) -> ScoreManifest:
 class ScoreWriter(JobDirectory[ScoreManifest]):
     """Owns a score directory while a job writes into it."""
 
-    RECORD, FOLDERS, CONTENT = SCORE_NAME, (FOLDER,), "scores"
+    MANIFEST, FOLDERS, CONTENT = SCORE_NAME, (FOLDER,), "scores"
 
     def _read(self) -> ScoreManifest:
         return read_score_manifest(self.folder)
