@@ -93,7 +93,7 @@ def questions_of(run: Run, given: Path | None) -> list[Question]:
 def by_hand(run: Run, questions: list[Question], rater: str) -> None:
     """Asks for every answer that the rater has not judged; each judgement is on disk before the next is
     asked for."""
-    asked = outcomes.matched(run, questions)
+    asked = outcomes.questions_with_answers(run, questions)
     done = {
         row.question_index
         for row in outcomes.read_outcomes(run)

@@ -42,7 +42,7 @@ class MergedShard:
 
 @dataclass(frozen=True)
 class RunManifest:
-    """What `run.json` holds.
+    """The object in run.json.
 
     `kind` is run or force, the command that makes it. `like` is the run that a forced one followed, None for
     a free one. `device`, `versions` and `created` (ISO) do not decide the rows: a run may be resumed after
