@@ -210,8 +210,9 @@ class Emulator:
         """Puts edge's compiled code where the aarch64 Python looks for it, and has it tried there; raises
         RuntimeError when it is not used."""
         ask = (
-            "from edge.machine.native import kept_at; from edge.signals.compiled import SOURCE, flags_here; "
-            "print(kept_at(SOURCE, flags_here()), *flags_here())"
+            "from edge.machine.native import cache_stem; "
+            "from edge.signals.compiled import SOURCE, flags_here; "
+            "print(cache_stem(SOURCE, flags_here()), *flags_here())"
         )
         at, *flags = self.run(["-c", ask], cpu).split()
         Path(at).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
