@@ -170,8 +170,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact folder, or a GGUF file on its own (`edge.backends.gguf_file`) with the
-    `chat_template` that it holds."""
+    """An opened artifact folder, or a GGUF file on its own (`edge.backends.gguf_file`).
+
+    `chat_template` is the one inside a GGUF file, "" for a folder.
+    """
 
     path: Path
     manifest: Manifest

@@ -44,8 +44,10 @@ class Opened(NamedTuple):
 
 
 class Round(NamedTuple):
-    """One round: seconds for the prompt and its first token, seconds for each further token, and the peak of
-    resident memory in bytes."""
+    """Times of one round in seconds: the prompt with its first token, then each further token.
+
+    `peak_rss` is the peak of resident memory in bytes.
+    """
 
     first_s: float
     token_s: list[float]

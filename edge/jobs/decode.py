@@ -70,7 +70,7 @@ class TokenSource(Protocol):
 
     @property
     def reference_k(self) -> int:
-        """How many of the most likely tokens of each step to keep, 0 for none."""
+        """Number of most likely tokens to keep of each step, 0 for none."""
 
     def begin(self, room: int) -> bool:
         """Begins an answer, for which the cache has room for `room` tokens; False when it has no tokens."""
@@ -79,7 +79,7 @@ class TokenSource(Protocol):
         """The next token, after the pass that left `logits` [V]."""
 
     def stop_reason(self) -> str | None:
-        """Why the last token ends the answer, None where it does not."""
+        """The reason why the last token ends the answer, None where it does not."""
 
 
 class ChosenTokens:
@@ -119,8 +119,10 @@ class ChosenTokens:
 
 
 class GivenTokens:
-    """Tokens that are fed whatever the model would choose (teacher forcing); the last one ends the answer
-    with `reason`."""
+    """Tokens that are fed whatever the model would choose (teacher forcing).
+
+    The last token ends the answer with `reason`.
+    """
 
     reference_k = 0
 

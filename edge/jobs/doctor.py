@@ -24,7 +24,7 @@ from edge.machine.telemetry import Sample, Sensors
 from edge.signals.compiled import compiled_code
 from edge.version import __version__
 
-LIBRARIES = ("onnxruntime", "llama-cpp-python", "numpy", "tokenizers", "pyarrow")
+PACKAGES = ("onnxruntime", "llama-cpp-python", "numpy", "tokenizers", "pyarrow")
 POSITIONS = 8  # of a probe model's cache
 
 
@@ -76,7 +76,7 @@ def examine(folder: Path) -> Findings:
         memory_available_bytes=device.available_memory(),
         disk_free_bytes=shutil.disk_usage(folder).free,
         versions={"edgetrace": __version__, "python": platform.python_version()}
-        | {name: installed(name) for name in LIBRARIES},
+        | {name: installed(name) for name in PACKAGES},
         llama_cpp=examine_llama_cpp(),
         signals=compiled_code().problem,
     )
@@ -113,7 +113,7 @@ def examine_llama_cpp() -> LlamaCpp:
 
 
 def taps_problem(path: Path, architecture: str) -> str:
-    """Why taps of a probe model cannot be read, "" when they can."""
+    """The reason why taps of a probe model cannot be read, "" when they can."""
     try:
         with Header(path) as header:
             spec = read_spec(header, architecture, Vocabulary(path))

@@ -10,8 +10,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; what was finished is on disk. `code` is the exit code, 128 + the signal's
-    number."""
+    """Raised after SIGINT or SIGTERM; finished work is on disk. `code` is 128 + the signal's number."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"interrupted by signal {code - 128}")

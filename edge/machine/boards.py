@@ -27,8 +27,10 @@ INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "SYS5V")  # a Jetson's rail that carries a
 
 
 class Vcgencmd:
-    """A Raspberry Pi's vcgencmd, run at most every COMMAND_EVERY seconds for each command; `path` is where
-    the program is looked for."""
+    """A Raspberry Pi's vcgencmd, looked for in `path` (default: PATH).
+
+    Each command is run at most every COMMAND_EVERY seconds.
+    """
 
     def __init__(self, path: str | None) -> None:
         self._program = shutil.which("vcgencmd", path=path)

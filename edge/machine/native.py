@@ -19,7 +19,7 @@ from typing import NamedTuple
 from edge.files import file_sha256
 
 FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC")
-LIBRARIES = ("-lm",)
+LINK_FLAGS = ("-lm",)
 COMPILERS = ("cc", "gcc", "clang")
 DIGITS = 16  # of a digest in a file's name
 SECONDS = 120.0  # the longest compilation, on a slow SD card
@@ -85,7 +85,7 @@ def compile_to(stem: Path, source: Path, flags: tuple[str, ...]) -> Path:
     with tempfile.TemporaryDirectory(dir=stem.parent) as folder:
         library = Path(folder, "made.so")
         subprocess.run(  # noqa: S603 - our own source, a compiler from PATH
-            [compiler, *FLAGS, *flags, "-o", str(library), str(source), *LIBRARIES],
+            [compiler, *FLAGS, *flags, "-o", str(library), str(source), *LINK_FLAGS],
             check=True,
             capture_output=True,
             text=True,

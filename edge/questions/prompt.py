@@ -80,8 +80,10 @@ class Prompter:
         self._pieces: dict[int, str] = {}
 
     def prompt(self, question: str) -> Prompt:
-        """The prompt for one question; raises UserError when the template fails, or for a token id that the
-        model does not have."""
+        """Makes the prompt for one question.
+
+        Raises UserError when the template fails, or for a token id that the model does not have.
+        """
         if not question.isprintable() and any(0xD800 <= ord(c) <= 0xDFFF for c in question):
             raise UserError(f"the question {question[:40]!r} is not UTF-8: type it again")
         if self.style == "chat":

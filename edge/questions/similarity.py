@@ -30,7 +30,7 @@ class Nearest(NamedTuple):
 
 
 @functools.cache
-def libraries() -> tuple[Any, Any]:
+def bleu_and_rouge() -> tuple[Any, Any]:
     """sacrebleu's corpus_bleu and a rouge-score scorer; raises UserError where they are not installed."""
     try:
         bleu = importlib.import_module("sacrebleu").corpus_bleu
@@ -63,7 +63,7 @@ def similarity(answer: str, reference: str) -> dict[str, float]:
     BLEU is sacrebleu's corpus BLEU of the one pair (exponential smoothing, international tokens, no
     effective order). The others are the F-measures of ROUGE-1, ROUGE-2 and ROUGE-Lsum (Lin 2004).
     """
-    corpus_bleu, scorer = libraries()
+    corpus_bleu, scorer = bleu_and_rouge()
     bleu = corpus_bleu(
         [answer],
         [[reference]],

@@ -88,8 +88,10 @@ class JobDirectory(ABC, Generic[M]):
         """Removes damaged parts; fills `done` and `damaged`."""
 
     def _existing(self, manifest: M) -> M | None:
-        """The manifest of the same job in this folder, None for an empty or absent folder. Raises UserError
-        when the folder holds anything else."""
+        """The manifest of the same job in this folder, None for an empty or absent folder.
+
+        Raises UserError when the folder holds anything else.
+        """
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: give a folder with --out")
         if not (self.folder / self.MANIFEST).exists():
@@ -108,8 +110,10 @@ class JobDirectory(ABC, Generic[M]):
 
     @contextlib.contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """Encloses what must work before the first part. Where it fails, a new job's files are removed, and
-        its folders where they are empty."""
+        """Encloses the work before the first part.
+
+        Where it fails, a new job's files are removed, and its folders where they are empty.
+        """
         try:
             yield
         except BaseException:

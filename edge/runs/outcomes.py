@@ -75,7 +75,7 @@ def identities(run: Run) -> dict[int, str]:
 
 
 def read_outcomes(run: Run) -> list[Judgement]:
-    """All judgements of a run, none where nobody has judged it.
+    """Reads the judgements of a run, none where nobody has judged it.
 
     Raises UserError for a damaged file, labels of questions that the run does not hold, and unknown
     outcomes.
@@ -98,8 +98,10 @@ def read_outcomes(run: Run) -> list[Judgement]:
 
 
 def check(judgements: Iterable[Judgement], run: Run, path: Path) -> None:
-    """Raises UserError for a question that the run does not hold or an unknown outcome; `path` is the file
-    that holds the judgements."""
+    """Raises UserError for a question that the run does not hold, and for an unknown outcome.
+
+    `path` is the file that holds the judgements.
+    """
     known = identities(run)
     for row in judgements:
         index = row.question_index
@@ -117,8 +119,10 @@ def check(judgements: Iterable[Judgement], run: Run, path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Holds the run's lock, so that two raters do not overwrite each other's judgements. Raises UserError
-    where the run cannot be written."""
+    """Holds the run's lock, so that two raters do not overwrite each other's judgements.
+
+    Raises UserError where the run cannot be written.
+    """
     try:
         stream = (run.folder / LOCK_NAME).open("a")
     except OSError as error:

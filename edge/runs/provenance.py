@@ -1,4 +1,4 @@
-"""What decides a job's rows: its artifact, its settings, its questions, and the run it followed.
+"""Provenance of a job's rows: its artifact, its settings, its questions, and the run it followed.
 
 These are parts of run.json (`manifest.RunManifest`) and score.json (`score_directory.ScoreManifest`). Each
 class reads itself from JSON. It raises FieldError, naming the field, for one that is missing, of another

@@ -52,8 +52,11 @@ class Step(NamedTuple):
 
 
 class ForcedValues(NamedTuple):
-    """Values that teacher forcing adds to a step. `kl` is NaN where the reference kept no distribution,
-    `hidden` None unless both models were stepped and both have taps."""
+    """Values that teacher forcing adds to a step.
+
+    `kl` is NaN where the reference kept no distribution. `hidden` is None unless both models were stepped
+    and have taps.
+    """
 
     kl: float
     reference_surprisal: float
@@ -136,7 +139,7 @@ class AnswerRecord:
 
     @property
     def stop_reason(self) -> str:
-        """Why the answer ended; CONTEXT for one without steps, whose prompt did not fit."""
+        """The reason for the answer's end; CONTEXT for one without steps, whose prompt did not fit."""
         return (self.steps[-1].stop_reason or CONTEXT) if self.steps else CONTEXT
 
     def steps_columns(self, *, reference: bool) -> dict[str, list[Any]]:

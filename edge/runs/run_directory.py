@@ -149,8 +149,10 @@ class Run:
 
     @staticmethod
     def open(folder: str | Path, *, unfinished: bool = False) -> Run:
-        """Opens a folder; raises UserError when it holds no run, no answers, or (unless allowed) an
-        unfinished run."""
+        """Opens a folder.
+
+        Raises UserError when it holds no run, no answers, or (unless allowed) an unfinished run.
+        """
         run = Run(Path(folder), read_manifest(Path(folder)))
         if run.manifest.state != FINISHED and not unfinished:
             raise UserError(

@@ -36,8 +36,10 @@ ANSWERS = (
 
 
 class FinishedAnswer(NamedTuple):
-    """One finished answer: `entropy` is the mean over its tokens in nats, NaN for one without tokens;
-    `seconds` is the model's time."""
+    """One finished answer.
+
+    `entropy` is the mean over its tokens in nats, NaN for one without tokens. `seconds` is the model's time.
+    """
 
     question_index: int
     question: str
@@ -49,8 +51,7 @@ class FinishedAnswer(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """The last row of device.parquet: time, degrees Celsius, whether the processor is slowed down, resident
-    bytes. None for unknown values."""
+    """The last row of device.parquet, with the meanings of `telemetry.Sample`; None for unknown values."""
 
     unix_time: float
     temperature_c: float | None
@@ -90,8 +91,10 @@ class Seen(NamedTuple):
 
 
 class Follower:
-    """Reads the state of one run repeatedly; each part is read once. `wall` gives seconds since 1970, `root`
-    is where /proc is."""
+    """Reads the state of one run repeatedly; each part is read once.
+
+    `wall` gives seconds since 1970, `root` is the folder of /proc.
+    """
 
     def __init__(self, folder: Path, wall: Callable[[], float] = time.time, root: Path = SYSTEM) -> None:
         self.folder = folder

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.errors import UserError
-from edge.machine.native import FLAGS, LIBRARIES, keep
+from edge.machine.native import FLAGS, LINK_FLAGS, keep
 from edge.signals.compiled import SOURCE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -225,7 +225,7 @@ class Emulator:
             *FLAGS,
             *flags,
         ]
-        call([*zig, "-o", str(made), str(SOURCE), *LIBRARIES], "compile for aarch64")
+        call([*zig, "-o", str(made), str(SOURCE), *LINK_FLAGS], "compile for aarch64")
         keep(made, Path(at))
         if problem := self.run(
             ["-c", "from edge.signals.compiled import compiled_code as c; print(c().problem)"], cpu
