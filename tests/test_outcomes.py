@@ -162,7 +162,7 @@ def test_the_nearest_reference_decides(answer: str, outcome: str | None, margin:
 
 
 def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    similarity.libraries.cache_clear()
+    similarity.bleu_and_rouge.cache_clear()
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(UserError, match=r"sacrebleu: pip install 'edgetrace\[score\]'"):
         compare_with_references("a", QUESTION)
