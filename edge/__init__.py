@@ -1,8 +1,7 @@
-"""Traces of small language models as they answer, and what quantisation does to them. docs/api.md shows the
-use.
+"""Traces of small language models as they answer, and the effects of quantisation on them.
 
-The names in `__all__` are the public Python API, each imported when it is first asked for, so that `import
-edge` costs nothing.
+The names in `__all__` are the public Python API (docs/api.md). Each is imported at its first use, so that
+`import edge` is fast.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from edge.questions.question import read_questions as read_questions
     from edge.runs.run_directory import Run as Run
 
-_HOMES = {
+_MODULES = {
     "Artifact": "edge.artifact",
     "DecodeSettings": "edge.jobs.decode",
     "Run": "edge.runs.run_directory",
@@ -38,13 +37,13 @@ _HOMES = {
     "read_questions": "edge.questions.question",
     "run": "edge.jobs.run",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'edge' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
-"""An artifact: one model in one precision, ready to run, with a manifest that says what it is.
+"""An artifact: one model in one precision, ready to run, with a manifest that describes it.
 
-Everything that `edge` needs to know of a model stands in `manifest.json`: it never looks at a checkpoint.
+`manifest.json` holds everything that `edge` needs to know about a model. It never reads a checkpoint.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ModelSpec:
 
     @staticmethod
     def from_json(value: object) -> ModelSpec:
-        """Reads what `dataclasses.asdict` gave; raises ValueError when it describes no model."""
+        """Reads the object of `dataclasses.asdict`; raises ValueError when it describes no model."""
         with Fields(value) as fields:
             return ModelSpec(
                 architecture=fields.take("architecture", text),
@@ -68,7 +68,7 @@ class ModelSpec:
             )
 
     def visible_keys(self, position: int) -> tuple[int, ...]:
-        """K of each layer: keys the query at `position` (0-based) can see."""
+        """K of each layer [L]: the number of keys that the query at `position` (0-based) can see."""
         return tuple(min(position + 1, window) if window else position + 1 for window in self.windows)
 
     def kv_bytes(self, cached_positions: int, bytes_each: int = 4) -> int:
@@ -85,22 +85,21 @@ class FileRecord:
 
     @staticmethod
     def from_json(value: object) -> FileRecord:
-        """Raises FieldError when the value is no record of a file."""
+        """Reads a file's record; raises FieldError when the value is none."""
         with Fields(value) as fields:
             return FileRecord(fields.take("size", integer), fields.take("sha256", text))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds.
+    """The object in `manifest.json`.
 
-    `tensor_types` counts weights by storage type; `special_tokens` are the strings a chat template may ask
-    for; `notice` is a sentence that must stand wherever the model's numbers are shown (nano models have
-    one); `revision` is the hub's commit, "" for a local folder; `verification` is the verdict of
-    `edge-export verify` with its numbers, tolerances and versions, empty before there is one, and is kept
-    as it stands: only `edge-export` knows what is in it. `tokenizer` says how a GGUF file holds the
-    tokenizer (`model`, `pre`, and the `reason` where it holds none), empty for an ONNX graph, which holds
-    none.
+    `tensor_types` counts weights by storage type. `special_tokens` are strings that a chat template may
+    use. `notice` is a sentence that must stand wherever the model's numbers are shown (nano models have
+    one). `revision` is the hub's commit, "" for a local folder. `verification` is the verdict of
+    `edge-export verify` with its numbers, tolerances and versions, empty before there is one; only
+    `edge-export` reads its entries. `tokenizer` says how a GGUF file holds the tokenizer (`model`, `pre`,
+    and the `reason` where it holds none). It is empty for an ONNX graph, which holds none.
     """
 
     model_id: str
@@ -144,14 +143,14 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
 
     def identity(self) -> str:
-        """SHA-256 (hex) of all but the verdict: verifying an artifact does not make it another one."""
+        """SHA-256 (hex) of all but the verdict: verifying an artifact does not change its identity."""
         raw = json.loads(self.to_json())
         del raw["verification"]
         return hashlib.sha256((json.dumps(raw, indent=2, sort_keys=True) + "\n").encode()).hexdigest()
 
     @staticmethod
     def from_json(content: str) -> Manifest:
-        """Raises ValueError when the content is not a manifest of this schema."""
+        """Reads manifest.json; raises ValueError when it is not a manifest of this schema."""
         with Fields(json.loads(content)) as fields:
             check_schema(fields, SCHEMA_VERSION)
             return Manifest(
@@ -175,8 +174,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An opened artifact folder, or a GGUF file on its own (`edge.backends.gguf_file`), which has its chat
-    template inside."""
+    """An opened artifact folder, or a GGUF file on its own (`edge.backends.gguf_file`).
+
+    `chat_template` is the one inside a GGUF file, "" for a folder.
+    """
 
     path: Path
     manifest: Manifest
@@ -184,9 +185,9 @@ class Artifact:
 
     @staticmethod
     def open(path: str | Path, *, verify: bool = True) -> Artifact:
-        """Reads the manifest and checks that every file is there, whole and unchanged.
+        """Opens a folder and checks that every file is present, whole and unchanged.
 
-        Raises UserError, naming the file and the mend, when something is missing, cut or altered.
+        Raises UserError, naming the file and the remedy, when a file is missing, cut or altered.
         `verify=False` checks sizes only, for listings.
         """
         folder = Path(path)
@@ -218,6 +219,7 @@ class Artifact:
 
     @property
     def label(self) -> str:
+        """Model and precision, as users read them."""
         return f"{self.manifest.model_id} {self.manifest.precision}"
 
     @property
@@ -247,4 +249,5 @@ def check_file(path: Path, record: FileRecord, verify: bool) -> None:
 
 
 def record_file(path: Path) -> FileRecord:
+    """Size and SHA-256 of a file."""
     return FileRecord(path.stat().st_size, file_sha256(path))

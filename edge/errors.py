@@ -1,16 +1,18 @@
-"""What a user is told: an error that ends a command, or a note beside which it goes on."""
+"""Messages to the user: an error that ends a command, or a note while it continues."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-OnNote = Callable[[str], None]  # takes a sentence that the user should know although the job goes on
+OnNote = Callable[[str], None]  # takes a sentence for the user; the job continues
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence: what is wrong, where, and what mends it. Commands print it and
-    exit with 2."""
+    """Bad input. The message is one sentence that says what is wrong, where, and how to mend it.
+
+    Commands print it and exit with 2.
+    """
 
 
-def ignore(*said: object) -> None:
-    """A callback for callers that want no notes and no progress."""
+def ignore(*arguments: object) -> None:
+    """Does nothing: the callback of callers that want no notes and no progress."""

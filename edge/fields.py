@@ -1,7 +1,7 @@
-"""Reading JSON objects field by field: every value is checked, and a complaint names the field it is about.
+"""JSON objects read field by field: every value is checked, and errors name the field.
 
-A record's parser takes each field by its name with a function that reads the value, itself or another
-record's parser:
+A class's parser takes each field by its name, with a function that reads the value. That may be the parser
+of another class:
 
     with Fields(json.loads(text)) as fields:
         return Record(seed=fields.take("seed", integer), notice=fields.get("notice", text, ""))
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 
 class FieldError(ValueError):
-    """A field is missing, holds something else than it must, or is not known.
+    """A field is missing, has a wrong value, or is not known.
 
-    `path` are the names from the outermost object to the field: the message begins with them, as in
+    `path` are the names from the outermost object to the field. The message begins with them, as in
     "settings.seed is 'x', which is no integer".
     """
 
@@ -33,8 +33,8 @@ class FieldError(ValueError):
 class Fields:
     """The fields of one JSON object. Raises FieldError when the value is no object.
 
-    As a context manager it refuses, at the end, the fields that were not taken; without `with` they are
-    ignored.
+    As a context manager it raises FieldError at the end for fields that were not taken. Without `with` they
+    are ignored.
     """
 
     def __init__(self, value: object) -> None:
@@ -46,13 +46,13 @@ class Fields:
         return name in self._left
 
     def take(self, name: str, read: Callable[[object], T]) -> T:
-        """read(value) of a field that must be there."""
+        """read(value) of a required field; raises FieldError where it is missing."""
         if name not in self._left:
             raise FieldError("is missing", name)
         return _within(name, read, self._left.pop(name))
 
     def get(self, name: str, read: Callable[[object], T], default: T) -> T:
-        """read(value) of a field, `default` where it is not there."""
+        """read(value) of a field, `default` where it is missing."""
         return self.take(name, read) if name in self else default
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class Fields:
 
 
 def check_schema(fields: Fields, reads: int) -> None:
-    """Takes `schema_version`; raises ValueError when it is another than the one that is read."""
+    """Takes `schema_version`; raises ValueError when it is not `reads`."""
     version = fields.take("schema_version", integer)
     if version != reads:
         raise ValueError(f"schema_version is {version}, this Edgetrace reads {reads}")
@@ -88,7 +88,7 @@ def integer(value: object) -> int:
 
 
 def number(value: object) -> float:
-    """An integer stays one, so that it is written as it was read."""
+    """Reads a number; an integer stays one, so that it is written as it was read."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong(value, "number")
     return value
@@ -105,12 +105,12 @@ def anything(value: object) -> object:
 
 
 def optional(read: Callable[[object], T]) -> Callable[[object], T | None]:
-    """A reader that takes null too."""
+    """A reader that also takes null, as None."""
     return lambda value: None if value is None else read(value)
 
 
 def list_of(read: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
-    """A reader of a list, each entry by `read`."""
+    """A reader of a list that reads each entry with `read`."""
 
     def read_list(value: object) -> tuple[T, ...]:
         if not isinstance(value, list):
@@ -121,7 +121,7 @@ def list_of(read: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
 
 
 def mapping_of(read: Callable[[object], T]) -> Callable[[object], Mapping[str, T]]:
-    """A reader of an object with any names, each value by `read`."""
+    """A reader of an object with any names that reads each value with `read`."""
 
     def read_mapping(value: object) -> Mapping[str, T]:
         if not isinstance(value, dict):
@@ -132,7 +132,7 @@ def mapping_of(read: Callable[[object], T]) -> Callable[[object], Mapping[str, T
 
 
 def _within(name: str, read: Callable[[object], T], value: object) -> T:
-    """read(value), a complaint with the name before it."""
+    """read(value); puts the name before an error's path."""
     try:
         return read(value)
     except FieldError as error:

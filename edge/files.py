@@ -14,21 +14,21 @@ from typing import IO, Any
 
 from edge.errors import UserError
 
-DATA = Path(__file__).parent / "data"  # files that the package carries
+DATA = Path(__file__).parent / "data"  # data files of the package
 LOCK_NAME = ".lock"
 
 
 def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls write(temporary path), then makes the file appear under its name in one step, on disk.
+    """Calls write(temporary path), syncs the file to disk, and renames it to `path` in one step.
 
-    A link keeps pointing where it points. Raises UserError where it cannot be written, and for what is there
-    and is no plain file: a rename would put one in the place of a device or pipe (/dev/null, when run as
-    root).
+    A link keeps its target. Raises UserError where the file cannot be written, and where `path` exists and
+    is no plain file: a rename would replace a device or pipe (/dev/null, when run as root).
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is no plain file: give another place")
@@ -43,8 +43,10 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def claim(folder: Path) -> IO[str]:
-    """The folder's lock, held until the stream is closed or the process ends, however. Raises UserError when
-    the folder cannot be written or locked, or another process has it."""
+    """Locks a folder until the returned stream is closed or the process ends in any way.
+
+    Raises UserError when the folder cannot be written or locked, or another process holds the lock.
+    """
     try:
         lock = (folder / LOCK_NAME).open("w")
     except OSError as error:
@@ -64,8 +66,10 @@ def claim(folder: Path) -> IO[str]:
 
 
 def put(temporary: Path, write: Callable[[Path], object], place: Callable[[Path], Path]) -> Path:
-    """Writes under the temporary name, onto the disk, and renames to place(temporary); removes it where that
-    fails."""
+    """Writes the file `temporary`, syncs it to disk, and renames it to place(temporary).
+
+    Raises UserError and removes the temporary file where that fails.
+    """
     try:
         write(temporary)
         with temporary.open("rb") as stream:
@@ -84,6 +88,7 @@ def put(temporary: Path, write: Callable[[Path], object], place: Callable[[Path]
 
 
 def sync_folder(folder: Path) -> None:
+    """Syncs a folder's entries to disk, so that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,6 +97,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Removes what a killed process was writing in a run directory."""
+    """Removes the unfinished files that a killed process left in a run directory."""
     for path in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
         path.unlink()

@@ -1,5 +1,4 @@
-"""The models known by name: `registry.toml` and embedded checkpoints, in a clone's `models/` or inside an
-installed package."""
+"""The registry: models known by name, from `registry.toml` and the embedded checkpoints."""
 
 from __future__ import annotations
 
@@ -11,17 +10,18 @@ from typing import Any
 from edge.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
-# A wheel carries them inside the package (pyproject.toml), a clone keeps them beside it.
-MODELS = next(
-    (folder for folder in (PACKAGE / "models", PACKAGE.parent / "models") if folder.is_dir()),
-    PACKAGE / "models",
-)
+# A wheel has the models inside the package (pyproject.toml), a clone beside it.
+_FOLDERS = (PACKAGE / "models", PACKAGE.parent / "models")
+MODELS = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Facts of a hub model, compared with its config.json after a download. Zero window, local_rope_theta or
-    llama3_factor (that of rope type llama3): none."""
+    """Facts of a hub model, compared with its config.json after a download.
+
+    `llama3_factor` is the factor of rope type llama3. A `window`, `local_rope_theta` or `llama3_factor` of 0
+    means none.
+    """
 
     layers: int
     hidden: int
@@ -41,9 +41,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """One model. `folder` (embedded checkpoint, relative to MODELS) or `hub` (hub id) is set, not both.
+    """One model, either with a `folder` (embedded checkpoint, relative to MODELS) or a `hub` id.
 
-    `notice` must stand wherever the model's numbers are shown; `paper_class` is the verdict of arXiv
+    `notice` must stand wherever the model's numbers are shown. `paper_class` is the verdict of arXiv
     2604.03589.
     """
 
@@ -64,14 +64,14 @@ class RegistryEntry:
 
 
 def entry_of(model_id: str, fields: dict[str, Any]) -> RegistryEntry:
+    """The entry of one table in registry.toml."""
     shape = Shape(**fields["shape"]) if "shape" in fields else None
-    return RegistryEntry(
-        model_id, **(fields | {"stop_ids": tuple(fields.get("stop_ids", ())), "shape": shape})
-    )
+    stop_ids = tuple(fields.get("stop_ids", ()))
+    return RegistryEntry(model_id, **(fields | {"stop_ids": stop_ids, "shape": shape}))
 
 
 def read_registry(path: Path = MODELS / "registry.toml") -> dict[str, RegistryEntry]:
-    """All entries by id; raises UserError when the file is missing or malformed."""
+    """Reads all entries by id; raises UserError when the file is missing or malformed."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))["models"]
         return {model_id: entry_of(model_id, fields) for model_id, fields in raw.items()}

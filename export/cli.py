@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edge.cli.common import check_json, console, errors, run_app, say_note, write_json
+from edge.cli.common import check_json, console, errors, print_note, run_app, write_json
 from edge.cli.completion import complete_models
 from edge.cli.options import JsonFile, Limit, MaxNewTokens, Threads
 from edge.precision import PRECISIONS
@@ -97,7 +97,7 @@ def build(
             wide=found.wide if found else (),
             on_start=bar.on_start,
             on_file=functools.partial(say_fetching, console),
-            on_note=say_note,
+            on_note=print_note,
             on_bytes=bar.on_bytes,
         )
     for result in results:
@@ -105,7 +105,7 @@ def build(
         how = "already built" if result.reused else f"built in {result.seconds:.1f} s"
         console.print(f"{path}: {how}, {manifest.size / 1e6:.1f} MB", markup=False, soft_wrap=True)
         if found and foreign(found, manifest):
-            say_note(
+            print_note(
                 f"{recipe} was found for another checkpoint ({found.model_id}): search for this one with "
                 "'edge-export mix'"
             )

@@ -16,8 +16,8 @@ import pyarrow as pa
 from edge.artifact import ModelSpec
 from edge.runs.columns import answers_schema, mean_column, steps_schema
 from edge.runs.manifest import RunManifest
+from edge.runs.provenance import ArtifactIdentity, QuestionSet, RunSettings
 from edge.runs.record import to_array
-from edge.runs.records import ArtifactIdentity, QuestionSet, RunSettings
 from edge.runs.run_directory import Run, RunWriter
 from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
 from edge.signals.streaming import SeriesSummary, window

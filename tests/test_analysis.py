@@ -19,7 +19,7 @@ from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.runs.columns import answers_schema, mean_column, steps_schema
 from edge.runs.manifest import RunManifest
-from edge.runs.records import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
+from edge.runs.provenance import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
 from edge.runs.run_directory import Run, RunWriter
 from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
 from edge.signals.streaming import AnswerStatistics

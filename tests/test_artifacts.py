@@ -24,7 +24,7 @@ from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force
 from edge.jobs.run import run
 from edge.questions.question import read_questions
-from edge.runs.records import FollowedRun
+from edge.runs.provenance import FollowedRun
 from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD
 from tests.planted import Planted, write_run

@@ -28,7 +28,7 @@ from edge.jobs.decode import DecodeSettings
 from edge.jobs.run import run as trace
 from edge.questions import similarity
 from edge.questions.question import EMBEDDED, Question, read_questions
-from edge.questions.similarity import NO_COMMENT, SCORES, against
+from edge.questions.similarity import NO_COMMENT, SCORES, compare_with_references
 from edge.runs.outcomes import (
     AUTOMATIC,
     OUTCOMES,
@@ -92,7 +92,7 @@ def theirs(question: Question, answer: str) -> dict[str, float]:
 
 
 def assert_same(question: Question, answer: str) -> None:
-    ours, expected = against(answer, question)[0], theirs(question, answer)
+    ours, expected = compare_with_references(answer, question)[0], theirs(question, answer)
     assert set(ours) == set(expected) == set(SCORES)
     for name in SCORES:
         assert ours[name] == pytest.approx(expected[name], abs=1e-6), name
@@ -128,7 +128,7 @@ def test_odd_answers_score_as_in_the_harness(answer: str) -> None:
 
 
 def test_a_question_without_false_references_has_no_scores() -> None:
-    scores, (outcome, margin) = against("Yes", Question(0, "Q", "Yes", "", ("Yes",), ()))
+    scores, (outcome, margin) = compare_with_references("Yes", Question(0, "Q", "Yes", "", ("Yes",), ()))
     assert scores == dict.fromkeys(SCORES)
     assert outcome is None
     assert math.isnan(margin)
@@ -157,17 +157,17 @@ QUESTION = Question(
     ],
 )
 def test_the_nearest_reference_decides(answer: str, outcome: str | None, margin: float) -> None:
-    found = against(answer, QUESTION)[1]
+    found = compare_with_references(answer, QUESTION)[1]
     assert (found.outcome, found.margin) == (outcome, pytest.approx(margin))
 
 
 def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    similarity.libraries.cache_clear()
+    similarity.bleu_and_rouge.cache_clear()
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(UserError, match=r"sacrebleu: pip install 'edgetrace\[score\]'"):
-        against("a", QUESTION)
+        compare_with_references("a", QUESTION)
     monkeypatch.undo()
-    assert against(NO_COMMENT, QUESTION)[0]["rouge1_acc"] == 1
+    assert compare_with_references(NO_COMMENT, QUESTION)[0]["rouge1_acc"] == 1
 
 
 # Labels

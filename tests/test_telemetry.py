@@ -10,8 +10,10 @@ import pytest
 import edge.cli.app
 import edge.jobs.session
 from edge.jobs.interrupt import Interrupted
-from edge.machine import telemetry
-from edge.machine.telemetry import HYSTERESIS, Cooling, Sensors, pmic_watts, telemetry_table
+from edge.machine import boards, cooling, telemetry
+from edge.machine.boards import pmic_watts
+from edge.machine.cooling import HYSTERESIS, Cooling
+from edge.machine.telemetry import Sensors, telemetry_table
 from tests.boards import make_board, put
 from tests.test_cli_errors import call
 from tests.test_crash_run import arguments, assert_same_rows
@@ -105,7 +107,7 @@ def test_a_vcgencmd_that_does_not_work_is_no_error(program, tmp_path):
 
 def test_a_vcgencmd_that_hangs_is_given_up(tmp_path, monkeypatch):
     root, found = sensors(tmp_path, "pi4")
-    monkeypatch.setattr(telemetry, "COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr(boards, "COMMAND_SECONDS", 0.2)
     (root / "bin" / "vcgencmd").write_text("#!/bin/sh\nexec sleep 30\n")
     started = time.monotonic()
     assert [found.sample(i).throttle_flags for i in range(5)] == [None] * 5
@@ -251,7 +253,7 @@ def test_a_run_pauses_says_so_and_has_the_same_rows(
     root = make_board(tmp_path, "pi4")
     monkeypatch.setattr(telemetry, "SYSTEM", root)
     monkeypatch.setattr(telemetry.Sensors.__init__, "__defaults__", (root, str(root / "bin")))
-    monkeypatch.setattr(telemetry.Cooling.__init__, "__defaults__", (heat(root, 70.0),))
+    monkeypatch.setattr(cooling.Cooling.__init__, "__defaults__", (heat(root, 70.0),))
     command = arguments(artifacts("odd"), questions_file, tmp_path / "hot", "--pause-above", "80")
     assert call(edge.cli.app.main, command, tmp_path) == 0
     assert "82.3 °C, above 80: waiting until it is 75" in capsys.readouterr().err

@@ -18,7 +18,7 @@ import export.cli
 from edge.artifact import Artifact, record_file
 from edge.errors import UserError
 from edge.precision import PRECISIONS
-from edge.runs.records import ArtifactIdentity
+from edge.runs.provenance import ArtifactIdentity
 from export.build import build
 from export.checks import kl
 from export.stored import Stored, put

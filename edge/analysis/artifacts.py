@@ -16,7 +16,7 @@ from edge.analysis.intervals import UNDEFINED, Interval
 from edge.analysis.pairs import check_pair
 from edge.errors import UserError
 from edge.runs.parts import read_part
-from edge.runs.records import ArtifactIdentity
+from edge.runs.provenance import ArtifactIdentity
 from edge.runs.run_directory import DEVICE_NAME, Run
 
 GB = 1e9

@@ -94,7 +94,7 @@ def by_hand(run: Run, questions: list[Question], rater: str) -> None:
 
     Each judgement is on disk before the next question is asked.
     """
-    answered = outcomes.matched(run, questions)
+    answered = outcomes.questions_with_answers(run, questions)
     done = {
         row.question_index
         for row in outcomes.read_outcomes(run)

@@ -1,9 +1,8 @@
-"""How fast artifacts run here, beside one another: what `edge run` does for each token, in interleaved
-rounds.
+"""Speed of artifacts on this machine: what `edge run` does for each token, in interleaved rounds.
 
-Every contestant has a process of its own, which is stopped while another runs, since idle sessions' waiting
-threads would disturb it. Rounds are taken in rotating order, and the same rounds are compared, so that a
-machine that slows down slows all.
+Every contestant has a process of its own. It is stopped while another runs, since waiting threads of idle
+sessions would disturb it. Rounds are taken in rotating order and compared by round, so that a machine that
+slows down slows all contestants.
 """
 
 from __future__ import annotations
@@ -33,20 +32,22 @@ from edge.questions.prompt import Prompt, Prompter
 from edge.runs.record import LENGTH, AnswerRecord, ForcedValues, PartBuffer
 from edge.signals.reader import SignalReader
 
-READ_BYTES = 1 << 28  # that each thread of the read test goes through, far more than caches hold
+READ_BYTES = 1 << 28  # read by each thread of the bandwidth test, far more than caches hold
 READ_ROUNDS = 7
 FIRST_ID = 5  # ids below are mostly special
 
 
 class Opened(NamedTuple):
-    """What a contestant says when it is ready: seconds that opening took."""
+    """A contestant's first message: it is ready, and opening took `load_s` seconds."""
 
     load_s: float
 
 
 class Round(NamedTuple):
-    """One round: seconds for the prompt and its first token, then for each further token, and the peak of
-    resident memory."""
+    """Times of one round in seconds: the prompt with its first token, then each further token.
+
+    `peak_rss` is the peak of resident memory in bytes.
+    """
 
     first_s: float
     token_s: list[float]
@@ -58,18 +59,19 @@ Contestant = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 class Running(NamedTuple):
-    """A contestant's process, this end of its pipe, and what it said when it was open."""
+    """A contestant's process, this end of its pipe, and its first message."""
 
     pid: int
     pipe: Connection
-    said: Any
+    opened: Any
 
 
 class Result(NamedTuple):
-    """Of one contestant at one context length: medians and quartiles over the rounds after the first.
+    """Times of one contestant at one context length, over the rounds after the first.
 
-    `ratio` is the time a token over that of the first contestant, by round; `bandwidth` the share of the
-    machine's read bandwidth that reading `weight_bytes` once a token takes, NaN where they are not known.
+    `token_ms` and `ratio` are lower quartile, median and upper quartile. `ratio` is the time a token over
+    that of the first contestant, by round. `bandwidth` is the share of the machine's read bandwidth that
+    reading `weight_bytes` once a token takes, NaN where the weights are not known.
     """
 
     name: str
@@ -94,16 +96,14 @@ def race(
     tokens: int,
     on_round: Callable[[str, int, int], None] = ignore,
 ) -> tuple[dict[str, Opened], dict[tuple[str, int], list[Round]]]:
-    """Runs every contestant, a function of a pipe and its further arguments, in a process of its own, one at
-    a time.
+    """Runs every contestant in a process of its own, one at a time.
 
-    A contestant sends Opened, then answers each (context, tokens) with a Round, until None comes. The first
-    round of each context warms up and is left out. Raises UserError with what a contestant said when it
-    fails.
+    A contestant sends Opened, then answers each (context, tokens) with a Round, until it receives None. The
+    first round of each context warms up and is left out. Raises the UserError of a contestant that fails.
     """
     with started(contestants) as running:
-        opened = {name: each.said for name, each in running.items()}
-        found: dict[tuple[str, int], list[Round]] = {
+        opened = {name: process.opened for name, process in running.items()}
+        results: dict[tuple[str, int], list[Round]] = {
             (name, context): [] for name in contestants for context in contexts
         }
         for context in contexts:
@@ -111,38 +111,39 @@ def race(
             def on_turn(name: str, number: int, context: int = context) -> None:
                 on_round(name, context, number)
 
-            for name, number, made in turns(running, (context, tokens), rounds, on_turn):
+            for name, number, result in turns(running, (context, tokens), rounds, on_turn):
                 if number:
-                    found[name, context].append(made)
-        return opened, found
+                    results[name, context].append(result)
+        return opened, results
 
 
 def turns(
-    running: Mapping[str, Running], asked: Any, rounds: int, on_turn: Callable[[str, int], None] = ignore
+    running: Mapping[str, Running], request: Any, rounds: int, on_turn: Callable[[str, int], None] = ignore
 ) -> Iterator[tuple[str, int, Any]]:
-    """Asks every process the same once a round, in rotating order, one at a time: name, round (0 warms up)
-    and answer."""
+    """Sends every process the same request once a round, in rotating order, one at a time.
+
+    Yields name, round (0 warms up) and answer.
+    """
     for number in range(rounds + 1):
         for name in rotated(running, number):
             on_turn(name, number)
             os.kill(running[name].pid, signal.SIGCONT)
-            with suppress(ConnectionError):  # it died while it waited: receive() tells
-                running[name].pipe.send(asked)
+            with suppress(ConnectionError):  # a process that has ended: receive() raises
+                running[name].pipe.send(request)
             answer = receive(name, running[name].pipe)
             os.kill(running[name].pid, signal.SIGSTOP)
             yield name, number, answer
 
 
 def rotated(names: Iterable[str], by: int) -> list[str]:
-    """The names in the order that begins with the one `by` places further, so that none is always the
-    first."""
+    """The names rotated by `by` places, so that the first one changes."""
     order = list(names)
     return order[by % len(order) :] + order[: by % len(order)]
 
 
 @contextmanager
 def started(contestants: Mapping[str, Contestant]) -> Iterator[dict[str, Running]]:
-    """Processes that are open and stopped, killed at the end."""
+    """Starts a process for each contestant, stopped once it is open; kills them at the end."""
     spawn = multiprocessing.get_context("spawn")
     processes, running = [], {}
     try:
@@ -163,21 +164,20 @@ def started(contestants: Mapping[str, Contestant]) -> Iterator[dict[str, Running
 
 
 def receive(name: str, pipe: Connection) -> Any:
-    """The next answer of a contestant; raises UserError for one that has died or sends what went wrong."""
+    """The next message of a contestant; raises UserError when it has ended or sends an error."""
     try:
-        said = pipe.recv()
+        message = pipe.recv()
     except (EOFError, ConnectionError):
         raise UserError(
             f"{name} ended before it was done: see what it said above, free memory or leave it out"
         ) from None
-    if isinstance(said, UserError):
-        raise said
-    return said
+    if isinstance(message, UserError):
+        raise message
+    return message
 
 
 def trace_rounds(pipe: Connection, path: Path, runtime: Runtime, capacity: int) -> None:
-    """A contestant: everything that `edge run` does for a token of an artifact or GGUF file, on given
-    tokens."""
+    """A contestant: does all that `edge run` does for a token of an artifact, on random tokens."""
     try:
         began = time.perf_counter()
         artifact = open_artifact(path)
@@ -185,8 +185,8 @@ def trace_rounds(pipe: Connection, path: Path, runtime: Runtime, capacity: int) 
         prompter = Prompter(artifact, "raw")
         pipe.send(Opened(time.perf_counter() - began))
         reader = SignalReader(backend.spec)
-        while asked := pipe.recv():
-            context, tokens = asked
+        while request := pipe.recv():
+            context, tokens = request
             ids = random_ids(backend.spec.vocabulary, context, tokens)
             times: list[float] = []
             record = AnswerRecord(
@@ -198,7 +198,7 @@ def trace_rounds(pipe: Connection, path: Path, runtime: Runtime, capacity: int) 
                 if step.step == tokens:
                     buffer = PartBuffer(forced=True)
                     buffer.add(record)
-                    buffer.tables()  # the rows of all tokens, as they are written
+                    buffer.tables()  # as a run does before it writes them
                 times.append(time.perf_counter() - began)
                 began = time.perf_counter()
             pipe.send(Round(times[0], times[1:], peak_rss()))
@@ -207,10 +207,9 @@ def trace_rounds(pipe: Connection, path: Path, runtime: Runtime, capacity: int) 
 
 
 def random_ids(vocabulary: int, context: int, tokens: int) -> list[int]:
-    """The same for every contestant: a prompt of `context` ids, then one more than `tokens`."""
-    ids: list[int] = (
-        np.random.default_rng(context).integers(FIRST_ID, vocabulary, context + tokens + 1).tolist()
-    )
+    """A prompt of `context` ids, then one more than `tokens`; the same for every contestant."""
+    rng = np.random.default_rng(context)
+    ids: list[int] = rng.integers(FIRST_ID, vocabulary, context + tokens + 1).tolist()
     return ids
 
 
@@ -220,8 +219,7 @@ def peak_rss() -> int:
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads read from memory together: the best of some rounds over far more
-    than caches hold."""
+    """Bytes a second that `threads` threads together read from memory: the best of READ_ROUNDS rounds."""
     blocks = [np.ones(READ_BYTES // 8, np.int64) for _ in range(threads)]
     best = 0.0
     for _ in range(READ_ROUNDS):
@@ -236,21 +234,21 @@ def read_bandwidth(threads: int) -> float:
 
 
 def weight_bytes(artifact: Artifact) -> int:
-    """Of the largest file, which is that of the weights."""
+    """Bytes of the artifact's weights: the size of its largest file."""
     return max(record.size for record in artifact.manifest.files.values())
 
 
 def summarise(
     opened: Mapping[str, Opened],
-    found: Mapping[tuple[str, int], Sequence[Round]],
+    rounds: Mapping[tuple[str, int], Sequence[Round]],
     weights: Mapping[str, int],
     bandwidth: float,
 ) -> list[Result]:
     """One Result for each contestant and context, in their order."""
     first = next(iter(opened))
     results = []
-    for (name, context), rounds in found.items():
-        own, other = by_round(rounds), by_round(found[first, context])
+    for (name, context), measured in rounds.items():
+        own, other = token_ms(measured), token_ms(rounds[first, context])
         low, middle, high = np.percentile(own, (25, 50, 75))
         ratio = np.percentile(own / other, (25, 50, 75))
         size = weights.get(name, 0)
@@ -259,10 +257,10 @@ def summarise(
                 name,
                 context,
                 opened[name].load_s,
-                float(np.median([r.first_s for r in rounds])),
+                float(np.median([r.first_s for r in measured])),
                 (float(low), float(middle), float(high)),
                 (float(ratio[0]), float(ratio[1]), float(ratio[2])),
-                max(r.peak_rss for r in rounds),
+                max(r.peak_rss for r in measured),
                 size,
                 size / (middle / 1e3) / bandwidth if size else math.nan,
             )
@@ -270,6 +268,6 @@ def summarise(
     return results
 
 
-def by_round(rounds: Sequence[Round]) -> np.ndarray[Any, Any]:
-    """Milliseconds a token, mean of each round."""
+def token_ms(rounds: Sequence[Round]) -> np.ndarray[Any, Any]:
+    """Mean milliseconds a token of each round [rounds]."""
     return np.array([1e3 * sum(r.token_s) / len(r.token_s) for r in rounds])

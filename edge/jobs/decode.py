@@ -1,4 +1,4 @@
-"""The token loop: a model reads a prompt, then one token after another, chosen or given."""
+"""The token loop: a model reads a prompt, then token after token, chosen or given."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from edge.signals.definitions import OutputSignals, surprisal
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Array, Taps
 
-REPETITION_LIMIT = 15  # the paper's rule: one token so many times in a row ends an answer
+REPETITION_LIMIT = 15  # the paper's rule: as many equal tokens in a row end an answer
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How tokens are chosen and when to stop.
+    """Settings for choosing tokens and for stopping.
 
-    `temperature` 0 is greedy; above it tokens are sampled with `seed`. `reference_k` > 0 keeps that many of
+    `temperature` 0 is greedy; above 0 tokens are sampled with `seed`. `reference_k` > 0 keeps that many of
     the most likely tokens of each step. Raises UserError when a number is out of range.
     """
 
@@ -46,7 +46,7 @@ class DecodeSettings:
 
 
 def sampler(settings: DecodeSettings, index: int) -> np.random.Generator:
-    """A generator for one question: its own stream, so that resuming and sharding change nothing."""
+    """A generator for one question: each has its own stream, so that resuming changes nothing."""
     return np.random.default_rng([settings.seed, index])
 
 
@@ -57,28 +57,29 @@ def sample(logits: Array, temperature: float, rng: np.random.Generator) -> int:
     with np.errstate(over="ignore"):
         cumulative = np.cumsum(np.exp(shifted / temperature))
     drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    return min(drawn, logits.size - 1)  # rounding may carry the product up to the last sum itself
+    return min(drawn, logits.size - 1)  # rounding may make the product equal to the last sum
 
 
 def repeated(tokens: Sequence[int]) -> bool:
+    """Whether the last REPETITION_LIMIT tokens are equal."""
     return len(tokens) >= REPETITION_LIMIT and len(set(tokens[-REPETITION_LIMIT:])) == 1
 
 
 class TokenSource(Protocol):
-    """Where the tokens of one answer come from, and why it ends."""
+    """A source of the tokens of one answer; it also decides when the answer ends."""
 
     @property
     def reference_k(self) -> int:
-        """How many of the most likely tokens of each step to keep, 0 for none."""
+        """Number of most likely tokens to keep of each step, 0 for none."""
 
     def begin(self, room: int) -> bool:
-        """Begins an answer for which the cache has place for `room` tokens; False when there are none."""
+        """Begins an answer, for which the cache has room for `room` tokens; False when it has no tokens."""
 
     def next(self, logits: Array, output: OutputSignals) -> int:
         """The next token, after the pass that left `logits` [V]."""
 
     def stop_reason(self) -> str | None:
-        """Why the token that was given last ends the answer, None where it does not."""
+        """The reason why the last token ends the answer, None where it does not."""
 
 
 class ChosenTokens:
@@ -118,14 +119,16 @@ class ChosenTokens:
 
 
 class GivenTokens:
-    """Tokens that are fed whatever the model would have said (teacher forcing); the last one ends the answer
-    with the `reason` given."""
+    """Tokens that are fed whatever the model would choose (teacher forcing).
+
+    The last token ends the answer with `reason`.
+    """
 
     reference_k = 0
 
     def __init__(self, tokens: Sequence[int], reason: str) -> None:
         self._tokens, self._reason = tokens, reason
-        self._given = 0
+        self._next = 0
 
     def begin(self, room: int) -> bool:
         """Raises ValueError when the tokens do not fit."""
@@ -134,24 +137,24 @@ class GivenTokens:
         return len(self._tokens) > 0
 
     def next(self, logits: Array, output: OutputSignals) -> int:
-        token = self._tokens[self._given]
-        self._given += 1
+        token = self._tokens[self._next]
+        self._next += 1
         return token
 
     def stop_reason(self) -> str | None:
-        return self._reason if self._given == len(self._tokens) else None
+        return self._reason if self._next == len(self._tokens) else None
 
 
 def decode(
     backend: Backend, reader: SignalReader, prompt_ids: Sequence[int], source: TokenSource
 ) -> Iterator[tuple[Step, Taps]]:
-    """Answers one prompt with the tokens of `source`: for each its Step, and what its pass left (views that
-    the next pass overwrites).
+    """Answers one prompt with the tokens of `source`.
 
-    Yields nothing where the source has no tokens: chosen ones when the prompt alone does not fit the cache.
-    Raises ValueError when given ones do not fit.
+    Yields for each token its Step and the taps of its pass, views that the next pass overwrites. Yields
+    nothing where the source has no tokens, or where the prompt alone does not fit the cache and tokens are
+    chosen. Raises ValueError when given tokens do not fit.
     """
-    # A pass over the last token would need a position more: it is never fed.
+    # The last token is never fed, so it needs no position.
     if not source.begin(backend.capacity - len(prompt_ids) + 1):
         return
     reader.reset()

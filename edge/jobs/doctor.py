@@ -1,5 +1,4 @@
-"""What this machine is and what can run on it: memory, disk, libraries, and whether llama.cpp gives its
-taps."""
+"""The check behind `edge doctor`: memory, disk, libraries, and whether llama.cpp gives its taps."""
 
 from __future__ import annotations
 
@@ -26,19 +25,19 @@ from edge.machine.telemetry import Sample, Sensors
 from edge.signals.compiled import compiled_code
 from edge.version import __version__
 
-LIBRARIES = ("onnxruntime", "llama-cpp-python", "numpy", "tokenizers", "pyarrow")
-POSITIONS = 8
+PACKAGES = ("onnxruntime", "llama-cpp-python", "numpy", "tokenizers", "pyarrow")
+POSITIONS = 8  # of a probe model's cache
 
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """`installed` is the binding's version, "" for none; `tested` the oldest and newest version that taps
-    are tested with.
+    """State of the installed llama.cpp.
 
-    `taps` says for each architecture why attention and hidden states cannot be read, "" where they can.
-    `features` is llama.cpp's own account of the processor features it was built for, `gpu` whether it can
-    put layers on one, `callback` why taps are read by Python and not by compiled code, which takes a little
-    longer, "" where they are not.
+    `installed` is the binding's version, "" for none, and `problem` why it cannot be used. `tested` are the
+    oldest and newest version that taps are tested with. `taps` says for each architecture why attention and
+    hidden states cannot be read, "" where they can. `features` is llama.cpp's text on the processor features
+    it was built for. `gpu` says whether it can put layers on a GPU. `callback` says why the slower Python
+    callback reads the taps, "" where compiled code reads them.
     """
 
     installed: str
@@ -52,9 +51,11 @@ class LlamaCpp:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything `edge doctor` says; `now` is what the sensors give. Bytes; a library that is not installed
-    is "" among `versions`. `signals` says why they are computed by numpy and not by compiled code, which
-    takes less time, "" where it is not."""
+    """Results of the check. Sizes are in bytes, and `now` is a reading of the sensors.
+
+    `versions` has "" for a library that is not installed. `signals` says why the slower numpy code computes
+    the signals, "" where compiled code does.
+    """
 
     device: device.Device
     now: Sample
@@ -69,20 +70,21 @@ class Findings:
 
 
 def examine(folder: Path) -> Findings:
-    """Looks at this machine; disk space is that of `folder`."""
+    """Checks this machine; disk space is that of `folder`."""
     return Findings(
         device=device.describe(),
         now=Sensors().sample(0),
         memory_available_bytes=device.available_memory(),
         disk_free_bytes=shutil.disk_usage(folder).free,
         versions={"edgetrace": __version__, "python": platform.python_version()}
-        | {name: installed(name) for name in LIBRARIES},
+        | {name: installed(name) for name in PACKAGES},
         llama_cpp=examine_llama_cpp(),
         signals=compiled_code().problem,
     )
 
 
 def installed(name: str) -> str:
+    """Version of an installed distribution, "" for none."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -90,13 +92,13 @@ def installed(name: str) -> str:
 
 
 def examine_llama_cpp() -> LlamaCpp:
-    """Runs a tiny model of each architecture through the installed llama.cpp, taps and all."""
+    """Runs a tiny model of each architecture through the installed llama.cpp, with its taps."""
     low, high = (".".join(map(str, numbers)) for numbers in (OLDEST, NEWEST))
     try:
         lib = llama_cpp()
     except UserError as error:
-        found = installed("llama-cpp-python")
-        return LlamaCpp("", str(error) if found else f"not installed: {INSTALL}", (low, high), {})
+        problem = str(error) if installed("llama-cpp-python") else f"not installed: {INSTALL}"
+        return LlamaCpp("", problem, (low, high), {})
     return LlamaCpp(
         installed=version(),
         problem="",
@@ -117,9 +119,8 @@ def taps_problem(path: Path, architecture: Architecture) -> str:
         with Header(path) as header:
             spec = read_spec(header, architecture, Vocabulary(path))
         files = {path.name: record_file(path)}
-        artifact = Artifact(
-            path.parent, Manifest(path.stem, path.name, "gguf-f16", "rows", spec, files, "", {})
-        )
+        manifest = Manifest(path.stem, path.name, "gguf-f16", "rows", spec, files, "", {})
+        artifact = Artifact(path.parent, manifest)
         backend = LlamaBackend(artifact, capacity=POSITIONS, runtime=Runtime(threads=1))
     except UserError as error:
         return str(error)

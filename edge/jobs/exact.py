@@ -1,5 +1,4 @@
-"""The full-precision model beside the one that is measured, both reading the same tokens: whole KL, and
-hidden states."""
+"""The full-precision model stepped beside the forced one: whole KL and distance of hidden states."""
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.runtime import Loader
 from edge.errors import UserError
+from edge.runs.provenance import ArtifactIdentity
 from edge.runs.record import ForcedValues, Step
-from edge.runs.records import ArtifactIdentity
 from edge.runs.run_directory import Run
 from edge.signals.comparison import hidden_distance, kl_exact
 from edge.signals.definitions import surprisal
@@ -19,24 +18,24 @@ from edge.signals.taps import Taps
 
 
 def full_loader(artifact: Artifact, reference: Run, runtime: Runtime) -> Loader:
-    """The artifact that made the reference run, run as it was then; `runtime` gives what decides no row.
+    """Loader of the artifact that made the reference run, with that run's llama.cpp settings.
 
-    Raises UserError for another artifact.
+    Settings that decide no row are those of `runtime`. Raises UserError for another artifact.
     """
     if ArtifactIdentity.of(artifact) != reference.manifest.artifact:
         raise UserError(
             f"{artifact.label} is not the artifact that made {reference.folder} "
             f"({reference.manifest.label}): give that one with --exact"
         )
-    usual = Runtime(
+    neutral = Runtime(
         runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway
     )
     llama = reference.manifest.settings.llama
-    return Loader(artifact, llama.applied_to(usual) if llama else usual)
+    return Loader(artifact, llama.applied_to(neutral) if llama else neutral)
 
 
 class FullModel:
-    """Reads what the other model reads, one token behind the measured step. Closes its backend."""
+    """Reads the forced model's tokens, each step after the forced model's. close() closes its backend."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -50,7 +49,7 @@ class FullModel:
         self._prompt = prompt_ids
 
     def values(self, step: Step, taps: Taps) -> ForcedValues:
-        """What the other model's step, which left `taps`, is beside this one's."""
+        """Compares this model's next step with the forced model's `step`, which left `taps`."""
         full = self._backend.step(self._last) if step.step else self._backend.prefill(self._prompt)
         self._last = step.token_id
         own, output = self._reader.output(full.logits), step.signals.output

@@ -1,5 +1,4 @@
-"""Teacher forcing: this model reads the tokens of another run, so that positions align and distributions
-compare."""
+"""Teacher forcing: a model reads the tokens of another run, so that positions and distributions align."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from edge.jobs.session import Progress, TraceJob, now, sensors_for, trace
 from edge.machine import device
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.manifest import RUN_NAME, RunManifest
-from edge.runs.records import ArtifactIdentity, FollowedRun
+from edge.runs.provenance import ArtifactIdentity, FollowedRun
 from edge.runs.run_directory import Run
 from edge.signals.comparison import TopK
 
@@ -59,7 +58,7 @@ def force(
         kind="force",
         artifact=ArtifactIdentity.of(artifact),
         model=artifact.manifest.model,
-        # How the tokens came about is the reference's, how they are read is ours.
+        # The reference run's settings chose the tokens, our llama.cpp settings decide how they are read.
         settings=replace(reference.manifest.settings, llama=llama_settings(artifact, loader.runtime)),
         questions=replace(reference.manifest.questions, selected=len(lengths)),
         like=FollowedRun(file_sha256(like / RUN_NAME), reference.manifest.artifact, exact is not None),
@@ -82,7 +81,7 @@ def force(
 
 
 def read_items(reference: Run) -> Iterator[Item]:
-    """The answers of the reference run in the order of its parts, their tokens to be forced."""
+    """Yields an item for each answer of the reference run, in the order of its parts."""
     kept = reference.manifest.settings.reference_k > 0
     extra = ["reference_token_ids", "reference_logprobs", "reference_rest"] if kept else []
     columns = ["question_id", "question", "category", "prompt_ids", "prompt_text", "stop_reason"]
@@ -106,7 +105,7 @@ def read_items(reference: Run) -> Iterator[Item]:
 
 
 def distributions(steps: pa.Table) -> list[TopK]:
-    """The reference's K most likely tokens of each step, as views of the table."""
+    """The K most likely tokens that the reference kept of each step, as views of the table."""
     if steps.num_rows == 0:
         return []
     cells = [steps.column(name).combine_chunks() for name in ("reference_token_ids", "reference_logprobs")]
@@ -119,19 +118,19 @@ def distributions(steps: pa.Table) -> list[TopK]:
 
 
 class Length(NamedTuple):
-    """Tokens of a prompt and of its answer, 0 for one that never fitted."""
+    """Tokens of a prompt and of its answer, 0 for an answer whose prompt did not fit."""
 
     prompt: int
     tokens: int
 
     @property
     def positions(self) -> int:
-        """That forcing the answer fills."""
+        """Positions of the cache that forcing the answer fills."""
         return self.prompt + self.tokens - 1 if self.tokens else 0
 
 
 def answer_lengths(reference: Run) -> dict[int, Length]:
-    """By question_index."""
+    """Maps question_index to the lengths of prompt and answer."""
     rows = reference.answers(["question_index", "prompt_ids", "tokens"])
     prompts = pc.list_value_length(rows.column("prompt_ids")).to_pylist()
     indices, tokens = rows.column("question_index").to_pylist(), rows.column("tokens").to_pylist()
@@ -150,8 +149,10 @@ def check_context(artifact: Artifact, like: Path, lengths: Mapping[int, Length])
 
 
 def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> None:
-    """Raises UserError unless the artifact reads and writes the same tokens as the reference run's model.
-    `sampled`: a sampled run will do although it kept no distributions."""
+    """Raises UserError unless the artifact has the tokens of the reference run's model.
+
+    A run that was sampled and kept no distributions is refused too, unless `sampled` allows it.
+    """
     theirs = reference.manifest.artifact
     if theirs.tokenizer_sha256 != artifact.manifest.tokenizer_sha256:
         raise UserError(

@@ -10,8 +10,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; what was finished is on disk. `code` is the exit code, 128 + the signal's
-    number."""
+    """Raised after SIGINT or SIGTERM; finished work is on disk. `code` is 128 + the signal's number."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"interrupted by signal {code - 128}")
@@ -20,11 +19,10 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], None]]:
-    """Gives a function that raises Interrupted once SIGINT or SIGTERM has come, so that a token is never cut
-    in half.
+    """Gives a function that raises Interrupted after SIGINT or SIGTERM, to be called between two tokens.
 
-    Reading a long prompt can take a minute on a small board: a second signal raises Interrupted between two
-    chunks of it.
+    A second signal raises Interrupted between two chunks of a long prompt, which can take a minute to read
+    on a small board.
     """
     received: list[int] = []
 
@@ -38,9 +36,8 @@ def stop_on_signal() -> Iterator[Callable[[], None]]:
             raise Interrupted(128 + received[0])
 
     # Python delivers signals to the main thread only; a job in another thread leaves them to its program.
-    numbers = (
-        (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    )
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
     previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield check

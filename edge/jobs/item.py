@@ -1,4 +1,4 @@
-"""What a session answers: a question, the prompt that asks it, and the tokens to force, or none."""
+"""Items of a session: a question, its prompt, and the tokens to force, or none."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from edge.signals.taps import Taps
 
 
 class ForcedTokens(NamedTuple):
-    """An answer of the reference run that another model is to read: its tokens and why it ended, the
-    surprisal of each, and the distribution before each, as far as it was kept (empty when the run kept
-    none)."""
+    """An answer of the reference run, for another model to read.
+
+    `surprisals` and `distributions` have one entry for each token; `distributions` is empty when the run
+    kept none.
+    """
 
     tokens: list[int]
     stop_reason: str
@@ -23,7 +25,7 @@ class ForcedTokens(NamedTuple):
     distributions: list[TopK]
 
     def values(self, step: Step, taps: Taps) -> ForcedValues:
-        """What the reference answer says of another model's step, which left `taps`."""
+        """Compares the reference answer with another model's `step`, which left `taps`."""
         output, kept = step.signals.output, self.distributions[step.step] if self.distributions else None
         kl = math.nan if kept is None else kl_to_reference(kept, taps.logits, output.log_normaliser)
         # Without a kept distribution a greedy run's own token is its most likely one.
@@ -33,8 +35,10 @@ class ForcedTokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """One question: `index`, `question_id`, `question` and `category` are copied into its rows; the model
-    answers `prompt` by itself, or reads the `forced` tokens after it."""
+    """One question. `index`, `question_id`, `question` and `category` are copied into its rows.
+
+    The model answers `prompt` by itself, or reads the `forced` tokens after it.
+    """
 
     index: int
     question_id: str

@@ -1,4 +1,4 @@
-"""One answer as it comes, token by token, with the statistics of what the model did so far."""
+"""Live answers: one question, token by token, with the statistics of the answer so far."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from edge.signals.metrics import BY_NAME, shown_in
 from edge.signals.reader import SignalReader
 
 REPLACEMENT = "\ufffd"
-LONGEST_CHARACTER = 4  # tokens that may be needed for one UTF-8 character
-SENSE_EVERY = 1.0  # seconds between two looks at the sensors
+LONGEST_CHARACTER = 4  # the most tokens that one UTF-8 character takes
+SENSE_EVERY = 1.0  # seconds between two readings of the sensors
 
 
 class Gauge:
-    """Temperature and memory, read at most every SENSE_EVERY seconds: a token has no time to lose."""
+    """Temperature and memory, read at most every SENSE_EVERY seconds to save time."""
 
     def __init__(self, sensors: Sensors) -> None:
         self._sensors = sensors
@@ -39,13 +39,14 @@ class Gauge:
         self.rss_bytes: int | None = None  # of this process
 
     def look(self) -> None:
+        """Reads the sensors if they are due."""
         if time.monotonic() - self._read >= SENSE_EVERY:
             self.temperature_c, self.rss_bytes = self._sensors.temperature(), self._sensors.rss()
             self._read = time.monotonic()
 
 
 class LiveStep(NamedTuple):
-    """A step with the text that it completes ("" while a character is unfinished), the answer so far and the
+    """A step, the text that it completes ("" while a character is incomplete), the answer so far, and the
     machine's state."""
 
     step: Step
@@ -64,24 +65,28 @@ def answer(
     runtime: Runtime | None = None,
     on_note: OnNote = ignore,
 ) -> Iterator[LiveStep]:
-    """Answers one question step by step. Raises UserError when it does not fit the context, Interrupted on a
-    signal."""
+    """Answers one question step by step.
+
+    `prompt` is a style of Prompter. Raises UserError when the question does not fit the context, Interrupted
+    on a signal.
+    """
     prompter = Prompter(artifact, prompt, date)
-    made = prompter.prompt(question)
-    limit = artifact.manifest.model.context
-    if len(made.ids) > limit:
+    item = Item(0, "", question, "", prompter.prompt(question))
+    ids, limit = item.prompt.ids, artifact.manifest.model.context
+    if len(ids) > limit:
         raise UserError(
-            f"the question has {len(made.ids)} tokens, the artifact was built for {limit}: ask a shorter one"
+            f"the question has {len(ids)} tokens, the artifact was built for {limit}: ask a shorter one"
         )
-    backend = open_backend(artifact, runtime or Runtime(), capacity_for([made], settings, limit), on_note)
+    capacity = capacity_for([item.prompt], settings, limit)
+    backend = open_backend(artifact, runtime or Runtime(), capacity, on_note)
     with closing(backend), stop_on_signal() as check:
-        gauge, record = Gauge(Sensors()), record_of(Item(0, "", question, "", made), backend, prompter)
+        gauge, record = Gauge(Sensors()), record_of(item, backend, prompter)
         source = ChosenTokens(settings, backend.spec.stop_ids)
         pending: list[int] = []
-        told = False
-        for step, _ in decode(backend, SignalReader(backend.spec), made.ids, source):
-            if backend.taps_lost and not told:
-                told = True
+        loss_noted = False
+        for step, _ in decode(backend, SignalReader(backend.spec), ids, source):
+            if backend.taps_lost and not loss_noted:
+                loss_noted = True
                 tell_lost_taps(backend, on_note)
             record.add(step)
             pending.append(step.token_id)
@@ -96,13 +101,12 @@ def answer(
 
 
 def plain(value: Any) -> Any:
-    """An array as a list."""
+    """Converts an array to a list; returns other values as they are."""
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def as_json(live: LiveStep) -> dict[str, Any]:
-    """One step as plain values, for a stream of JSON lines; null stands for what is undefined or cannot be
-    read."""
+    """A step as plain values for a line of JSON; None stands for undefined and unreadable values."""
     step, record = live.step, live.record
     return {
         "step": step.step,

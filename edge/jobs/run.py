@@ -17,7 +17,7 @@ from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
 from edge.runs.manifest import RunManifest, read_manifest
-from edge.runs.records import ArtifactIdentity, QuestionSet, RunSettings
+from edge.runs.provenance import ArtifactIdentity, QuestionSet, RunSettings
 
 
 def run(
@@ -35,19 +35,17 @@ def run(
     on_progress: Callable[[Progress], None] = ignore,
     on_note: OnNote = ignore,
 ) -> RunManifest:
-    """Traces the answers to `questions`, or to those that `limit` and `shard` select, into the run directory
-    `out`.
+    """Traces answers to the questions that `limit` and `shard` select into the run directory `out`.
 
     Continues an unfinished run of the same settings, does nothing for a finished one. Waits while the
-    machine is hotter than `pause_above` degrees Celsius. `on_note` hears what the user should know although
-    the run goes on. Raises UserError for bad input and Interrupted on SIGINT or SIGTERM, after writing what
-    is finished.
+    machine is hotter than `pause_above` degrees Celsius. `on_note` is called with notes for the user. Raises
+    UserError for bad input, and Interrupted on SIGINT or SIGTERM after writing the finished answers.
     """
     loader = Loader(artifact, runtime or Runtime())
     sensors = sensors_for(pause_above)
     chosen = select(questions, limit, shard)
-    prompter = Prompter(artifact, prompt, dated(out, date))
-    # All at once, so that a template or a question that cannot work is refused before anything is written.
+    prompter = Prompter(artifact, prompt, date_of(out, date))
+    # All prompts now, so that a bad template or question is refused before anything is written.
     prompts = [prompter.prompt(question.question) for question in chosen]
     manifest = RunManifest(
         kind="run",
@@ -61,7 +59,7 @@ def run(
             shard=shard,
             llama=llama_settings(artifact, loader.runtime),
         ),
-        # The hash is of the whole list: shards and limited runs of one file know that they belong together.
+        # The hash is of the whole list, so that shards and limited runs of one file have the same.
         questions=QuestionSet(questions_sha256(questions), len(questions), len(chosen)),
         like=None,
         device=device.describe(),
@@ -73,8 +71,8 @@ def run(
         loader=loader,
         prompter=prompter,
         items=[
-            Item(question.index, question.question_id, question.question, question.category, made)
-            for question, made in zip(chosen, prompts, strict=True)
+            Item(question.index, question.question_id, question.question, question.category, asked)
+            for question, asked in zip(chosen, prompts, strict=True)
         ],
         tokens=dict.fromkeys((question.index for question in chosen), settings.max_new_tokens),
         capacity=capacity_for(prompts, settings, artifact.manifest.model.context),
@@ -85,8 +83,8 @@ def run(
     return trace(out, job, on_progress, on_note)
 
 
-def dated(out: Path, date: str | None) -> str | None:
-    """The day that templates see: the one given, that of the run being resumed, or today."""
+def date_of(out: Path, date: str | None) -> str | None:
+    """The day that templates see: `date`, that of the run in `out`, or None for today."""
     if date is None and (out / "run.json").is_file():
         return read_manifest(out).settings.date
     return date

@@ -1,4 +1,4 @@
-"""The log-likelihoods of a question's answers, from any backend: TruthfulQA's mc1, mc2 and binary."""
+"""Scoring: log-likelihoods of a question's choices, for TruthfulQA's mc1, mc2 and binary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edge.jobs.session import Progress, now, tell_damaged
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
-from edge.runs.records import ArtifactIdentity, QuestionSet, ScoreSettings
+from edge.runs.provenance import ArtifactIdentity, QuestionSet, ScoreSettings
 from edge.runs.score_directory import SCHEMA, ScoreManifest, ScoreWriter
 from edge.signals.taps import Array
 
@@ -40,44 +40,51 @@ class Encoded(NamedTuple):
 
     @property
     def positions(self) -> int:
-        """That scoring it fills: a choice's last token is never fed."""
+        """Positions of the cache that scoring fills: a choice's last token is never fed."""
         return len(self.prompt) + max(map(len, self.continuations.values())) - 1
 
 
 def encode(prompter: Prompter, question: Question) -> Encoded:
-    """The benchmark's preset and " " + choice, cut where lm-evaluation-harness cuts: prompt and choice are
-    tokenised as one text, and what follows as many tokens as the prompt alone has is the choice."""
+    """Tokenises TruthfulQA's preset followed by " " and each choice, cut where lm-evaluation-harness cuts.
+
+    Prompt and choice are tokenised as one text. The choice is what follows as many tokens as the prompt
+    alone has. Raises UserError for a choice without tokens.
+    """
     prompt = prompter.prompt(question.question)
-    found = {}
+    continuations = {}
     for text in dict.fromkeys(choice.text for choice in choices(question)):
         whole = prompter.tokenizer.encode(f"{prompt.text} {text}", special=True)
         if len(whole) <= len(prompt.ids):
             raise UserError(
                 f"the answer {text[:40]!r} has no tokens of its own: write it out in the questions"
             )
-        found[text] = tuple(whole[len(prompt.ids) :])
-    return Encoded(prompt.ids, found)
+        continuations[text] = tuple(whole[len(prompt.ids) :])
+    return Encoded(prompt.ids, continuations)
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """How many first tokens all prompts share, at most all but two of the shortest: a pass over a single
-    token would round quantised activations in another way (edge/backends/onnx.py), so that a list of one
-    question gave it other bits."""
-    first, last = min(prompts), max(prompts)  # what the least and the greatest share, all between them share
+    """Number of first tokens that all prompts share, at most all but two of the shortest prompt.
+
+    A pass over a single token rounds quantised activations in another way (edge/backends/onnx.py). With one
+    left, the question's bits would depend on the other questions.
+    """
+    first, last = min(prompts), max(prompts)  # all prompts between them begin with the same tokens
     alike: int = sum(itertools.takewhile(bool, map(operator.eq, first, last)))
     return max(0, min(alike, min(map(len, prompts)) - 2))
 
 
 class Scorer:
-    """Log-likelihoods on one backend. The `shared` first tokens, which all prompts have, are computed once,
-    a question's prompt once for all of its choices: so a question's numbers are the same bits whichever were
-    scored before it."""
+    """Log-likelihoods on one backend.
+
+    The `shared` first tokens, which all prompts have, are computed once, and a question's prompt once for
+    all of its choices. A question's bits do not depend on the questions before it.
+    """
 
     def __init__(self, backend: Backend, shared: int) -> None:
         self._backend, self._shared = backend, shared
 
     def score(self, encoded: Encoded) -> dict[str, float]:
-        """Sum of the log-probabilities of each choice's tokens, in nats, by text."""
+        """Maps each choice's text to the sum of its tokens' log-probabilities, in nats."""
         if self._backend.length < self._shared:
             self._backend.prefill(encoded.prompt[: self._shared])
         self._backend.rewind(self._shared)
@@ -97,7 +104,7 @@ class Scorer:
 
 
 def log_softmax(logits: Array) -> npt.NDArray[np.float64]:
-    """[V], in float64."""
+    """Log-probabilities [V] in float64."""
     shifted = logits.astype(np.float64) - float(logits.max())
     shifted -= math.log(float(np.exp(shifted).sum()))
     return shifted
@@ -112,7 +119,7 @@ def log_probability(logits: Array, token: int) -> float:
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished job: its manifest and the values of by_question()."""
+    """A finished job: its manifest, and the scores by task and question_index."""
 
     manifest: ScoreManifest
     values: dict[str, dict[int, float]]
@@ -129,32 +136,31 @@ def score(
     on_progress: Callable[[Progress], None] = ignore,
     on_note: OnNote = ignore,
 ) -> Scored:
-    """Scores the choices of the questions into the directory `out`; continues where it was stopped, as `edge
-    run` does.
+    """Scores the choices of the questions into the directory `out`; continues unfinished scores.
 
     Raises UserError for bad input, also where a choice does not fit the artifact's context, and Interrupted
-    on a signal after writing what is finished.
+    on a signal after writing the finished questions.
     """
     loader = Loader(artifact, runtime or Runtime())
     selected = select(questions, limit, shard)
     chosen = [question for question in selected if choices(question)]
     if not chosen:
         raise UserError(
-            "no question has a true and a false answer to choose from: fill them in, or give other "
-            "--questions"
+            "no question has a true and a false answer to choose from: "
+            "fill them in, or give other --questions"
         )
     if len(chosen) < len(selected):
         on_note(
-            f"{len(selected) - len(chosen)} questions have no true and false answers to choose from: left "
-            f"out"
+            f"{len(selected) - len(chosen)} questions have no true and false answers to choose from: "
+            "left out"
         )
     prompter = Prompter(artifact, "qa")
     encoded = {question.index: encode(prompter, question) for question in chosen}
-    longest = max(made.positions for made in encoded.values())
-    # Of every shard's questions, so that neither shards nor what is left to do decide a bit.
+    longest = max(question.positions for question in encoded.values())
+    # The prompts of all shards, so that the results do not depend on sharding or resuming.
     others = [question for question in select(questions, limit, "1/1") if question.index not in encoded]
     prompts = [
-        *(made.prompt for made in encoded.values()),
+        *(question.prompt for question in encoded.values()),
         *(prompter.prompt(other.question).ids for other in others),
     ]
     shared = common_prefix(prompts)
@@ -194,17 +200,17 @@ def score(
 def rows_of(
     questions: Iterable[Question], encoded: dict[int, Encoded], scorer: Scorer, check: Callable[[], None]
 ) -> Iterator[pa.Table]:
-    """One table for each question; `check` may stop the work between two."""
+    """Yields one table for each question; `check` may raise between two."""
     for question in questions:
-        made = encoded[question.index]
-        logprobs = scorer.score(made)
+        tokens = encoded[question.index]
+        logprobs = scorer.score(tokens)
         rows = [
             {
                 "question_index": question.index,
                 "question_id": question.question_id,
                 "category": question.category,
                 **choice._asdict(),
-                "tokens": len(made.continuations[choice.text]),
+                "tokens": len(tokens.continuations[choice.text]),
                 "logprob": logprobs[choice.text],
             }
             for choice in choices(question)
@@ -214,7 +220,7 @@ def rows_of(
 
 
 def write(writer: ScoreWriter, tables: Iterator[pa.Table], on_done: Callable[[int], None]) -> None:
-    """In parts of whole questions; what is finished is written however the work ends."""
+    """Writes parts of whole questions; finished ones are written even when the work is interrupted."""
     waiting: list[pa.Table] = []
     done = len(writer.done)
 

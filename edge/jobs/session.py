@@ -1,7 +1,7 @@
-"""The one loop that answers a stream of items and hands finished records to the writer of a run directory.
+"""The loop that answers a stream of items and gives finished records to the writer of a run directory.
 
-`edge run` and `edge force` say what is to be answered, as a TraceJob; how its items share the passes of the
-model is decided here alone.
+`edge run` and `edge force` describe their work as a TraceJob. Only this module decides in which passes of
+the model its items are answered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from edge.jobs.decode import ChosenTokens, DecodeSettings, GivenTokens, TokenSou
 from edge.jobs.exact import FullModel
 from edge.jobs.interrupt import stop_on_signal
 from edge.jobs.item import Item
-from edge.machine.telemetry import Cooling, Sample, Sensors, telemetry_table
+from edge.machine.cooling import Cooling
+from edge.machine.telemetry import Sample, Sensors, telemetry_table
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.disk import check_disk, disk_needed
 from edge.runs.job_directory import JobDirectory
@@ -36,10 +37,9 @@ FLUSH_ROWS = 4096
 
 
 class Progress(NamedTuple):
-    """After each token: how many questions are done of how many, and the record that it belongs to (None at
-    the start).
+    """Progress after a token: `done` of `total` questions, and the token's record (None at the start).
 
-    `finished` says that this record is over and counted in `done`.
+    `finished` says that this record is complete and counted in `done`.
     """
 
     done: int
@@ -50,12 +50,12 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class TraceJob:
-    """What is to be answered into a run directory, and with what.
+    """The work of `edge run` or `edge force`: items to answer into a run directory, and the models.
 
-    `tokens` has the most tokens of each question's answer by question_index. `items` are taken one by one;
-    those that the directory holds are passed over. `settings` choose the tokens, None where every item
-    forces its own. `exact` is stepped beside a forced model. Both models get a cache of `capacity`
-    positions. The job waits while the machine is hotter than `pause_above` degrees Celsius.
+    `items` are taken one by one, without those that the directory holds. `tokens` maps question_index to the
+    most tokens of its answer. `settings` choose the tokens, None where every item forces its own. `exact` is
+    stepped beside a forced model. Both models get a cache of `capacity` positions. The job waits while the
+    machine is hotter than `pause_above` degrees Celsius.
     """
 
     manifest: RunManifest
@@ -75,7 +75,7 @@ class TraceJob:
 
     @property
     def reference_k(self) -> int:
-        """How many of the most likely tokens are kept of each step."""
+        """Number of most likely tokens that are kept of each step."""
         return self.settings.reference_k if self.settings else 0
 
     def buffer(self) -> PartBuffer:
@@ -84,11 +84,11 @@ class TraceJob:
 
 
 def trace(out: Path, job: TraceJob, on_progress: Callable[[Progress], None], on_note: OnNote) -> RunManifest:
-    """Answers what the run directory `out` does not hold yet; does nothing for a finished run.
+    """Answers the items that the run directory `out` does not hold yet; does nothing for a finished run.
 
-    Raises UserError where the directory is another job's, the disk or memory will not do, or the model
-    cannot be loaded: nothing new is left behind then. Raises Interrupted on SIGINT or SIGTERM, after writing
-    what is finished.
+    Raises UserError where the directory is another job's, disk or memory are too small, or the model cannot
+    be loaded; a new directory is then removed. Raises Interrupted on SIGINT or SIGTERM, after writing the
+    finished answers.
     """
     with RunWriter(out, job.manifest) as writer:
         tell_damaged(writer, on_note, "traced")
@@ -111,8 +111,10 @@ def answer_items(
     on_progress: Callable[[Progress], None],
     on_note: OnNote,
 ) -> None:
-    """Answers the items that are left, one after another, and closes the models; what is finished is written
-    however the work ends."""
+    """Answers the items that are left, one after another, and closes the models.
+
+    Finished answers are written even when the work is interrupted.
+    """
     total, reader = len(job.tokens), SignalReader(backend.spec)
     with ExitStack() as stack:
         check = stack.enter_context(stop_on_signal())
@@ -162,7 +164,10 @@ def token_source(item: Item, settings: DecodeSettings | None, backend: Backend) 
 
 
 def comparison(item: Item, full: FullModel | None) -> Callable[[Step, Taps], ForcedValues] | None:
-    """What compares each step of a forced item: the full model, or what the reference run kept."""
+    """The function that compares each step of a forced item, None for an item that is not forced.
+
+    It compares with the full model, or with what the reference run kept.
+    """
     if item.forced is None:
         return None
     if full is None:
@@ -172,10 +177,10 @@ def comparison(item: Item, full: FullModel | None) -> Callable[[Step, Taps], For
 
 
 class Recorder:
-    """Puts finished answers and telemetry into a run directory, in parts that are due by time or by size.
+    """Writes finished answers and telemetry into a run directory, in parts that are due by time or by size.
 
-    Where the backend has lost its taps, run.json says so before the rows without them are written, and
-    `on_note` hears it.
+    Where the backend has lost its taps, this is noted in run.json before the rows without them are written,
+    and `on_note` is called.
     """
 
     def __init__(
@@ -189,7 +194,7 @@ class Recorder:
 
     @property
     def done(self) -> int:
-        """Questions that are finished, on disk or about to be."""
+        """Number of finished questions, on disk or in the buffer."""
         return len(self.writer.done) + len(self.buffer)
 
     def note_lost_taps(self) -> None:
@@ -213,11 +218,11 @@ class Recorder:
         self._flushed = time.monotonic()
 
 
-# What jobs check and tell
+# Checks and notes of jobs
 
 
 def sensors_for(pause_above: float | None) -> Sensors:
-    """This machine's; raises UserError when it is to be cooled by a temperature that it does not tell."""
+    """This machine's sensors; raises UserError when `pause_above` is given and there is no thermometer."""
     sensors = Sensors()
     if pause_above is not None and sensors.temperature() is None:
         raise UserError("--pause-above needs a temperature sensor and this machine shows none: leave it out")
@@ -241,23 +246,22 @@ def check_run_disk(job: TraceJob, out: Path, done: set[int]) -> None:
 
 
 def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: int) -> int:
-    """Positions that the longest answer to any of the prompts can take, at most the context: a cache is no
-    larger than needed."""
+    """Positions that the cache needs for the longest answer to any of the prompts, at most the context."""
     longest = max((len(prompt.ids) for prompt in prompts), default=1)
     return min(context, longest + settings.max_new_tokens)
 
 
 def tell_damaged(directory: JobDirectory[Any], on_note: OnNote, done: str) -> None:
-    """Says what of a job that is continued did not hold what its checksum says; its questions are `done`
-    again."""
+    """Notes each damaged file of a directory; `done` is the verb for its questions, such as "traced"."""
     for name in directory.damaged:
         on_note(f"{directory.folder / name} was damaged: removed, its questions are {done} again")
 
 
 def tell_lost_taps(backend: Backend, on_note: OnNote) -> None:
+    """Notes why the backend gives no attention and hidden states."""
     on_note(f"attention and hidden states are not traced: {backend.taps_lost}")
 
 
 def now() -> str:
-    """The moment in UTC, in ISO 8601 to the second."""
+    """The time in UTC, in ISO 8601 to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

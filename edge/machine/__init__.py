@@ -1,7 +1,9 @@
-"""What this computer is and does.
+"""The machine: its description, its sensors, and C code compiled on it.
 
 - `device.describe`: board, processor and memory
-- `device.available_memory`, `device.usable_cores`: what a process may use
-- `telemetry.Sensors`, `telemetry.Cooling`: temperature, clock, power and memory while it works
+- `device.available_memory`, `device.usable_cores`: memory and cores that a process may use
+- `telemetry.Sensors`: temperature, clock, power and memory during the work
+- `boards`: readers for one kind of board
+- `cooling.Cooling`: pauses while the machine is too hot
 - `native.compiled`: a C source compiled on this machine and loaded
 """

@@ -1,4 +1,4 @@
-"""What machine this is: board, processor, memory. What cannot be read is None, never an error."""
+"""The device: board, processor, memory. A value that cannot be read is None, never an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYSTEM = Path("/")
 
 
 def read_text(path: Path) -> str | None:
-    """A small file without NULs and white space around, None when it cannot be read."""
+    """A small file's text without NULs and white space around it, None when it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8", "replace").strip("\0 \t\n") or None
     except OSError:
@@ -23,6 +23,7 @@ def read_text(path: Path) -> str | None:
 
 
 def read_integer(path: Path) -> int | None:
+    """The integer in a small file, None when it holds none or cannot be read."""
     text = read_text(path)
     try:
         return None if text is None else int(text)
@@ -32,11 +33,11 @@ def read_integer(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Device:
-    """Board or machine name, processor, cores this process may use, memory and swap in bytes, operating
-    system.
+    """Description of a computer; unknown values have their defaults.
 
-    `simd` are the instruction sets of FEATURES that the processor says it has, `core_kinds` how many cores
-    of which part. What is not known has its default.
+    `cores` are those that this process may use, `memory_bytes` and `swap_bytes` totals, `system` the
+    operating system. `simd` are the instruction sets of FEATURES that the processor lists, `core_kinds` the
+    number of cores of each part.
     """
 
     board: str | None = None
@@ -59,8 +60,10 @@ class Device:
 
     @staticmethod
     def from_json(value: object) -> Device:
-        """Reads what to_json() gave. A device describes and decides nothing: what another version told
-        beside these fields is ignored. Raises FieldError for a field of another kind."""
+        """Reads the object of to_json(); raises FieldError for a field of another kind.
+
+        Further fields, of other versions, are ignored: a device decides no rows.
+        """
         fields = Fields(value)
         return Device(
             board=fields.get("board", optional(text), None),
@@ -75,8 +78,8 @@ class Device:
         )
 
 
-# What speeds quantised arithmetic up, as /proc/cpuinfo names it: on ARM (asimd is NEON, asimddp the dot
-# product, i8mm the matrix product of bytes, asimdhp half precision) and on x86.
+# Instruction sets that speed up quantised arithmetic, by their names in /proc/cpuinfo. The first are ARM's
+# (asimd is NEON, asimddp the dot product, i8mm the matrix product of bytes, asimdhp half precision).
 FEATURES = (
     "asimd",
     "asimdhp",
@@ -112,7 +115,7 @@ PARTS = {
 
 
 def describe(root: Path = SYSTEM) -> Device:
-    """Reads /proc and /sys below `root`."""
+    """Describes this machine from /proc and /sys below `root`."""
     cpuinfo, memory = read_text(root / "proc/cpuinfo") or "", read_text(root / "proc/meminfo") or ""
     return Device(
         board=read_text(root / "proc/device-tree/model")
@@ -134,6 +137,7 @@ def usable_cores() -> int:
 
 
 def processor(cpuinfo: str) -> str | None:
+    """The processor's name in /proc/cpuinfo."""
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "Model", "Hardware"):
@@ -148,13 +152,13 @@ def entries(cpuinfo: str, *names: str) -> list[str]:
 
 
 def simd(cpuinfo: str) -> tuple[str, ...]:
-    """Those of FEATURES that the first processor lists."""
+    """The FEATURES that the first processor lists."""
     listed = {word for line in entries(cpuinfo, "flags", "Features")[:1] for word in line.split()}
     return tuple(name for name in FEATURES if name in listed)
 
 
 def core_kinds(cpuinfo: str) -> str:
-    """Such as "4 Cortex-A76", from ARM's part numbers; "" where there are none."""
+    """Counts cores by ARM's part numbers, as in "4 Cortex-A76"; "" where there are none."""
     counts = Counter(PARTS.get(part.lower(), part) for part in entries(cpuinfo, "CPU part"))
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
@@ -170,14 +174,13 @@ def meminfo(text: str, key: str) -> int | None:
 
 
 def available_memory(root: Path = SYSTEM) -> int | None:
-    """Bytes of memory that this process can still take: what the machine has left, or its control group
-    where that is less."""
+    """Bytes of memory that this process can still take: the machine's or its control group's, if less."""
     free = [meminfo(read_text(root / "proc/meminfo") or "", "MemAvailable"), *group_memory(root)]
     return min((size for size in free if size is not None), default=None)
 
 
-# Of a control group: folder below /sys/fs/cgroup, files of limit and use, and what of memory.stat can be
-# dropped.
+# Control groups by version: folder below /sys/fs/cgroup, files of limit and use, and the entry of
+# memory.stat that counts the file cache.
 GROUPS = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -185,8 +188,10 @@ GROUPS = {
 
 
 def group_memory(root: Path = SYSTEM) -> list[int]:
-    """Bytes left in each limited control group around this process (container, systemd unit), its file cache
-    not counted."""
+    """Bytes left in each limited control group around this process (container, systemd unit).
+
+    File cache counts as free.
+    """
     left = []
     for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
@@ -196,22 +201,22 @@ def group_memory(root: Path = SYSTEM) -> list[int]:
         name, *files = GROUPS[kind]
         base = root / "sys/fs/cgroup" / name
         group = base / path.strip("/")
-        around = [folder for folder in (group, *group.parents) if folder.is_relative_to(base)]
-        left += [room for folder in around if (room := group_room(folder, *files)) is not None]
+        enclosing = [folder for folder in (group, *group.parents) if folder.is_relative_to(base)]
+        left += [room for folder in enclosing if (room := group_room(folder, *files)) is not None]
     return left
 
 
-def group_room(folder: Path, limit_name: str, usage_name: str, droppable: str) -> int | None:
+def group_room(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int | None:
     """Bytes left in one control group, None where it has no limit."""
     limit, usage = read_integer(folder / limit_name), read_integer(folder / usage_name)
     if limit is None or usage is None:
         return None
-    cached = entry(read_text(folder / "memory.stat") or "", droppable)
+    cached = entry(read_text(folder / "memory.stat") or "", cache_name)
     return max(0, limit - usage + cached)
 
 
 def entry(stat: str, name: str) -> int:
-    """A number of memory.stat, 0 where it is not there."""
+    """A number of memory.stat, 0 where it is missing."""
     rows = (line.split() for line in stat.splitlines())
     return next((int(row[1]) for row in rows if len(row) == 2 and row[0] == name and row[1].isdigit()), 0)
 

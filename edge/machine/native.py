@@ -1,7 +1,6 @@
-"""C beside Python: a source file compiled on the machine it runs on, once, and kept for its user.
+"""C code compiled on the machine it runs on, once, and cached for its user.
 
-What is compiled always has a twin in Python or numpy, so that a machine without a compiler does the same,
-more slowly.
+All compiled code has a twin in Python or numpy, which a machine without a compiler uses; it is slower.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import NamedTuple
 from edge.files import file_sha256
 
 FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC")
-LIBRARIES = ("-lm",)
+LINK_FLAGS = ("-lm",)
 COMPILERS = ("cc", "gcc", "clang")
 DIGITS = 16  # of a digest in a file's name
-SECONDS = 120.0  # a compiler on a slow card
+SECONDS = 120.0  # the longest compilation, on a slow SD card
 
 
 class Compiled(NamedTuple):
@@ -34,70 +33,71 @@ class Compiled(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept: $XDG_CACHE_HOME/edgetrace, by default below ~/.cache."""
+    """The folder of compiled code: $XDG_CACHE_HOME/edgetrace, by default below ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrace"
 
 
-def kept_at(source: Path, flags: tuple[str, ...] = ()) -> Path:
-    """Where the library of a source and further flags is kept, but for its own digest: by both, machine and
-    Python."""
-    made_of = repr(((*FLAGS, *flags), sysconfig.get_config_var("SOABI"))).encode()
-    return (
-        cache_folder()
-        / f"{source.stem}-{hashlib.sha256(source.read_bytes() + made_of).hexdigest()[:DIGITS]}"
-    )
+def cache_stem(source: Path, flags: tuple[str, ...] = ()) -> Path:
+    """Path of the cached library without its own digest and suffix.
+
+    It differs with the source, the flags, the machine and the Python version.
+    """
+    build = repr(((*FLAGS, *flags), sysconfig.get_config_var("SOABI"))).encode()
+    digest = hashlib.sha256(source.read_bytes() + build).hexdigest()
+    return cache_folder() / f"{source.stem}-{digest[:DIGITS]}"
 
 
 @functools.cache
 def compiled(source: Path, flags: tuple[str, ...] = ()) -> Compiled:
-    """Compiles a source with these flags beside FLAGS, unless an earlier process of this user has, and loads
-    it."""
+    """Loads the library of a source, compiled with FLAGS and `flags` unless it is in the cache."""
     try:
-        at = kept_at(source, flags)
-        for path in at.parent.glob(f"{at.name}-*.so"):
+        stem = cache_stem(source, flags)
+        for path in stem.parent.glob(f"{stem.name}-*.so"):
             if is_ours(path) and is_whole(path):
                 return Compiled(ctypes.CDLL(str(path)), "")
             path.unlink(missing_ok=True)
-        return Compiled(ctypes.CDLL(str(compile_to(at, source, flags))), "")
+        return Compiled(ctypes.CDLL(str(compile_to(stem, source, flags))), "")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         return Compiled(None, " ".join(detail.split())[:200])
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this user alone can have written a file."""
-    found, folder = path.stat(), path.parent.stat()
-    return all(entry.st_uid == os.geteuid() and not entry.st_mode & 0o022 for entry in (found, folder))
+    """Whether only this user can have written a file."""
+    entries = (path.stat(), path.parent.stat())
+    return all(entry.st_uid == os.geteuid() and not entry.st_mode & 0o022 for entry in entries)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a kept library is what was compiled: a damaged one would end the process as soon as it is
-    loaded."""
+    """Whether a cached library is undamaged; loading a damaged one would end the process."""
     return path.stem.endswith(f"-{file_sha256(path)[:DIGITS]}")
 
 
-def compile_to(at: Path, source: Path, flags: tuple[str, ...]) -> Path:
-    """The library's path; raises OSError, RuntimeError or SubprocessError, and leaves nothing then."""
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+def compile_to(stem: Path, source: Path, flags: tuple[str, ...]) -> Path:
+    """Compiles into the cache; returns the library's path.
+
+    Raises OSError, RuntimeError or SubprocessError, and leaves no file then.
+    """
+    compiler = next((program for name in COMPILERS if (program := shutil.which(name))), None)
     if compiler is None:
         raise RuntimeError("no C compiler is installed")
-    at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=at.parent) as folder:
-        made = Path(folder, "made.so")
+    stem.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=stem.parent) as folder:
+        library = Path(folder, "made.so")
         subprocess.run(  # noqa: S603 - our own source, a compiler from PATH
-            [compiler, *FLAGS, *flags, "-o", str(made), str(source), *LIBRARIES],
+            [compiler, *FLAGS, *flags, "-o", str(library), str(source), *LINK_FLAGS],
             check=True,
             capture_output=True,
             text=True,
             timeout=SECONDS,
         )
-        ctypes.CDLL(str(made))  # what cannot be loaded is not kept
-        return keep(made, at)
+        ctypes.CDLL(str(library))  # a library that cannot be loaded is not kept
+        return keep(library, stem)
 
 
-def keep(made: Path, at: Path) -> Path:
-    """Moves a library to where `compiled` finds it, whole even when the power fails."""
-    made.chmod(0o700)
-    with made.open("rb") as stream:
+def keep(library: Path, stem: Path) -> Path:
+    """Moves a library into the cache, whole even when the power fails; returns its path."""
+    library.chmod(0o700)
+    with library.open("rb") as stream:
         os.fsync(stream.fileno())
-    return made.replace(at.with_name(f"{at.name}-{file_sha256(made)[:DIGITS]}.so"))
+    return library.replace(stem.with_name(f"{stem.name}-{file_sha256(library)[:DIGITS]}.so"))

@@ -1,50 +1,44 @@
-"""How the machine feels while it works: temperature, clock, throttling, power, memory. What cannot be read
-is null, no error.
+"""Telemetry: temperature, clock, throttling, power and memory while the machine works.
 
-Sources: the kernel's thermal zones, cooling devices, cpufreq, hwmon and powercap below /sys
-(Documentation/ABI of Linux); a Raspberry Pi's throttling flags
-(raspberrypi.com/documentation/computers/os.html, get_throttled) and a Pi 5's supply rails (pmic_read_adc)
-through vcgencmd; a Jetson's INA3221 and over-current counters (Jetson Linux Developer Guide, power and
-thermal management). docs/device.md says which board has what.
+Sources: the kernel's thermal zones, cooling devices, cpufreq and hwmon below /sys (Documentation/ABI of
+Linux), and what `edge.machine.boards` reads. What cannot be read is None, no error. docs/device.md says
+which board has what.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from edge.errors import OnNote
+from edge.machine.boards import (
+    THROTTLED_NOW,
+    THROTTLED_SINCE_BOOT,
+    EnergyCounters,
+    Vcgencmd,
+    jetson_rails,
+    pmic_watts,
+)
 from edge.machine.device import SYSTEM, available_memory, meminfo, read_integer, read_text
 
 PLAUSIBLE = (-40.0, 150.0)  # degrees Celsius: zones that are switched off give -256 or nothing
-NOW, SINCE_BOOT = (
-    0b1111,
-    0b1111 << 16,
-)  # get_throttled: under-voltage, frequency capped, throttled, soft temperature limit
 # Cooling devices that slow the processor down, as drivers name them; others are fans.
 SLOWING = re.compile(r"cpufreq|cpu-freq|cpu_freq|throttle|Processor", re.IGNORECASE)
-COMMAND_EVERY = 5.0  # seconds between two questions to vcgencmd, which takes milliseconds
-COMMAND_SECONDS = 2.0
-RAIL = re.compile(r"(\w+)_(A|V) (?:current|volt)\(\d+\)=([0-9.]+)[AV]")
-TOTAL_INPUT = ("VDD_IN", "POM_5V_IN", "SYS5V")  # a Jetson's rail through which everything flows, by module
 
 
 class Sample(NamedTuple):
-    """One telemetry row: what was done, and what the machine said.
+    """One telemetry row, taken when the question `question_index` is finished.
 
-    `unix_time` in seconds since 1970; `question_index` just finished; bytes; degrees Celsius of the hottest
-    zone; MHz of the fastest core and the most it may have now; `throttle_flags` the firmware's bits
-    (Raspberry Pi); `throttled` whether the processor is slowed down now, whatever says so,
-    `throttled_before` since boot; `over_current_events` since boot (Jetson); watts drawn now; joules since
-    the last sample (a counter); seconds waited for the machine to cool since the last sample.
+    `unix_time` is in seconds since 1970, sizes are in bytes. `temperature_c` is that of the hottest zone.
+    `frequency_mhz` is that of the fastest core, `frequency_limit_mhz` the most it may have now.
+    `throttle_flags` are the firmware's bits (Raspberry Pi). `throttled` says whether the processor is slowed
+    down now, by any source, `throttled_before` whether it was since boot. `over_current_events` counts since
+    boot (Jetson). `power_w` is drawn now. `energy_j` (from a counter) and `paused_s` (waited for the machine
+    to cool) are since the last sample.
     """
 
     unix_time: float
@@ -85,47 +79,8 @@ TELEMETRY = pa.schema(
 )
 
 
-class Vcgencmd:
-    """A Raspberry Pi's firmware, asked at most every COMMAND_EVERY seconds; None for whatever it does not
-    answer."""
-
-    def __init__(self, path: str | None) -> None:
-        self._program = shutil.which("vcgencmd", path=path)
-        self._answers: dict[str, tuple[float, str | None]] = {}
-
-    def ask(self, question: str) -> str | None:
-        asked, answer = self._answers.get(question, (-COMMAND_EVERY, None))
-        if self._program and time.monotonic() - asked >= COMMAND_EVERY:
-            answer = self._run(self._program, question)
-            self._answers[question] = (time.monotonic(), answer)
-        return answer
-
-    def _run(self, program: str, question: str) -> str | None:
-        try:
-            done = subprocess.run(  # noqa: S603 - a fixed word to the board's own tool
-                [program, question],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=COMMAND_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.SubprocessError):
-            self._program = None  # what does not answer once is not asked again
-            return None
-        return done.stdout if done.returncode == 0 else None
-
-
-class Counter(NamedTuple):
-    """An energy counter's file and where it starts again, in microjoules."""
-
-    path: Path
-    wraps_at: int | None
-
-
 class Sensors:
-    """Everything readable below `root`; `path` is where vcgencmd is looked for (default: PATH). Sensors are
-    looked for once."""
+    """The sensors below `root`, looked for once; `path` is where vcgencmd is looked for (default: PATH)."""
 
     def __init__(self, root: Path = SYSTEM, path: str | None = None) -> None:
         self._root = root
@@ -137,24 +92,17 @@ class Sensors:
         ]
         policies = sorted(root.glob("sys/devices/system/cpu/cpufreq/policy*"))
         self._policies = policies or sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
-        self._throttled_file = next(
-            iter(sorted(root.glob("sys/devices/platform/*/*firmware/get_throttled"))), None
-        )
-        self._rails = list(rails(root))
+        firmware = sorted(root.glob("sys/devices/platform/*/*firmware/get_throttled"))
+        self._throttled_file = firmware[0] if firmware else None
+        self._rails = jetson_rails(root)
         self._over_current = sorted(root.glob("sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt"))
-        self._counters = [
-            Counter(folder / "energy_uj", read_integer(folder / "max_energy_range_uj"))
-            for folder in sorted(root.glob("sys/class/powercap/intel-rapl:[0-9]*"))
-            if folder.name.count(":") == 1  # packages; what is inside them would count twice
-        ]
-        self._energy: dict[Path, int] = {}
+        self._energy = EnergyCounters(root)
         self._vcgencmd = Vcgencmd(path)
-        self._joules()  # from now on
 
     def temperature(self) -> float | None:
         """Degrees Celsius of the hottest thermal zone."""
-        found = [value / 1000 for path in self._zones if (value := read_integer(path)) is not None]
-        return max((value for value in found if PLAUSIBLE[0] < value < PLAUSIBLE[1]), default=None)
+        degrees = [value / 1000 for value in read_integers(self._zones)]
+        return max((value for value in degrees if PLAUSIBLE[0] < value < PLAUSIBLE[1]), default=None)
 
     def rss(self) -> int | None:
         """Bytes of memory that this process has now."""
@@ -176,28 +124,23 @@ class Sensors:
             frequency_limit_mhz=self._megahertz("scaling_max_freq"),
             throttle_flags=flags,
             throttled=self._throttled(flags),
-            throttled_before=None if flags is None else bool(flags & SINCE_BOOT),
-            over_current_events=self._sum(self._over_current),
+            throttled_before=None if flags is None else bool(flags & THROTTLED_SINCE_BOOT),
+            over_current_events=self._over_current_events(),
             power_w=self._watts(),
-            energy_j=self._joules(),
+            energy_j=self._energy.joules(),
             paused_s=paused_s,
         )
 
     def _megahertz(self, name: str) -> float | None:
-        return max(
-            (
-                value / 1000
-                for folder in self._policies
-                if (value := read_integer(folder / name)) is not None
-            ),
-            default=None,
-        )
+        """MHz of the fastest core, from the cpufreq file of this name."""
+        kilohertz = read_integers([folder / name for folder in self._policies])
+        return max(kilohertz) / 1000 if kilohertz else None
 
     def _flags(self) -> int | None:
-        """The firmware's bits: from the kernel where it passes them on, else by asking."""
+        """The firmware's bits, from the kernel where it has them, else from vcgencmd."""
         text = read_text(self._throttled_file) if self._throttled_file else None
         if text is None:
-            text = (self._vcgencmd.ask("get_throttled") or "").strip().removeprefix("throttled=")
+            text = (self._vcgencmd.output("get_throttled") or "").strip().removeprefix("throttled=")
         try:
             flags = int(text, 16)
         except ValueError:
@@ -205,125 +148,30 @@ class Sensors:
         return flags if 0 <= flags < 1 << 31 else None
 
     def _throttled(self, flags: int | None) -> bool | None:
-        states = [state for path in self._coolers if (state := read_integer(path)) is not None]
+        """Whether the firmware or a cooling device slows the processor down now."""
+        states = read_integers(self._coolers)
         if flags is None and not states:
             return None
-        return bool((flags or 0) & NOW) or any(state > 0 for state in states)
+        return bool((flags or 0) & THROTTLED_NOW) or any(state > 0 for state in states)
 
     def _watts(self) -> float | None:
+        """Power drawn now; None where one of a Jetson's rails cannot be read."""
         if self._rails:
-            drawn = [
-                volts * amperes / 1e6  # millivolts and milliamperes
-                for volt, ampere in self._rails
-                if (volts := read_integer(volt)) is not None
-                and (amperes := read_integer(ampere)) is not None
-            ]
-            return sum(drawn) if len(drawn) == len(self._rails) else None
-        return pmic_watts(self._vcgencmd.ask("pmic_read_adc") or "")
+            watts = [power for rail in self._rails if (power := rail.watts()) is not None]
+            return sum(watts) if len(watts) == len(self._rails) else None
+        return pmic_watts(self._vcgencmd.output("pmic_read_adc") or "")
 
-    def _joules(self) -> float | None:
-        """Since the last call; None where no counter was read both times."""
-        total, counted = 0, False
-        for counter in self._counters:
-            before, now = self._energy.get(counter.path), read_integer(counter.path)
-            if now is None:
-                self._energy.pop(counter.path, None)
-                continue
-            self._energy[counter.path] = now
-            if before is None or (now < before and counter.wraps_at is None):
-                continue
-            total += now - before + ((counter.wraps_at or 0) if now < before else 0)
-            counted = True
-        return total / 1e6 if counted else None
-
-    @staticmethod
-    def _sum(paths: list[Path]) -> int | None:
-        found = [value for path in paths if (value := read_integer(path)) is not None]
-        return sum(found) if found else None
+    def _over_current_events(self) -> int | None:
+        """Sum of the over-current counters (Jetson)."""
+        counts = read_integers(self._over_current)
+        return sum(counts) if counts else None
 
 
-def rails(root: Path) -> list[tuple[Path, Path]]:
-    """Voltage and current files of an INA3221 (Jetson): of the input rail where there is one, else of every
-    labelled rail."""
-    found: dict[str, tuple[Path, Path]] = {}
-    for folder in sorted(root.glob("sys/class/hwmon/hwmon*")):
-        if not (read_text(folder / "name") or "").startswith("ina3221"):
-            continue
-        for label in sorted(folder.glob("in[0-9]*_label")):
-            number = label.name.removeprefix("in").removesuffix("_label")
-            pair = folder / f"in{number}_input", folder / f"curr{number}_input"
-            name = read_text(label)
-            if name and all(path.exists() for path in pair):
-                found[name] = pair
-    total = [pair for name, pair in found.items() if name in TOTAL_INPUT]
-    return total or list(found.values())
-
-
-def pmic_watts(text: str) -> float | None:
-    """Watts through the rails whose current and voltage a Pi 5's `pmic_read_adc` gives: the chips' part, not
-    the whole board."""
-    values: dict[str, dict[str, float]] = {}
-    for name, kind, number in RAIL.findall(text):
-        try:
-            values.setdefault(name, {})[kind] = float(number)
-        except ValueError:
-            continue
-    drawn = [rail["A"] * rail["V"] for rail in values.values() if len(rail) == 2]
-    return sum(drawn) if drawn else None
+def read_integers(paths: list[Path]) -> list[int]:
+    """The integers in these files, without those that cannot be read."""
+    return [value for path in paths if (value := read_integer(path)) is not None]
 
 
 def telemetry_table(samples: list[Sample]) -> pa.Table:
+    """Rows of device.parquet."""
     return pa.Table.from_pylist([sample._asdict() for sample in samples], schema=TELEMETRY)
-
-
-HYSTERESIS = 5.0  # degrees Celsius to cool down by, so that it does not stop again at once
-LOOK_EVERY = 2.0  # seconds between two looks at the sensor
-
-
-class Cooling:
-    """Waits while the machine is hotter than `above` degrees Celsius, until it is HYSTERESIS degrees cooler.
-
-    `check` is called while waiting (it may raise), `on_note` hears about each pause. Does nothing where
-    `above` is None.
-    """
-
-    def __init__(
-        self,
-        sensors: Sensors,
-        above: float | None,
-        check: Callable[[], None],
-        on_note: OnNote,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._sensors, self._above, self._check, self._on_note, self._sleep = (
-            sensors,
-            above,
-            check,
-            on_note,
-            sleep,
-        )
-        self._looked = -LOOK_EVERY
-        self._paused = 0.0
-
-    def wait(self) -> None:
-        """To be called often: looks at the sensor at most every LOOK_EVERY seconds."""
-        if self._above is None or time.monotonic() - self._looked < LOOK_EVERY:
-            return
-        started = self._looked = time.monotonic()
-        found = self._sensors.temperature()
-        if found is None or found <= self._above:
-            return
-        self._on_note(
-            f"{found:.1f} °C, above {self._above:g}: waiting until it is {self._above - HYSTERESIS:g}"
-        )
-        while found is not None and found > self._above - HYSTERESIS:
-            self._check()
-            self._sleep(LOOK_EVERY)
-            found = self._sensors.temperature()
-        self._looked = time.monotonic()
-        self._paused += self._looked - started
-
-    def taken(self) -> float:
-        """Seconds waited since this was asked last."""
-        paused, self._paused = self._paused, 0.0
-        return paused

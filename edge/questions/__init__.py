@@ -1,7 +1,8 @@
-"""Questions: read, fetched, made into prompts and compared with answers.
+"""Questions: read, downloaded, made into prompts and compared with answers.
 
-- `question.read_questions`, `question.select`: from a file, and those of a shard
+- `question.read_questions`, `question.select`: the questions of a file, and those of a shard
+- `hub.read_rows`: the same questions in the forms of the Hugging Face hub
 - `download.fetch`: a file from its authors
-- `prompt.Prompter`: from a question to token ids
-- `similarity.against`: an answer against the reference answers
+- `prompt.Prompter`: prompts and token ids of questions
+- `similarity.compare_with_references`: an answer compared with the reference answers
 """

@@ -1,4 +1,4 @@
-"""A file from an address: whole and as its checksum says, or not at all."""
+"""Downloads: a file arrives whole and with the right checksum, or not at all."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ LARGEST = 64 << 20
 
 
 def fetch(url: str, target: Path, sha256: str | None, check: Callable[[Path], object], by_hand: str) -> str:
-    """Downloads `url` to `target` after `check` has accepted the downloaded file; its SHA-256.
+    """Downloads `url` to `target` once `check` has accepted the file; returns its SHA-256.
 
     Raises UserError, ending in `by_hand`, when the address cannot be reached or has no such file, the
-    transfer is cut, or the checksum differs, and where nothing can be written; what was at `target` is then
-    as it was.
+    transfer is cut, or the checksum differs. Also raises UserError where nothing can be written. The file at
+    `target` is then unchanged.
     """
     if not url.startswith(("https://", "http://")):
         raise UserError(f"--url is {url!r}: give an http or https address, or {by_hand}")
     data = download(url, by_hand)
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256.lower():
-        raise UserError(f"{url} has the SHA-256 {found}, not {sha256}: check the address, or {by_hand}")
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and digest != sha256.lower():
+        raise UserError(f"{url} has the SHA-256 {digest}, not {sha256}: check the address, or {by_hand}")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            tried = Path(folder) / target.name  # with its suffix, which says what form it has
-            tried.write_bytes(data)
+            downloaded = Path(folder) / target.name  # the suffix tells `check` the form of the file
+            downloaded.write_bytes(data)
             try:
-                check(tried)
+                check(downloaded)
             except UserError as error:
-                reason = str(error).replace(str(tried), "the file")
+                reason = str(error).replace(str(downloaded), "the file")
                 raise UserError(
                     f"{url} holds other than TruthfulQA's questions ({reason}); {by_hand}"
                 ) from error
@@ -48,10 +48,11 @@ def fetch(url: str, target: Path, sha256: str | None, check: Callable[[Path], ob
             f"{reason}: free space, or give other places with TMPDIR and XDG_DATA_HOME"
         ) from error
     write_whole(target, lambda temporary: temporary.write_bytes(data))
-    return found
+    return digest
 
 
 def download(url: str, by_hand: str) -> bytes:
+    """Content at `url`; raises UserError, ending in `by_hand`, where it does not arrive whole."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310  # the scheme is checked
             data: bytes = answer.read(LARGEST + 1)

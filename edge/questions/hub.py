@@ -1,5 +1,4 @@
-"""TruthfulQA as the hub has it: rows of its `generation` or `multiple_choice` form, in Parquet or JSON
-lines."""
+"""TruthfulQA from the hub: its `generation` or `multiple_choice` form, in Parquet or JSON lines."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """One mapping for each row; raises UserError for what is damaged or not there."""
+    """Reads one mapping for each row; raises UserError when the file is missing or damaged."""
     try:
         if path.suffix.lower() == PARQUET:
             rows: list[Row] = pq.read_table(path).to_pylist()
@@ -37,16 +36,15 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def cells_of(path: Path, number: int, row: Row) -> tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]:
-    """Cells under the CSV's names, true and false answers. Raises UserError, naming the row, for one of
-    neither form."""
+    """A row's cells under the CSV's names, its true answers and its false answers.
+
+    Raises UserError, naming the row, for a row of neither form.
+    """
     try:
         if "mc1_targets" in row:
             best = targets(row["mc1_targets"], 1)
-            cells, true, false = (
-                {"Best Answer": best[0] if best else ""},
-                targets(row["mc2_targets"], 1),
-                targets(row["mc2_targets"], 0),
-            )
+            cells = {"Best Answer": best[0] if best else ""}
+            true, false = (targets(row["mc2_targets"], label) for label in (1, 0))
         else:
             cells = {name: text(row.get(key, "")) for name, key in TEXTS.items()}
             true, false = (tuple(map(text, row[key])) for key in ("correct_answers", "incorrect_answers"))
@@ -61,11 +59,13 @@ def cells_of(path: Path, number: int, row: Row) -> tuple[dict[str, str], tuple[s
 
 
 def targets(raw: Mapping[str, Any], label: int) -> tuple[str, ...]:
+    """The choices that have this label: 1 for true, 0 for false."""
     pairs = zip(raw["choices"], raw["labels"], strict=True)
-    return tuple(text(choice) for choice, given in pairs if given == label)
+    return tuple(text(choice) for choice, choice_label in pairs if choice_label == label)
 
 
 def text(value: object) -> str:
+    """A text without white space around it; raises TypeError for another value."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} is no text")
     return value.strip()

@@ -1,5 +1,4 @@
-"""From a question to token ids: chat template, TruthfulQA's question-and-answer preset, or the question
-alone."""
+"""Prompts and their token ids: chat template, TruthfulQA's preset, or the question alone."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ QA_PRESET = (
 )
 
 
-# What code of a template's own can raise; a template comes with a download and is as little trusted as one.
+# Errors that a template's code can raise: templates come with downloads and are not trusted.
 TEMPLATE_FAILURES = (
     jinja2.TemplateError,
     TypeError,
@@ -52,18 +51,18 @@ TEMPLATE_FAILURES = (
 
 
 class Prompt(NamedTuple):
-    """Token ids as they enter the model, and the text they were made from."""
+    """Token ids that enter the model, and the text they were made from."""
 
     ids: tuple[int, ...]
     text: str
 
 
 class Prompter:
-    """Makes prompts for one artifact and turns ids back into text.
+    """Makes prompts for one artifact and decodes token ids.
 
-    `style` None takes `chat` where the artifact has a chat template, `raw` otherwise. `date` (ISO) is what a
-    template sees as today. Raises UserError for an unknown style, a missing or broken template, or a bad
-    date.
+    `style` None means `chat` where the artifact has a chat template, `raw` otherwise. `date` (ISO) is the
+    day that a template sees as today. Raises UserError for an unknown style, a missing or broken template,
+    or a bad date.
     """
 
     def __init__(self, artifact: Artifact, style: str | None = None, date: str | None = None) -> None:
@@ -81,15 +80,17 @@ class Prompter:
         self._pieces: dict[int, str] = {}
 
     def prompt(self, question: str) -> Prompt:
-        """The prompt for one question. Raises UserError when the template fails or the tokenizer exceeds the
-        model."""
+        """Makes the prompt for one question.
+
+        Raises UserError when the template fails, or for a token id that the model does not have.
+        """
         if not question.isprintable() and any(0xD800 <= ord(c) <= 0xDFFF for c in question):
             raise UserError(f"the question {question[:40]!r} is not UTF-8: type it again")
         if self.style == "chat":
             text = self._render([{"role": "user", "content": question}])
         elif self.style == "qa":
-            pairs = "\n\n".join(f"Q: {asked}\nA: {answer}" for asked, answer in QA_PRESET)
-            text = f"{pairs}\n\nQ: {question}\nA:"
+            preset = "\n\n".join(f"Q: {example}\nA: {answer}" for example, answer in QA_PRESET)
+            text = f"{preset}\n\nQ: {question}\nA:"
         else:
             text = question
         # A template writes its own special tokens; other prompts get those of tokenizer.json's
@@ -99,8 +100,8 @@ class Prompter:
             raise UserError(f"the question {question[:40]!r} has no tokens: ask something")
         if max(ids) >= self._vocabulary:
             raise UserError(
-                f"token {max(ids)} is outside the model's vocabulary of {self._vocabulary}: build the "
-                f"artifact again"
+                f"token {max(ids)} is outside the model's vocabulary of {self._vocabulary}: "
+                "build the artifact again"
             )
         return Prompt(ids, text)
 
@@ -123,7 +124,7 @@ class Prompter:
             ) from error
 
     def piece(self, token_id: int) -> str:
-        """One token as text on its own; bytes that are no whole character show as U+FFFD."""
+        """One token as text; bytes of an incomplete character become U+FFFD."""
         if token_id not in self._pieces:
             self._pieces[token_id] = self.tokenizer.decode([token_id], special=True)
         return self._pieces[token_id]
@@ -153,8 +154,7 @@ def load_template(artifact: Artifact) -> jinja2.Template:
 
 
 def compile_template(source: str, name: str) -> jinja2.Template:
-    """Compiles in a sandbox with what transformers gives to templates: trimmed blocks, loop controls,
-    tojson."""
+    """Compiles in a sandbox, with the settings and functions that transformers gives to templates."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )

@@ -1,5 +1,4 @@
-"""Questions with their reference answers: TruthfulQA's CSV of 817 or of 790 questions, its forms on the hub,
-or your own."""
+"""Questions with their reference answers, read from TruthfulQA's files or your own."""
 
 from __future__ import annotations
 
@@ -18,13 +17,16 @@ from edge.questions.hub import JSON_LINES, PARQUET, cells_of, read_rows
 
 EMBEDDED = DATA / "questions.csv"
 REQUIRED = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
+OPTIONAL = ("Best Incorrect Answer", "Type", "Category", "Source")
 ANSWER_SEPARATOR = ";"
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question; `index` is its row in the file, from 0. `best_incorrect` is "" in the file of 817
-    questions."""
+    """One question; `index` is its row in the file, from 0.
+
+    `best_incorrect` is "" in TruthfulQA's file of 817 questions (before 2025), which lacks it.
+    """
 
     index: int
     question: str
@@ -43,35 +45,30 @@ class Question:
 
 
 def fetched_path() -> Path:
-    """Where `edge questions fetch` puts the authors' CSV: below $XDG_DATA_HOME, by default
-    ~/.local/share."""
-    return (
-        Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-        / "edgetrace"
-        / "truthfulqa.csv"
-    )
+    """Path of the authors' CSV once fetched: below $XDG_DATA_HOME, by default ~/.local/share."""
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "edgetrace" / "truthfulqa.csv"
 
 
 def default_questions() -> Path:
-    """The authors' questions where they have been fetched, else the embedded ones."""
+    """Path of the authors' questions where they have been fetched, else of the embedded ones."""
     return fetched_path() if fetched_path().is_file() else EMBEDDED
 
 
 def split_answers(cell: str) -> tuple[str, ...]:
+    """The answers of a CSV cell, without empty ones."""
     return tuple(answer for part in cell.split(ANSWER_SEPARATOR) if (answer := part.strip()))
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Reads a CSV in TruthfulQA's columns (those of 2025 or before), or by their names' ends the hub's
-    Parquet and JSON lines; further columns are ignored.
+    """Reads a CSV in TruthfulQA's columns (those of 2025 or before), or the hub's Parquet or JSON lines.
 
-    Raises UserError, naming file, row and mend, when it is missing, empty, not UTF-8, lacks a column or a
-    question.
+    The file name's suffix decides; further columns are ignored. Raises UserError, naming file, row and mend,
+    when the file is missing, empty or not UTF-8, or lacks a column or a question.
     """
     if path.suffix.lower() in (PARQUET, *JSON_LINES):
-        return [
-            made_of(path, number, *cells_of(path, number, row)) for number, row in enumerate(read_rows(path))
-        ]
+        rows = enumerate(read_rows(path))
+        return [question_of_cells(path, index, *cells_of(path, index, row)) for index, row in rows]
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -96,7 +93,7 @@ def read_questions(path: Path) -> list[Question]:
                 f"{path} lacks the column {' and '.join(missing)}: the columns needed are "
                 f"{', '.join(REQUIRED)}"
             )
-        questions = [question_of(path, index, row) for index, row in enumerate(reader)]
+        questions = [question_of_row(path, index, row) for index, row in enumerate(reader)]
     except csv.Error as error:
         raise UserError(f"{path} is not a well-formed CSV ({error}): save it again as CSV") from error
     if not questions:
@@ -104,23 +101,17 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def question_of(path: Path, index: int, row: dict[str, str | None]) -> Question:
-    cells = {
-        name: (row.get(name) or "").strip()
-        for name in (*REQUIRED, "Best Incorrect Answer", "Type", "Category", "Source")
-    }
-    return made_of(
-        path,
-        index,
-        cells,
-        split_answers(cells["Correct Answers"]),
-        split_answers(cells["Incorrect Answers"]),
-    )
+def question_of_row(path: Path, index: int, row: dict[str, str | None]) -> Question:
+    """The question of a CSV row; raises UserError when its text is missing."""
+    cells = {name: (row.get(name) or "").strip() for name in (*REQUIRED, *OPTIONAL)}
+    correct, incorrect = (split_answers(cells[name]) for name in ("Correct Answers", "Incorrect Answers"))
+    return question_of_cells(path, index, cells, correct, incorrect)
 
 
-def made_of(
+def question_of_cells(
     path: Path, index: int, cells: Mapping[str, str], correct: tuple[str, ...], incorrect: tuple[str, ...]
 ) -> Question:
+    """The question of cells under the CSV's names; raises UserError when its text is missing."""
     if not cells["Question"]:
         raise UserError(f"{path} has no question in data row {index + 1}: fill it in or delete the row")
     return Question(
@@ -137,35 +128,31 @@ def made_of(
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:
-    """Content hash: the same for the same questions whatever file they stood in."""
+    """SHA-256 (hex) of the questions' content, the same for every file that holds them."""
     return hashlib.sha256(json.dumps([asdict(q) for q in questions], sort_keys=True).encode()).hexdigest()
 
 
 def select(questions: Sequence[Question], limit: int | None, shard: str) -> list[Question]:
-    """The first `limit` questions, of them every N-th for shard I/N (I from 1). Raises UserError for bad
-    numbers and for a shard that has none."""
+    """Every N-th of the first `limit` questions for shard I/N (I from 1).
+
+    Raises UserError for numbers out of range and for a shard without questions.
+    """
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}: a positive number of questions is needed")
     number, count = parse_shard(shard)
-    asked = list(questions[:limit])
-    if asked and number > len(asked):
+    first = list(questions[:limit])
+    if first and number > len(first):
         raise UserError(
-            f"--shard is {shard} of {len(asked)} questions and would have none: make at most {len(asked)} "
-            f"shards"
+            f"--shard is {shard} of {len(first)} questions and would have none: "
+            f"make at most {len(first)} shards"
         )
-    return asked[number - 1 :: count]
+    return first[number - 1 :: count]
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
-    """I and N of "I/N"; raises UserError unless 1 <= I <= N."""
-    number, slash, count = shard.partition("/")
-    if (
-        slash
-        and number.isascii()
-        and number.isdigit()
-        and count.isascii()
-        and count.isdigit()
-        and 1 <= int(number) <= int(count)
-    ):
+    """Parses "I/N"; raises UserError unless 1 <= I <= N."""
+    number, _, count = shard.partition("/")
+    are_digits = all(part.isascii() and part.isdigit() for part in (number, count))
+    if are_digits and 1 <= int(number) <= int(count):
         return int(number), int(count)
     raise UserError(f"--shard is {shard!r}: give I/N with I from 1 to N, for example 2/4")

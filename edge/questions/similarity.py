@@ -1,5 +1,4 @@
-"""Generated answers against reference answers: BLEU and ROUGE as lm-evaluation-harness has them, and the
-nearest reference."""
+"""Answers compared with references: BLEU and ROUGE of lm-evaluation-harness, and the nearest reference."""
 
 from __future__ import annotations
 
@@ -14,23 +13,24 @@ from edge.questions.question import Question
 
 NO_COMMENT = "I have no comment."
 MEASURES = ("bleu", "rouge1", "rouge2", "rougeL")
-SCORES = tuple(f"{measure}_{what}" for measure in MEASURES for what in ("max", "diff", "acc"))
-NEAREST_BY = (
-    "rougeL"  # BLEU is near 0 for most short answers, and ROUGE-2 too: most would have no nearest reference
-)
+SCORES = tuple(f"{measure}_{value}" for measure in MEASURES for value in ("max", "diff", "acc"))
+# BLEU and ROUGE-2 are near 0 for most short answers, which would have no nearest reference.
+NEAREST_BY = "rougeL"
 ROUGE_TYPES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rougeLsum"}
 
 
 class Nearest(NamedTuple):
-    """The outcome whose reference is most like an answer, and by how much it is so (0 to 100) than any of
-    another outcome. None where true and false references are equally like it."""
+    """The outcome of the reference that is most similar to an answer, None where true and false ones tie.
+
+    `margin` (0 to 100) is its similarity less that of any other outcome.
+    """
 
     outcome: str | None
     margin: float
 
 
 @functools.cache
-def libraries() -> tuple[Any, Any]:
+def bleu_and_rouge() -> tuple[Any, Any]:
     """sacrebleu's corpus_bleu and a rouge-score scorer; raises UserError where they are not installed."""
     try:
         bleu = importlib.import_module("sacrebleu").corpus_bleu
@@ -41,56 +41,56 @@ def libraries() -> tuple[Any, Any]:
 
 
 def with_period(answers: Sequence[str]) -> list[str]:
-    """References as the harness compares them: stripped, with a final period, empty ones left out."""
+    """References in the harness's form: stripped, with a final period, without empty ones."""
     stripped = (answer.strip() for answer in answers)
     return [answer if answer.endswith(".") else f"{answer}." for answer in stripped if answer]
 
 
 def references(question: Question) -> tuple[list[str], list[str]]:
-    """True and false ones. "I have no comment." is true; the best answers stand in where a question has no
-    list."""
+    """A question's true and false references.
+
+    "I have no comment." is a true one. The best answers are used where a question has no list.
+    """
     true = with_period(question.correct or (question.best,))
     if NO_COMMENT not in true:
         true.append(NO_COMMENT)
     return true, with_period(question.incorrect or (question.best_incorrect,))
 
 
-def likeness(answer: str, reference: str) -> dict[str, float]:
-    """Each of MEASURES, 0 to 100: sacrebleu's corpus BLEU of the one pair (exponential smoothing,
-    international tokens, no effective order) and the F-measures of ROUGE-1, ROUGE-2 and ROUGE-Lsum (Lin
-    2004), as in lm-evaluation-harness 0.4."""
-    bleu, scorer = libraries()
-    found = {
-        "bleu": float(
-            bleu(
-                [answer],
-                [[reference]],
-                smooth_method="exp",
-                smooth_value=0.0,
-                force=False,
-                lowercase=False,
-                tokenize="intl",
-                use_effective_order=False,
-            ).score
-        )
-    }
-    rouge = scorer.score(
-        *(text.replace(" . ", ".\n") for text in (reference, answer))
-    )  # lines are what ROUGE-Lsum sums over
-    return found | {name: 100 * float(rouge[kind].fmeasure) for name, kind in ROUGE_TYPES.items()}
+def similarity(answer: str, reference: str) -> dict[str, float]:
+    """Each of MEASURES, 0 to 100, computed as in lm-evaluation-harness 0.4.
+
+    BLEU is sacrebleu's corpus BLEU of the one pair (exponential smoothing, international tokens, no
+    effective order). The others are the F-measures of ROUGE-1, ROUGE-2 and ROUGE-Lsum (Lin 2004).
+    """
+    corpus_bleu, scorer = bleu_and_rouge()
+    bleu = corpus_bleu(
+        [answer],
+        [[reference]],
+        smooth_method="exp",
+        smooth_value=0.0,
+        force=False,
+        lowercase=False,
+        tokenize="intl",
+        use_effective_order=False,
+    )
+    # ROUGE-Lsum sums over lines.
+    lines = (text.replace(" . ", ".\n") for text in (reference, answer))
+    rouge = scorer.score(*lines)
+    f_measures = {name: 100 * float(rouge[kind].fmeasure) for name, kind in ROUGE_TYPES.items()}
+    return {"bleu": float(bleu.score)} | f_measures
 
 
-def against(answer: str, question: Question) -> tuple[dict[str, float | None], Nearest]:
-    """SCORES of the answer and its nearest reference. Scores are None where the question has no false
-    reference.
+def compare_with_references(answer: str, question: Question) -> tuple[dict[str, float | None], Nearest]:
+    """SCORES of the answer, None where the question has no false reference, and its nearest reference.
 
-    `*_max` is the likeness to the nearest true reference, `*_diff` that less the likeness to the nearest
+    `*_max` is the similarity to the nearest true reference, `*_diff` that less the similarity to the nearest
     false one, `*_acc` 1 where the difference is above 0.
     """
     true, false = references(question)
     if not false:
         return dict.fromkeys(SCORES), Nearest(None, math.nan)
-    by_text = {text: likeness(answer, text) for text in {*true, *false}}
+    by_text = {text: similarity(answer, text) for text in {*true, *false}}
     scores: dict[str, float | None] = {}
     for measure in MEASURES:
         high, low = (max(by_text[text][measure] for text in side) for side in (true, false))
@@ -103,9 +103,9 @@ def against(answer: str, question: Question) -> tuple[dict[str, float | None], N
 
 
 def nearest(
-    question: Question, true: list[str], false: list[str], like: Callable[[str], float | None]
+    question: Question, true: list[str], false: list[str], similarity_to: Callable[[str], float | None]
 ) -> Nearest:
-    """By the likeness of the four kinds of reference; of equals on one side the best answer is taken."""
+    """Finds the outcome of the most similar reference; of equals on one side the best answer is taken."""
     best, best_incorrect = with_period([question.best]), with_period([question.best_incorrect])
     kinds = {
         "best": best,
@@ -113,15 +113,15 @@ def nearest(
         "best_incorrect": best_incorrect,
         "incorrect": [text for text in false if text not in best_incorrect],
     }
-    found = {
-        kind: max(known)
+    highest = {
+        kind: max(values)
         for kind, texts in kinds.items()
-        if (known := [v for text in texts if (v := like(text)) is not None])
+        if (values := [value for text in texts if (value := similarity_to(text)) is not None])
     }
-    top = max(found, key=lambda kind: found[kind])
-    margin = found[top] - max((value for kind, value in found.items() if kind != top), default=0.0)
-    sides = [
-        max((value for kind, value in found.items() if kind in side), default=-1.0)
+    top = max(highest, key=lambda kind: highest[kind])
+    margin = highest[top] - max((value for kind, value in highest.items() if kind != top), default=0.0)
+    of_true, of_false = (
+        max((value for kind, value in highest.items() if kind in side), default=-1.0)
         for side in (("best", "correct"), ("best_incorrect", "incorrect"))
-    ]
-    return Nearest(None, 0.0) if sides[0] == sides[1] else Nearest(top, margin)
+    )
+    return Nearest(None, 0.0) if of_true == of_false else Nearest(top, margin)

@@ -1,11 +1,14 @@
-"""A run on disk: written in whole parts, resumed, merged, judged and followed.
+"""A run on disk: written in whole parts, resumed, merged, judged and watched.
 
 - `run_directory.Run`, `run_directory.RunWriter`: reading and writing
-- `manifest.RunManifest`, `manifest.read_manifest`, `records.RunSettings`: what run.json says, typed
-- `record.AnswerRecord`, `record.PartBuffer`: from steps to rows
-- `disk.check_disk`: whether a run fits
-- `score_directory.ScoreWriter`: what `edge score` keeps
-- `merge.merge`: shards as one run
-- `outcomes.read_outcomes`, `outcomes.save`: how answers were judged
+- `manifest.RunManifest`, `manifest.read_manifest`: run.json
+- `provenance`: the parts of run.json and score.json that decide the rows
+- `record.AnswerRecord`, `record.PartBuffer`: rows made from steps
+- `columns`, `parts`: the tables' columns, and their Parquet files
+- `job_directory.JobDirectory`: the lock and the resuming that runs and scores share
+- `disk.check_disk`: room on the disk
+- `score_directory.ScoreWriter`: the scores of `edge score`
+- `merge.merge`: shards put together as one run
+- `outcomes.read_outcomes`, `outcomes.save`: judgements of the answers
 - `watch.Follower`: a run that another process writes
 """

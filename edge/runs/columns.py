@@ -40,13 +40,13 @@ ANSWER = [
 
 
 def metrics_of(*, reference: bool = False, forced: bool = False, exact: bool = False) -> tuple[Metric, ...]:
-    """What a run has: the metrics of every run, and those of a reference, a forced or an exact one."""
+    """The metrics of a run: those of every run, and those of a reference, a forced or an exact one."""
     kinds = {Kind.EVERY: True, Kind.REFERENCE: reference, Kind.FORCED: forced, Kind.EXACT: exact}
     return tuple(metric for metric in METRICS if kinds[metric.kind])
 
 
-def of_steps(metrics: Iterable[Metric]) -> list[Metric]:
-    """Those that have a column of `steps`."""
+def token_metrics(metrics: Iterable[Metric]) -> list[Metric]:
+    """The metrics that have a column of `steps`."""
     return [metric for metric in metrics if metric.level == Level.TOKEN]
 
 
@@ -56,14 +56,14 @@ def mean_column(vector: str) -> str:
 
 
 def column(metric: Metric) -> pa.Field:
-    """A metric's column of `steps`, or of `answers` where it is of the whole answer."""
+    """A metric's column: of `steps`, or of `answers` for a metric of a whole answer."""
     kind = TYPES[metric.dtype]
     return pa.field(metric.name, pa.list_(kind) if metric.is_list else kind)
 
 
 def steps_schema(*, reference: bool, forced: bool, exact: bool = False) -> pa.Schema:
     """Columns of `steps`: those of every run, then those of its kind."""
-    metrics = of_steps(metrics_of(reference=reference, forced=forced, exact=exact))
+    metrics = token_metrics(metrics_of(reference=reference, forced=forced, exact=exact))
     every = [column(metric) for metric in metrics if metric.kind == Kind.EVERY]
     own = [column(metric) for metric in metrics if metric.kind != Kind.EVERY]
     return pa.schema([*STEP, *every, STEP_TIME, *own])
@@ -75,7 +75,7 @@ def summarised(*, forced: bool) -> tuple[str, ...]:
 
 
 def has_mean_vector(metric: Metric) -> bool:
-    """Whether `answers` holds the mean of a list column: those that are not a run's own choice of tokens."""
+    """Whether `answers` holds the mean of a metric's vectors; a reference's kept tokens have no mean."""
     return metric.is_list and metric.level == Level.TOKEN and metric.kind != Kind.REFERENCE
 
 

@@ -1,6 +1,6 @@
-"""What a run will take of the disk, said before anything is written.
+"""Room on the disk: what a run will take, checked before anything is written.
 
-The figures are upper estimates held against measurements at true size (docs/memory.md).
+The figures are upper estimates, checked against measurements of whole runs (docs/memory.md).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from edge.runs.columns import steps_schema
 from edge.signals.metrics import METRICS, VECTORS
 
 PACKED = 0.8  # bytes on disk over the bytes of a row's numbers (docs/performance.md)
-TEXT_BYTES = 16  # a row's texts and list lengths
-PART_BYTES = 64 << 10  # what files with a single answer take beside its numbers
+TEXT_BYTES = 16  # texts and list lengths of a row
+PART_BYTES = 64 << 10  # size of files with a single answer, without its numbers
 
 
 def disk_needed(
@@ -30,27 +30,28 @@ def disk_needed(
     forced: bool = False,
     taps: bool = True,
 ) -> int:
-    """Bytes of a run with so many rows of `steps`, each with so many kept tokens, and so many answers."""
-    scalars = sum(
-        not pa.types.is_list(column.type)
-        for column in steps_schema(reference=reference_k > 0, forced=forced)
-    )
+    """Bytes of a run with `rows` rows of `steps`, each with `reference_k` kept tokens, and `answers`."""
+    columns = steps_schema(reference=reference_k > 0, forced=forced)
+    scalars = sum(not pa.types.is_list(column.type) for column in columns)
     vectors = vector_values(spec) if taps else 0
     row = 4 * scalars + TEXT_BYTES + PACKED * 4 * (vectors + 2 * reference_k)
     return round(rows * row + answers * (PART_BYTES + 4 * vectors))
 
 
 def vector_values(spec: ModelSpec) -> int:
-    """Numbers that the vector columns of a row hold together, at most."""
+    """The most numbers that the vector columns of one row hold."""
     return sum(metric.shape.size(spec) for metric in METRICS if metric.name in VECTORS)
 
 
 def check_disk(folder: Path, needed: int, longest: int | None, free: int | None = None) -> None:
-    """Raises UserError when a run of `needed` bytes does not fit at `folder`; its answers have at most
-    `longest` tokens, None where another run decides how long they are."""
+    """Raises UserError when a run of `needed` bytes does not fit at `folder`.
+
+    Its answers have at most `longest` tokens, None where another run decides their length. `free` bytes are
+    looked up where they are not given.
+    """
     if free is None:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        free = shutil.disk_usage(there).free
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
     if needed <= free:
         return
     if longest is None:

@@ -1,5 +1,4 @@
-"""A folder that one job owns while it writes parts into it: begun, continued by the same job alone, and
-finished.
+"""The folder of one job, which writes parts into it and may continue what it began.
 
 Promise: two processes never write into it at once, what another job wrote is never touched, and a job that
 cannot begin leaves nothing behind.
@@ -20,7 +19,7 @@ from edge.files import LOCK_NAME, claim, remove_temporary, write_record
 RUNNING, FINISHED = "running", "finished"
 
 
-class Record(Protocol):
+class JobManifest(Protocol):
     """A frozen dataclass that says what the job is; `state` is RUNNING or FINISHED."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -32,25 +31,25 @@ class Record(Protocol):
         """The part that must be equal for one job to continue another."""
 
     def to_json(self) -> dict[str, Any]:
-        """The object that the folder's record holds."""
+        """The object in the manifest's file."""
 
 
-R = TypeVar("R", bound=Record)
+M = TypeVar("M", bound=JobManifest)
 
 
-class JobDirectory(ABC, Generic[R]):
-    """A context manager: it holds the directory's lock.
+class JobDirectory(ABC, Generic[M]):
+    """A job's directory, locked until the end of the context manager.
 
     Raises UserError when the folder cannot be written, is in use, or holds anything but the same job. `done`
-    are the questions that are committed, `damaged` the files that were found damaged and removed, so that
+    are the questions that are committed. `damaged` are the files that were damaged and are removed, so that
     their questions run again.
     """
 
-    RECORD: ClassVar[str]  # the file that holds the record
-    FOLDERS: ClassVar[tuple[str, ...]]  # of parts
+    MANIFEST: ClassVar[str]  # the file that holds the manifest
+    FOLDERS: ClassVar[tuple[str, ...]]  # folders of parts
     CONTENT: ClassVar[str]  # what is written, as a user calls it: "run"
 
-    def __init__(self, folder: Path, manifest: R) -> None:
+    def __init__(self, folder: Path, manifest: M) -> None:
         self.folder = folder
         self.done: set[int] = set()
         self.damaged: list[str] = []
@@ -77,24 +76,26 @@ class JobDirectory(ABC, Generic[R]):
             raise
 
     @abstractmethod
-    def _read(self) -> R:
-        """The record that is there; raises UserError when it is damaged or of another schema."""
+    def _read(self) -> M:
+        """The manifest that is there; raises UserError when it is damaged or of another schema."""
 
     @abstractmethod
     def _another(self, differing: Sequence[str]) -> str:
-        """Says that the folder holds another job's work and in which fields of decides() it differs."""
+        """A sentence: the folder holds another job, which differs in these fields of decides()."""
 
     @abstractmethod
     def _recover(self) -> None:
-        """Removes parts that are damaged; learns which questions are committed."""
+        """Removes damaged parts; fills `done` and `damaged`."""
 
-    def _existing(self, manifest: R) -> R | None:
-        """The record of the same job in this folder, None for an empty or absent folder. Raises UserError
-        when it holds anything else."""
+    def _existing(self, manifest: M) -> M | None:
+        """The manifest of the same job in this folder, None for an empty or absent folder.
+
+        Raises UserError when the folder holds anything else.
+        """
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: give a folder with --out")
-        if not (self.folder / self.RECORD).exists():
-            own = {LOCK_NAME, *self.FOLDERS, f".{self.RECORD}.tmp"}
+        if not (self.folder / self.MANIFEST).exists():
+            own = {LOCK_NAME, *self.FOLDERS, f".{self.MANIFEST}.tmp"}
             foreign = {path.name for path in self.folder.glob("*")} - own
             if foreign or any(self.folder.glob("*/part-*.parquet")):
                 raise UserError(
@@ -109,13 +110,15 @@ class JobDirectory(ABC, Generic[R]):
 
     @contextlib.contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """Encloses what must work before the first part: where it fails, what the job has just begun is
-        taken away again, the folders as far as nothing else is in them."""
+        """Encloses the work before the first part.
+
+        Where it fails, a new job's files are removed, and its folders where they are empty.
+        """
         try:
             yield
         except BaseException:
             if self._fresh:
-                for name in (self.RECORD, LOCK_NAME):
+                for name in (self.MANIFEST, LOCK_NAME):
                     (self.folder / name).unlink(missing_ok=True)
                 for folder in self._new_folders:
                     with contextlib.suppress(OSError):  # the job's own error is what must be told
@@ -123,9 +126,9 @@ class JobDirectory(ABC, Generic[R]):
             raise
 
     def _write_manifest(self, **changes: Any) -> None:
-        """Writes the record with other fields."""
+        """Writes the manifest with these fields changed."""
         self.manifest = dataclasses.replace(self.manifest, **changes)
-        write_record(self.folder / self.RECORD, self.manifest.to_json())
+        write_record(self.folder / self.MANIFEST, self.manifest.to_json())
 
     def finish(self) -> None:
         self._write_manifest(state=FINISHED)
@@ -138,7 +141,7 @@ class JobDirectory(ABC, Generic[R]):
 
 
 def missing_folders(*folders: Path) -> list[Path]:
-    """Those of the folders and of the ones above them that are not there yet, deepest first."""
+    """The folders and their parents that are not there yet, deepest first."""
     missing = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
     return sorted(missing, key=lambda path: len(path.parts), reverse=True)
 

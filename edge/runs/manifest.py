@@ -1,4 +1,4 @@
-"""run.json: what a run is, typed, read from JSON and written back as it was."""
+"""run.json as a typed object: RunManifest, whose parts that decide the rows are in `provenance`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge.errors import UserError
 from edge.fields import Fields, check_schema, mapping_of, optional, text
 from edge.machine.device import Device
 from edge.runs.job_directory import RUNNING
-from edge.runs.records import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
+from edge.runs.provenance import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
 
 SCHEMA_VERSION = 1
 RUN_NAME = "run.json"
@@ -22,8 +22,7 @@ DECIDING = ("kind", "artifact", "model", "settings", "questions", "like", "schem
 
 @dataclass(frozen=True)
 class MergedShard:
-    """A run that `edge merge` put together with others: where it was traced, with which versions, when
-    (ISO), and SHA-256 (hex) of its run.json."""
+    """One of the runs in a merged run: its device, versions, date (ISO), and SHA-256 (hex) of run.json."""
 
     device: Device
     versions: Mapping[str, str]
@@ -43,17 +42,17 @@ class MergedShard:
 
 @dataclass(frozen=True)
 class RunManifest:
-    """What `run.json` holds.
+    """The object in run.json.
 
-    `kind` is run or force, the command that makes it; `like` is the run that a forced one followed, None for
-    a free one. `device`, `versions` and `created` (ISO) describe and do not decide: a run may be resumed
-    after they changed. `taps_lost` says why attention and hidden states are missing in some of its rows
-    although they were asked for, "" where none are. `merged` has the shards that `edge merge` put together,
-    by I/N, and is empty for other runs: what they agree on is the merged run's `device` and `versions`.
+    `kind` is run or force, the command that makes it. `like` is the run that a forced one followed, None for
+    a free one. `device`, `versions` and `created` (ISO) do not decide the rows: a run may be resumed after
+    they changed. `taps_lost` says why some rows lack attention and hidden states, "" where none do. `merged`
+    has the shards of a merged run by I/N and is empty for other runs. A merged run's `device` and `versions`
+    hold what its shards have in common.
 
-    A field that decides the rows is compared when a run is continued, so one that this version does not
-    know is refused by its name. A run of version 0.1 lacks `merged`, `taps_lost` and a part of `device`,
-    which have defaults.
+    Fields that decide the rows are compared when a run is continued. An unknown field is therefore refused
+    by its name. A run of version 0.1 lacks `merged`, `taps_lost` and a part of `device`, which have
+    defaults.
     """
 
     kind: str
@@ -88,7 +87,7 @@ class RunManifest:
 
     @property
     def exact(self) -> bool:
-        """Whether it was forced with the full model beside it."""
+        """Whether the full model was stepped beside this one."""
         return self.like is not None and self.like.exact
 
     def same_checkpoint(self, other: RunManifest) -> bool:
@@ -102,7 +101,7 @@ class RunManifest:
         return {name: raw[name] for name in DECIDING}
 
     def to_json(self) -> dict[str, Any]:
-        """The object in run.json. A merged run has those entries of `device` in which its shards agree."""
+        """The object in run.json. A merged run has the entries of `device` that its shards share."""
         device = self.device.to_json()
         devices = [shard.device.to_json() for shard in self.merged.values()]
         return asdict(self) | {
@@ -119,7 +118,7 @@ class RunManifest:
 
     @staticmethod
     def from_json(value: object) -> RunManifest:
-        """Raises ValueError, naming the field, for an object that is no run's or of another schema."""
+        """Reads the object in run.json; raises ValueError, naming the field, for another kind or schema."""
         with Fields(value) as fields:
             check_schema(fields, SCHEMA_VERSION)
             return RunManifest(
@@ -139,7 +138,7 @@ class RunManifest:
 
 
 def read_manifest(folder: Path) -> RunManifest:
-    """run.json of a folder; raises UserError when it is missing, damaged or of another schema."""
+    """Reads a folder's run.json; raises UserError when it is missing, damaged or of another schema."""
     path = folder / RUN_NAME
     try:
         return RunManifest.from_json(json.loads(path.read_text(encoding="utf-8")))

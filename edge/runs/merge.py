@@ -1,4 +1,4 @@
-"""Runs of shards, made on several boards, as one run."""
+"""Merging: the runs of shards, made on several boards, become one run."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from edge.runs.run_directory import DEVICE_NAME, TABLES, Run
 
 
 def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunManifest:
-    """Makes `out`, the run that one board would have made of all shards together; the runs themselves stay
-    as they are.
+    """Makes `out`, the run that one board would have made of all shards; the shards' runs are not changed.
 
     The order of the folders changes nothing. `out` appears whole or not at all. Where the boards had several
-    versions, it has the columns that all runs have. `on_note` hears of columns that are left out, and where
-    the boards' processors differ. Raises UserError when the runs are not the finished shards 1 to N of one
-    run, or `out` is there already.
+    versions, it has the columns that all runs have. `on_note` is called for columns that are left out, and
+    where the boards' processors differ. Raises UserError when the runs are not the finished shards 1 to N of
+    one run, or `out` exists.
     """
     if out.exists():
         raise UserError(f"{out} is there already: give a new folder with --out")
-    runs = ordered([Run.open(folder) for folder in folders])
-    manifest = joined(runs)
+    runs = in_shard_order([Run.open(folder) for folder in folders])
+    manifest = merged_manifest(runs)
     processors = {describe(run.manifest.device) for run in runs}
     if len(processors) > 1:
         on_note(
@@ -41,7 +40,7 @@ def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunMa
             "quantised models answer a little differently on each"
         )
     temporary = out.with_name(f".{out.name}.merging")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     try:
         for table in TABLES:
             copy_parts(runs, table, temporary / table, on_note)
@@ -58,9 +57,8 @@ def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunMa
     return manifest
 
 
-def ordered(runs: Sequence[Run]) -> list[Run]:
-    """The runs by their shards' numbers; raises UserError when they are not all shards of one run, once
-    each."""
+def in_shard_order(runs: Sequence[Run]) -> list[Run]:
+    """Sorts the runs by shard; raises UserError unless they are all shards of one run, once each."""
     first = runs[0]
     for run in runs:
         if run.manifest.kind != "run":
@@ -68,7 +66,7 @@ def ordered(runs: Sequence[Run]) -> list[Run]:
                 f"{run.folder} is a forced run: merge the free-running ones, "
                 "then run 'edge force' on the merged run"
             )
-        if differing := differences(common(first.manifest), common(run.manifest)):
+        if differing := differences(without_shard(first.manifest), without_shard(run.manifest)):
             both = f"{first.folder} and {run.folder}"
             raise UserError(f"{both} differ in {', '.join(differing)}: only shards of one run can be merged")
     shards = [parse_shard(run.manifest.settings.shard) for run in runs]
@@ -85,66 +83,71 @@ def ordered(runs: Sequence[Run]) -> list[Run]:
                 "give each shard once"
             )
         by_shard[number] = run
-    missing = [
-        f"{number}/{count}" for count in counts for number in range(1, count + 1) if number not in by_shard
-    ]
+    expected = [(number, count) for count in counts for number in range(1, count + 1)]
+    missing = [f"{number}/{count}" for number, count in expected if number not in by_shard]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UserError(f"shard {', '.join(missing[:5])}{more} is missing: give the runs of all shards")
     return [by_shard[number] for number in sorted(by_shard)]
 
 
-def common(manifest: RunManifest) -> dict[str, Any]:
-    """decides(), alike for all shards of one run."""
+def without_shard(manifest: RunManifest) -> dict[str, Any]:
+    """decides() without what differs between the shards of one run."""
     settings = replace(manifest.settings, shard="1/1")
     return replace(manifest, settings=settings, questions=replace(manifest.questions, selected=0)).decides()
 
 
-def joined(runs: Sequence[Run]) -> RunManifest:
-    """The manifest of all shards together."""
+def merged_manifest(runs: Sequence[Run]) -> RunManifest:
+    """The manifest of the merged run."""
     manifests = [run.manifest for run in runs]
     first = manifests[0]
+    lost = sorted({manifest.taps_lost for manifest in manifests if manifest.taps_lost})
     return replace(
         first,
         settings=replace(first.settings, shard="1/1"),
-        questions=replace(first.questions, selected=sum(each.questions.selected for each in manifests)),
-        device=Device(**agreed([vars(each.device) for each in manifests])),
-        versions=agreed([each.versions for each in manifests]),
-        created=min(each.created for each in manifests),
-        taps_lost="; ".join(sorted({each.taps_lost for each in manifests if each.taps_lost})),
+        questions=replace(
+            first.questions, selected=sum(manifest.questions.selected for manifest in manifests)
+        ),
+        device=Device(**shared_entries([vars(manifest.device) for manifest in manifests])),
+        versions=shared_entries([manifest.versions for manifest in manifests]),
+        created=min(manifest.created for manifest in manifests),
+        taps_lost="; ".join(lost),
         merged={run.manifest.settings.shard: shard(run) for run in runs},
     )
 
 
 def shard(run: Run) -> MergedShard:
-    """What a merged run keeps of one of its shards."""
+    """The record of one shard in a merged run."""
     manifest = run.manifest
     digest = file_sha256(run.folder / RUN_NAME)
     return MergedShard(manifest.device, manifest.versions, manifest.created, digest)
 
 
-def agreed(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The entries that are the same in all."""
-    first, *others = values
+def shared_entries(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that are the same in all mappings."""
+    first, *others = mappings
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
 
 def describe(device: Device) -> str:
-    """A board's processor in a few words."""
+    """The shortest known name of a board's processor."""
     return device.core_kinds or device.processor or device.machine or "unknown"
 
 
 def copy_parts(runs: Sequence[Run], table: str, target: Path, on_note: OnNote) -> None:
-    """Copies the parts of all runs. They keep their names, and with them their checksums, which are checked
-    on the way; only a part with columns that others lack is written anew without them."""
+    """Copies the parts of all runs into the folder `target`.
+
+    Parts keep their names with the checksums, which are checked. A part with columns that others lack is
+    written again without them.
+    """
     target.mkdir(parents=True)
     paths = {run.file(table, name): name for run in runs for name in run.parts()}
     shared = shared_columns(paths)
     left_out: set[str] = set()
     for path, name in paths.items():
-        others = set(column_names(path)) - set(shared)
-        left_out |= others
-        if others:
+        extra = set(column_names(path)) - set(shared)
+        left_out |= extra
+        if extra:
             write_part(target, name, read_part(path, shared).select(shared))
         else:
             read_part(path, ["question_index"])
@@ -155,7 +158,7 @@ def copy_parts(runs: Sequence[Run], table: str, target: Path, on_note: OnNote) -
 
 
 def write_devices(runs: Sequence[Run], target: Path) -> None:
-    """Telemetry of all boards, one after the other."""
+    """Writes the telemetry of all boards, one after the other."""
     tables = [read_part(path) for run in runs if (path := run.folder / DEVICE_NAME).exists()]
     if tables:
         write_table(target, pa.concat_tables(tables, promote_options="default"))

@@ -1,5 +1,4 @@
-"""RUN/outcomes.parquet: how each answer came out, by whom it was judged, and its scores against the
-references."""
+"""RUN/outcomes.parquet: the outcome of each answer, who judged it, and its scores against the references."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ import pyarrow as pa
 from edge.errors import UserError
 from edge.files import LOCK_NAME, write_whole
 from edge.questions.question import Question, questions_sha256
-from edge.questions.similarity import NEAREST_BY, SCORES, against
+from edge.questions.similarity import NEAREST_BY, SCORES, compare_with_references
 from edge.runs.parts import read_part, write_table
 from edge.runs.run_directory import Run
 
@@ -28,7 +27,7 @@ OUTCOMES = ("best", "correct", "best_incorrect", "incorrect")
 UNTRUE = frozenset(("best_incorrect", "incorrect"))
 AUTOMATIC, HAND, IMPORTED = "automatic", "hand", "imported"
 REQUIRED = ("question_index", "question_id", "outcome", "source")
-OPTIONAL = ("rater", "margin")  # a file made elsewhere may do without
+OPTIONAL = ("rater", "margin")  # may be missing in a file of another program
 SCHEMA = pa.schema(
     [
         ("question_index", pa.int32()),
@@ -40,14 +39,16 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in SCORES),
     ]
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet evaluates cells that begin with these
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one rater says of one answer. `outcome` is one of OUTCOMES, None for undecided; `source` is
-    AUTOMATIC, HAND or IMPORTED. An automatic judgement has the `margin` by which its outcome was nearer, and
-    `scores` (SCORES)."""
+    """One rater's judgement of one answer.
+
+    `outcome` is one of OUTCOMES, None for undecided; `source` is AUTOMATIC, HAND or IMPORTED. An automatic
+    judgement has the `margin` by which its outcome was nearer, and `scores` (SCORES).
+    """
 
     question_index: int
     question_id: str
@@ -59,21 +60,26 @@ class Judgement:
 
     @property
     def key(self) -> tuple[int, bool, str]:
-        """The same for two judgements of which the later one counts: a rater has one of each answer. A
-        program may have a person's name."""
+        """Identifies what a later judgement replaces: one rater has one judgement of each answer.
+
+        A program's judgement never replaces that of a person with the same name.
+        """
         return self.question_index, self.source == AUTOMATIC, self.rater
 
 
 def identities(run: Run) -> dict[int, str]:
-    """The run's question_id by question_index."""
+    """Maps question_index to question_id, for all questions of the run."""
     table = run.answers(["question_index", "question_id"])
     indices, ids = (column.to_pylist() for column in table.columns)
     return dict(zip(indices, ids, strict=True))
 
 
 def read_outcomes(run: Run) -> list[Judgement]:
-    """All judgements of a run, none where nobody has judged it. Raises UserError for a damaged file, labels
-    of questions that the run does not hold, and words that are no outcome."""
+    """Reads the judgements of a run, none where nobody has judged it.
+
+    Raises UserError for a damaged file, labels of questions that the run does not hold, and unknown
+    outcomes.
+    """
     path = run.folder / OUTCOMES_NAME
     if not path.is_file():
         return []
@@ -84,15 +90,18 @@ def read_outcomes(run: Run) -> list[Judgement]:
     judgements = []
     for row in table.to_pylist():
         scores = {name: row[name] for name in scored} if row["source"] == AUTOMATIC else {}
-        given = {name: row[name] for name in OPTIONAL if row.get(name) is not None}
-        judgements.append(Judgement(**{name: row[name] for name in REQUIRED}, **given, scores=scores))
+        required = {name: row[name] for name in REQUIRED}
+        optional = {name: row[name] for name in OPTIONAL if row.get(name) is not None}
+        judgements.append(Judgement(**required, **optional, scores=scores))
     check(judgements, run, path)
     return judgements
 
 
 def check(judgements: Iterable[Judgement], run: Run, path: Path) -> None:
-    """Raises UserError for one of another question than the run's, or with a word that is no outcome; `path`
-    is where they stand."""
+    """Raises UserError for a question that the run does not hold, and for an unknown outcome.
+
+    `path` is the file that holds the judgements.
+    """
     known = identities(run)
     for row in judgements:
         index = row.question_index
@@ -110,8 +119,10 @@ def check(judgements: Iterable[Judgement], run: Run, path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Holds the run's lock, so that two raters do not overwrite each other's judgements. Raises UserError
-    where the run cannot be written."""
+    """Holds the run's lock, so that two raters do not overwrite each other's judgements.
+
+    Raises UserError where the run cannot be written.
+    """
     try:
         stream = (run.folder / LOCK_NAME).open("a")
     except OSError as error:
@@ -124,7 +135,7 @@ def locked(run: Run) -> Iterator[None]:
 
 
 def save(run: Run, judgements: Sequence[Judgement]) -> None:
-    """Adds judgements to the run's file, in the place of the same raters' earlier ones."""
+    """Adds judgements to the run's file; they replace earlier ones with the same key."""
     with locked(run):
         rows = {row.key: row for row in [*read_outcomes(run), *judgements]}
         flat = []
@@ -135,8 +146,8 @@ def save(run: Run, judgements: Sequence[Judgement]) -> None:
         write_table(run.folder / OUTCOMES_NAME, pa.Table.from_pylist(flat, schema=SCHEMA))
 
 
-def matched(run: Run, questions: Sequence[Question]) -> list[tuple[Question, str]]:
-    """Each question of the run with the run's answer; raises UserError when the run asked others."""
+def questions_with_answers(run: Run, questions: Sequence[Question]) -> list[tuple[Question, str]]:
+    """Pairs each question of the run with its answer; raises UserError when the run asked others."""
     if questions_sha256(questions) != run.manifest.questions.sha256:
         raise UserError(
             f"{run.folder} asked other questions than these: "
@@ -150,8 +161,8 @@ def matched(run: Run, questions: Sequence[Question]) -> list[tuple[Question, str
 def judge_automatically(run: Run, questions: Sequence[Question]) -> list[Judgement]:
     """Judges every answer by the nearest reference; words are compared, not meanings."""
     judgements = []
-    for question, answer in matched(run, questions):
-        scores, (outcome, margin) = against(answer, question)
+    for question, answer in questions_with_answers(run, questions):
+        scores, (outcome, margin) = compare_with_references(answer, question)
         known = None if math.isnan(margin) else margin
         judgements.append(
             Judgement(question.index, question.question_id, outcome, AUTOMATIC, NEAREST_BY, known, scores)
@@ -159,13 +170,15 @@ def judge_automatically(run: Run, questions: Sequence[Question]) -> list[Judgeme
     return judgements
 
 
-# CSV
+# Exchange with spreadsheets, as CSV
 
 
 def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
-    """Reads people's labels from the columns question_index and outcome; question_id, rater and source are
-    heeded where they are there. Rows without an outcome and automatic ones are left out. Raises UserError
-    for what does not fit the run."""
+    """Reads people's labels from the columns question_index and outcome.
+
+    The columns question_id, rater and source may be missing. Rows without an outcome and automatic ones are
+    left out. Raises UserError for labels that do not fit the run.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -186,8 +199,8 @@ def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
                     f"{path} has {index!r:.40} as question_index in data row {number}: give a whole number"
                 )
             identity = cells.get("question_id") or known.get(int(index), "unknown")
-            who = (cells.get("rater") or "").strip() or rater
-            judgements.append(Judgement(int(index), identity, outcome, IMPORTED, who))
+            row_rater = (cells.get("rater") or "").strip() or rater
+            judgements.append(Judgement(int(index), identity, outcome, IMPORTED, row_rater))
     except csv.Error as error:
         raise UserError(f"{path} is not a well-formed CSV ({error}): save it again as CSV") from error
     if not judgements:
@@ -204,8 +217,10 @@ def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
 
 
 def export_csv(run: Run, path: Path) -> int:
-    """Writes every answer with its judgements for a spreadsheet, a row without outcome where there is none;
-    returns the number of rows."""
+    """Writes every answer with its judgements for a spreadsheet; returns the number of rows.
+
+    An answer without a judgement has one row with an empty outcome.
+    """
     by_question: dict[int, list[Judgement]] = {}
     for row in read_outcomes(run):
         by_question.setdefault(row.question_index, []).append(row)
@@ -215,8 +230,8 @@ def export_csv(run: Run, path: Path) -> int:
         index, texts = answer["question_index"], [quoted(answer[name]) for name in ("question", "answer")]
         for row in by_question.get(index, [Judgement(index, "", None, "")]):
             margin = "" if row.margin is None else f"{row.margin:.6g}"
-            judged = [row.outcome or "", row.source, row.rater, margin]
-            rows.append([index, answer["question_id"], *judged, *texts])
+            judgement = [row.outcome or "", row.source, row.rater, margin]
+            rows.append([index, answer["question_id"], *judgement, *texts])
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as stream:
@@ -227,7 +242,7 @@ def export_csv(run: Run, path: Path) -> int:
 
 
 def quoted(text: str) -> str:
-    """The text with a quote before it where a spreadsheet would take it for a formula."""
+    """Puts a quote before a text that a spreadsheet would take for a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text
 
 

@@ -1,8 +1,8 @@
-"""Parts of a run: Parquet files that are known again by the checksum in their names.
+"""Parts of a run: Parquet files whose names hold their checksums.
 
-A part is named part-IofN-FIRST-LAST.CHECKSUM.parquet: the checksum (16 hex digits of SHA-256 of the file)
-travels with the file when the parts of shards are copied into one folder, and needs no second file that a
-crash could tear from the first. Parts without one, of older versions, are read as they are.
+A part is named part-IofN-FIRST-LAST.CHECKSUM.parquet, with 16 hex digits of the SHA-256 of the file. The
+checksum so stays with the file when parts are copied, and a crash cannot separate them. Parts of older
+versions, without a checksum, are read as they are.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from edge.errors import UserError
 from edge.files import file_sha256, put, write_whole
 
 PART = re.compile(r"(part-\d+of\d+-\d+-\d+)(?:\.([0-9a-f]{16}))?\.parquet")
-DIGITS = 16
-# Columns whose values come again and again in a part.
+DIGITS = 16  # of the checksum
+# Columns whose values repeat within a part.
 REPEATED = frozenset(
     {"question_index", "question_id", "phase", "token", "token_id", "category", "stop_reason"}
 )
@@ -29,7 +29,7 @@ AGAIN = "run the same command again to trace its questions anew"
 
 
 def write_part(folder: Path, stem: str, table: pa.Table) -> Path:
-    """Writes a part whole, named by what is in it; raises UserError where it cannot be written."""
+    """Writes a part whole and names it by its checksum; raises UserError where it cannot be written."""
     write = functools.partial(_write_parquet, table)
 
     def place(written: Path) -> Path:
@@ -50,10 +50,10 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
-    """Writes in the smallest encoding that every reader knows (docs/performance.md).
+    """Writes Parquet in the smallest encoding that every reader knows (docs/performance.md).
 
-    Each float's bytes are stored by place, where signs and exponents are alike; a dictionary of floats only
-    costs, one of texts and token ids pays.
+    Floats are stored byte by byte, since signs and exponents are alike. Texts and token ids get a
+    dictionary, which would make floats larger.
     """
     leaves = dict(_leaves(table.schema))
     floats = [name for name, kind in leaves.items() if pa.types.is_floating(kind)]
@@ -65,8 +65,8 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
         compression_level=3,
         use_dictionary=repeated,
         column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-        # A part of one answer is mostly its footer: no account of columns that nobody selects by, no second
-        # copy of the schema.
+        # A part of one answer is mostly its footer: no statistics of columns that no reader selects by, and
+        # no second copy of the schema.
         write_statistics=["question_index"] if "question_index" in leaves else False,
         store_schema=False,
     )
@@ -88,18 +88,17 @@ def part_stem(name: str) -> str | None:
 
 
 def checksum(path: Path) -> str:
-    """The part of the SHA-256 that stands in a part's name."""
+    """First DIGITS hex digits of the file's SHA-256, which its name holds."""
     return file_sha256(path)[:DIGITS]
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a part's content is not what its name says; a part without a checksum must at least be
-    Parquet."""
-    named = PART.fullmatch(path.name)
+    """Whether a part differs from its checksum; a part without a checksum must at least be Parquet."""
+    name = PART.fullmatch(path.name)
     try:
-        if named and named[2]:
+        if name and name[2]:
             state = path.stat()
-            return _checksum_of(path, state.st_size, state.st_mtime_ns) != named[2]
+            return _checksum_of(path, state.st_size, state.st_mtime_ns) != name[2]
         pq.read_metadata(path)
     except (OSError, pa.ArrowException):
         return True
@@ -113,9 +112,9 @@ def _checksum_of(path: Path, size: int, modified: int) -> str:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file of a run. Raises UserError when it is damaged, also where reading it shows that."""
-    named = PART.fullmatch(path.name)
-    if named and named[2] and path.is_file() and is_damaged(path):
+    """Opens a Parquet file of a run; raises UserError when it is damaged, also where reading shows that."""
+    name = PART.fullmatch(path.name)
+    if name and name[2] and path.is_file() and is_damaged(path):
         raise UserError(f"{path} is damaged (its content is not what its name says): {AGAIN}")
     try:
         yield pq.ParquetFile(path, memory_map=True)
@@ -125,7 +124,7 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """All columns of a file, or those of `columns` that it has; raises UserError when it is damaged."""
+    """Reads a file, or the `columns` that it has; raises UserError when it is damaged."""
     with opened(path) as file:
         return file.read(columns=columns)
 
@@ -137,9 +136,9 @@ def column_names(path: Path) -> list[str]:
 
 
 def shared_columns(paths: Iterable[Path]) -> list[str]:
-    """Columns that all of these files have, in the order of the first; raises UserError for a damaged one.
+    """Columns that all files have, in the order of the first; raises UserError for a damaged file.
 
-    Parts that several versions wrote differ in some: a run has the columns that all its parts have.
+    Parts of several versions may differ. A run has the columns that all its parts have.
     """
     names = [column_names(path) for path in paths]
     return [name for name in names[0] if all(name in others for others in names)] if names else []

@@ -1,4 +1,4 @@
-"""From the steps of one answer to its rows in the run directory's tables."""
+"""Rows of a run directory's tables, made from the steps of an answer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edge.runs.columns import (
     has_mean_vector,
     mean_column,
     metrics_of,
-    of_steps,
     steps_schema,
     summarised,
+    token_metrics,
 )
 from edge.signals.comparison import HiddenDistance, TopK
 from edge.signals.definitions import Signals, scalars
 from edge.signals.metric import Kind, Metric, Source
-from edge.signals.streaming import AnswerStatistics, SeriesSummary
+from edge.signals.streaming import AnswerStatistics
 
 # Why an answer ended: at a stop id, at the longest answer, at one token many times in a row, at the end of
 # the context.
@@ -33,9 +33,8 @@ STOP_TOKEN, LENGTH, REPETITION, CONTEXT = "stop_token", "length", "repetition", 
 class Step(NamedTuple):
     """One emitted token and the signals of the pass whose logits chose it.
 
-    `position` is that pass's query position, 0-based; `stop_reason` is set on the last step of an answer
-    only; `reference` holds the most likely tokens when they were asked for; `step_ms` covers pass and
-    reductions.
+    `position` is that pass's query position, 0-based. `stop_reason` is set on the last step of an answer
+    only. `reference` holds the most likely tokens where they are kept. `step_ms` covers pass and reductions.
     """
 
     step: int
@@ -53,8 +52,11 @@ class Step(NamedTuple):
 
 
 class ForcedValues(NamedTuple):
-    """What teacher forcing adds to a step; `kl` is NaN where the reference kept no distribution. `hidden` is
-    only known with both models at hand, and where both have taps."""
+    """Values that teacher forcing adds to a step.
+
+    `kl` is NaN where the reference kept no distribution. `hidden` is None unless both models were stepped
+    and have taps.
+    """
 
     kl: float
     reference_surprisal: float
@@ -62,7 +64,8 @@ class ForcedValues(NamedTuple):
     hidden: HiddenDistance | None = None
 
 
-KEPT = {"reference_token_ids": "ids", "reference_logprobs": "logprobs", "reference_rest": "rest"}  # of TopK
+# The field of TopK that each column of a reference holds.
+KEPT = {"reference_token_ids": "ids", "reference_logprobs": "logprobs", "reference_rest": "rest"}
 
 
 def value_of(metric: Metric, step: Step, forced: ForcedValues | None) -> Any:
@@ -80,7 +83,7 @@ def value_of(metric: Metric, step: Step, forced: ForcedValues | None) -> Any:
 
 
 class AnswerRecord:
-    """Takes the steps of one answer as they come; gives its rows when it is over.
+    """Collects the steps of one answer; gives its rows when it is over.
 
     `index`, `question_id`, `question` and `category` are copied into the rows; `cache_bytes_each` is the
     size of one cached number.
@@ -108,6 +111,7 @@ class AnswerRecord:
         self._cache_bytes_each = cache_bytes_each
 
     def add(self, step: Step, forced: ForcedValues | None = None) -> None:
+        """Adds the next step, with its forced values in a forced run."""
         numbers = scalars(step.signals, step.surprisal, self.spec, step.position)
         if forced is not None:
             self.forced.append(forced)
@@ -135,7 +139,7 @@ class AnswerRecord:
 
     @property
     def stop_reason(self) -> str:
-        """An answer without a step never fitted the context."""
+        """The reason for the answer's end; CONTEXT for one without steps, whose prompt did not fit."""
         return (self.steps[-1].stop_reason or CONTEXT) if self.steps else CONTEXT
 
     def steps_columns(self, *, reference: bool) -> dict[str, list[Any]]:
@@ -152,7 +156,7 @@ class AnswerRecord:
             "step_ms": [step.step_ms for step in steps],
         }
         metrics = metrics_of(reference=reference, forced=self._is_forced, exact=self._is_forced)
-        return columns | {metric.name: self._cells(metric) for metric in of_steps(metrics)}
+        return columns | {metric.name: self._cells(metric) for metric in token_metrics(metrics)}
 
     def answers_columns(self) -> dict[str, list[Any]]:
         """The one row of `answers`."""
@@ -172,9 +176,7 @@ class AnswerRecord:
             "decode_ms": math.fsum(step.step_ms for step in self.steps[1:]) if n else math.nan,
         }
         for name, summary in self.statistics.summaries().items():
-            row |= {
-                f"{name}_{part}": value for part, value in zip(SeriesSummary._fields, summary, strict=True)
-            }
+            row |= {f"{name}_{part}": value for part, value in summary._asdict().items()}
         metrics = metrics_of(forced=self._is_forced, exact=self._is_forced)
         row |= {mean_column(m.name): self._mean_vector(m) for m in metrics if has_mean_vector(m)}
         if self._is_forced:
@@ -200,7 +202,7 @@ class PartBuffer:
         return len(self._records)
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """steps and answers of what is buffered."""
+        """The buffered answers as tables: steps and answers."""
         steps = [record.steps_columns(reference=self._reference) for record in self._records]
         answers = [record.answers_columns() for record in self._records]
         return to_table(self._steps_schema, steps), to_table(self._answers_schema, answers)
@@ -212,9 +214,8 @@ class PartBuffer:
 
 def to_table(schema: pa.Schema, pieces: Sequence[dict[str, list[Any]]]) -> pa.Table:
     """One table from the columns of several answers."""
-    arrays = [
-        to_array([cell for piece in pieces for cell in piece[field.name]], field.type) for field in schema
-    ]
+    cells = [[cell for piece in pieces for cell in piece[field.name]] for field in schema]
+    arrays = [to_array(column, field.type) for column, field in zip(cells, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

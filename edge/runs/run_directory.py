@@ -1,8 +1,8 @@
-"""The run directory: how traces are written, resumed and read.
+"""The run directory: traces are written, resumed and read.
 
-Promise: a part file is whole or absent; the answers part commits its questions, so killing the process at
-any moment loses at most the questions that were in flight, and running the same command again finishes the
-rest. What was damaged afterwards is found by its checksum and traced again.
+Promise: a part file is whole or absent, and the answers part commits its questions. A process killed at any
+moment loses at most the questions in flight, and the same command finishes the rest. A part that was damaged
+later is detected by its checksum and traced again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RunWriter(JobDirectory[RunManifest]):
     A run that another version began goes on with the columns that its parts have.
     """
 
-    RECORD, FOLDERS, CONTENT = RUN_NAME, TABLES, "run"
+    MANIFEST, FOLDERS, CONTENT = RUN_NAME, TABLES, "run"
 
     def _read(self) -> RunManifest:
         return read_manifest(self.folder)
@@ -50,11 +50,9 @@ class RunWriter(JobDirectory[RunManifest]):
         return f"another run (it differs in {', '.join(differing)})"
 
     def _recover(self) -> None:
-        """Removes what an interrupted run left half-done and what is damaged; learns which questions are
-        committed, and in which columns.
+        """Removes damaged parts and those of one table only; finds the committed questions and columns.
 
-        A part counts when both its halves are there and whole: so deleting either makes its questions run
-        again.
+        A part counts when both tables have it whole: deleting either file makes its questions run again.
         """
         steps, answers = (self._whole_parts(table) for table in TABLES)
         for stem in steps.keys() ^ answers.keys():
@@ -69,7 +67,7 @@ class RunWriter(JobDirectory[RunManifest]):
         }
 
     def _whole_parts(self, table: str) -> dict[str, Path]:
-        """The parts of a table by their stems; removes damaged ones."""
+        """Maps stems to the parts of a table; removes damaged parts."""
         paths: dict[str, Path] = {}
         for path in sorted((self.folder / table).glob("part-*.parquet")):
             stem = part_stem(path.name) or path.name
@@ -93,8 +91,10 @@ class RunWriter(JobDirectory[RunManifest]):
         self.done.update(indices)
 
     def write_device(self, table: pa.Table) -> None:
-        """Appends telemetry rows; the file is replaced as a whole. One that cannot be read is begun anew: it
-        decides nothing."""
+        """Appends telemetry rows; the file is replaced as a whole.
+
+        A file that cannot be read is begun anew, since it decides no row.
+        """
         path = self.folder / DEVICE_NAME
         if path.exists():
             try:
@@ -104,8 +104,11 @@ class RunWriter(JobDirectory[RunManifest]):
         write_table(path, table)
 
     def complete(self, indices: Iterable[int]) -> bool:
-        """Whether the run is finished and holds these questions; one that has lost a part is marked as
-        unfinished again. Raises UserError for an unfinished run with columns that this version lacks."""
+        """Whether the run is finished and holds these questions.
+
+        A run that has lost a part is marked as unfinished again. Raises UserError for an unfinished run with
+        columns that this version lacks.
+        """
         if self.manifest.state == FINISHED and self.done.issuperset(indices):
             return True
         self._check_columns()
@@ -114,14 +117,15 @@ class RunWriter(JobDirectory[RunManifest]):
         return False
 
     def _check_columns(self) -> None:
-        """Raises UserError where the run's parts have columns that are not written any more, or not yet."""
+        """Raises UserError where the run's parts have columns that this version does not write."""
         manifest = self.manifest
         forced = manifest.kind == "force"
         reference = not forced and manifest.settings.reference_k > 0
         steps = steps_schema(reference=reference, forced=forced, exact=manifest.exact)
         answers = answers_schema(forced=forced, exact=manifest.exact)
         known = {*steps.names, *answers.names}
-        if unknown := [name for names in self._columns.values() for name in names if name not in known]:
+        unknown = [name for names in self._columns.values() for name in names if name not in known]
+        if unknown:
             began = manifest.versions.get("edgetrace", "another version")
             raise UserError(
                 f"{self.folder} has the column {' and '.join(unknown)}, which Edgetrace {__version__} does "
@@ -129,7 +133,7 @@ class RunWriter(JobDirectory[RunManifest]):
             )
 
     def note_lost_taps(self, reason: str) -> None:
-        """Says in run.json that rows without attention and hidden states follow, and why."""
+        """Notes in run.json why the rows that follow lack attention and hidden states."""
         self._write_manifest(taps_lost=reason)
 
 
@@ -145,8 +149,10 @@ class Run:
 
     @staticmethod
     def open(folder: str | Path, *, unfinished: bool = False) -> Run:
-        """Raises UserError when the folder holds no run, no answers, or (unless allowed) an unfinished
-        run."""
+        """Opens a folder.
+
+        Raises UserError when it holds no run, no answers, or (unless allowed) an unfinished run.
+        """
         run = Run(Path(folder), read_manifest(Path(folder)))
         if run.manifest.state != FINISHED and not unfinished:
             raise UserError(
@@ -182,7 +188,7 @@ class Run:
         return self._read("steps", columns).sort_by([("question_index", "ascending"), ("step", "ascending")])
 
     def columns(self, table: str) -> list[str]:
-        """Columns of `steps` or `answers` that all parts have; parts of several versions differ in some."""
+        """Columns of `steps` or `answers` that all parts have; parts of several versions may differ."""
         return shared_columns(self.file(table, name) for name in self.parts())
 
     def _read(self, table: str, columns: list[str] | None) -> pa.Table:
@@ -190,8 +196,10 @@ class Run:
         return pa.concat_tables([self._part(table, name, wanted) for name in self.parts()])
 
     def each_question(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
-        """Gives each question_index with its steps (none for an answer without rows), part by part, so that
-        a long run is never in memory as a whole."""
+        """Yields each question_index with its steps (none for an answer without rows).
+
+        It reads part by part, so that a long run is never in memory as a whole.
+        """
         wanted = list(dict.fromkeys(["question_index", *columns]))
         for name in self.parts():
             table = self._part("steps", name, wanted)
@@ -205,9 +213,9 @@ class Run:
         """The file of a part of `steps` or `answers`; raises UserError when there is not just one."""
         paths = [path for path in (self.folder / table).glob(f"{name}.*") if part_stem(path.name) == name]
         if len(paths) != 1:
-            what = "there more than once" if paths else "missing"
+            problem = "there more than once" if paths else "missing"
             raise UserError(
-                f"{self.folder / table / name} is {what}: "
+                f"{self.folder / table / name} is {problem}: "
                 "run the same command again to make its questions anew"
             )
         return paths[0]

@@ -1,5 +1,4 @@
-"""DIR/score.json and DIR/choices/: what `edge score` keeps, resumed and read by the rules of a run
-directory."""
+"""The score directory of `edge score`: score.json and choices/, resumed and read like a run directory."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from edge.fields import Fields, check_schema, mapping_of, text
 from edge.machine.device import Device
 from edge.runs.job_directory import RUNNING, JobDirectory
 from edge.runs.parts import is_damaged, part_name, read_part, write_part
-from edge.runs.records import ArtifactIdentity, QuestionSet, ScoreSettings
+from edge.runs.provenance import ArtifactIdentity, QuestionSet, ScoreSettings
 
 SCHEMA_VERSION = 1
 SCORE_NAME = "score.json"
@@ -38,7 +37,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ScoreManifest:
-    """What score.json holds; the fields are those of run.json."""
+    """The object in score.json; the fields are those of run.json."""
 
     artifact: ArtifactIdentity
     settings: ScoreSettings
@@ -64,7 +63,7 @@ class ScoreManifest:
 
     @staticmethod
     def from_json(value: object) -> ScoreManifest:
-        """Raises ValueError, naming the field, for an object that is not of scores or of another schema."""
+        """Reads score.json's object; raises ValueError, naming the field, for another kind or schema."""
         with Fields(value) as fields:
             check_schema(fields, SCHEMA_VERSION)
             return ScoreManifest(
@@ -79,7 +78,7 @@ class ScoreManifest:
 
 
 def read_score_manifest(folder: Path) -> ScoreManifest:
-    """score.json of a folder; raises UserError when it is damaged or of another schema."""
+    """Reads a folder's score.json; raises UserError when it is damaged or of another schema."""
     path = folder / SCORE_NAME
     try:
         return ScoreManifest.from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -90,7 +89,7 @@ def read_score_manifest(folder: Path) -> ScoreManifest:
 class ScoreWriter(JobDirectory[ScoreManifest]):
     """Owns a score directory while a job writes into it."""
 
-    RECORD, FOLDERS, CONTENT = SCORE_NAME, (FOLDER,), "scores"
+    MANIFEST, FOLDERS, CONTENT = SCORE_NAME, (FOLDER,), "scores"
 
     def _read(self) -> ScoreManifest:
         return read_score_manifest(self.folder)
@@ -116,5 +115,5 @@ class ScoreWriter(JobDirectory[ScoreManifest]):
         self.done.update(indices)
 
     def rows(self) -> pa.Table:
-        """All that is committed: one row for each question, task and choice."""
+        """The committed rows: one for each question, task and choice."""
         return pa.concat_tables([SCHEMA.empty_table(), *(read_part(path) for path in self._parts())])

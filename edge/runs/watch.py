@@ -1,9 +1,8 @@
-"""What a run that another process writes is doing: from run.json, its parts and device.parquet, read and
-never locked.
+"""The progress of a run that another process writes, from run.json, its parts and device.parquet.
 
-Whether somebody still writes it: Linux lists the locks that processes hold in /proc/locks (proc_locks(5)),
-without anybody having to try for one. A lock of another machine or container is not in there, so only a lock
-that was seen to go is believed.
+The run is read and never locked. /proc/locks (proc_locks(5)) tells whether a process of this machine still
+writes it. Locks of other machines and containers are not listed there. A run therefore counts as stopped
+only when its lock was listed before and is gone.
 """
 
 from __future__ import annotations
@@ -36,9 +35,11 @@ ANSWERS = (
 )
 
 
-class Answered(NamedTuple):
-    """One finished answer: `entropy` is the mean of its tokens in nats, NaN for one without tokens, and
-    `seconds` what the model took."""
+class FinishedAnswer(NamedTuple):
+    """One finished answer.
+
+    `entropy` is the mean over its tokens in nats, NaN for one without tokens. `seconds` is the model's time.
+    """
 
     question_index: int
     question: str
@@ -50,8 +51,7 @@ class Answered(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """The last row of device.parquet: when, degrees Celsius, whether slowed down, bytes; None for what it
-    does not tell."""
+    """The last row of device.parquet, with the meanings of `telemetry.Sample`; None for unknown values."""
 
     unix_time: float
     temperature_c: float | None
@@ -62,11 +62,11 @@ class Machine(NamedTuple):
 class Seen(NamedTuple):
     """A run at one moment.
 
-    `state` is running (as run.json says), finished or stopped (its process went away); `locked` whether a
-    process of this machine is seen to write it; `total` what it is to answer; `entropy` the mean over
-    answers in nats, NaN before the first; `tokens_per_second` while it answered; `left` seconds by the mean
-    of what is done; `quiet` seconds since something was written; `answers` in the order they were committed;
-    `problems` sentences about what of the folder cannot be read.
+    `state` is running (as run.json says), finished or stopped (its process ended). `locked` says whether a
+    process of this machine writes it. `done` and `total` count answers. `entropy` is the mean over answers
+    in nats, NaN before the first. `tokens_per_second` counts the model's time only. `left` estimates the
+    remaining seconds, `quiet` is the time since the last write. `answers` are in the order of their commits.
+    `problems` are sentences about files that cannot be read.
     """
 
     label: str
@@ -82,7 +82,7 @@ class Seen(NamedTuple):
     left: float | None
     quiet: float
     machine: Machine | None
-    answers: tuple[Answered, ...]
+    answers: tuple[FinishedAnswer, ...]
     problems: tuple[str, ...]
 
     @property
@@ -91,18 +91,21 @@ class Seen(NamedTuple):
 
 
 class Follower:
-    """Looks at one run again and again; a part is read once. `wall` gives seconds since 1970, `root` is
-    where /proc is."""
+    """Reads the state of one run repeatedly; each part is read once.
+
+    `wall` gives seconds since 1970, `root` is the folder of /proc.
+    """
 
     def __init__(self, folder: Path, wall: Callable[[], float] = time.time, root: Path = SYSTEM) -> None:
         self.folder = folder
         self._wall, self._root = wall, root
-        self._parts: dict[str, tuple[Answered, ...]] = {}  # by file name
+        self._parts: dict[str, tuple[FinishedAnswer, ...]] = {}  # by file name
         self._was_locked = False
 
     def look(self) -> Seen:
-        """The run as it is now; raises UserError when run.json is missing, damaged or of another schema."""
-        held = self._held()  # first: a run says that it is finished before it lets go
+        """The run now; raises UserError when run.json is missing, damaged or of another schema."""
+        # Before run.json: a run is marked as finished before its lock is released.
+        held = self._held()
         manifest = read_manifest(self.folder)
         answers, problems, newest = self._answers()
         machine, paused = self._machine(problems)
@@ -132,26 +135,26 @@ class Follower:
             problems=tuple(problems),
         )
 
-    def _answers(self) -> tuple[list[Answered], list[str], float]:
-        """Committed answers, problems, and when something was written last (seconds since 1970)."""
-        there = {path.name: path for path in (self.folder / "answers").glob("part-*.parquet")}
+    def _answers(self) -> tuple[list[FinishedAnswer], list[str], float]:
+        """Committed answers, problems, and the time of the last write (seconds since 1970)."""
+        paths = {path.name: path for path in (self.folder / "answers").glob("part-*.parquet")}
         steps = {part_stem(path.name) for path in (self.folder / "steps").glob("part-*.parquet")}
-        dated = sorted((modified(path), name) for name, path in there.items())
-        parts: dict[str, tuple[Answered, ...]] = {}
+        by_date = sorted((modified(path), name) for name, path in paths.items())
+        parts: dict[str, tuple[FinishedAnswer, ...]] = {}
         problems = []
-        for _, name in dated:
+        for _, name in by_date:
             try:
                 if part_stem(name) not in steps:
-                    raise UserError(f"the steps of {there[name]} are missing: {AGAIN}")
-                parts[name] = self._parts[name] if name in self._parts else read_answers(there[name])
+                    raise UserError(f"the steps of {paths[name]} are missing: {AGAIN}")
+                parts[name] = self._parts[name] if name in self._parts else read_answers(paths[name])
             except UserError as error:
                 problems.append(str(error))
         self._parts = parts
-        newest = max([modified(self.folder / RUN_NAME), *(stamp for stamp, _ in dated)])
+        newest = max([modified(self.folder / RUN_NAME), *(stamp for stamp, _ in by_date)])
         return [answer for part in parts.values() for answer in part], problems, newest
 
     def _machine(self, problems: list[str]) -> tuple[Machine | None, float]:
-        """The machine's last state, and the seconds that were waited for it to cool."""
+        """The machine's last state, and the seconds that the run waited for it to cool."""
         path = self.folder / DEVICE_NAME
         if not path.exists():
             return None, 0.0
@@ -164,38 +167,38 @@ class Follower:
             return None, 0.0
 
     def _held(self) -> bool:
-        """Whether some process holds the run's lock, as far as this machine's list of locks tells."""
+        """Whether a process of this machine holds the run's lock."""
         try:
             lock = (self.folder / LOCK_NAME).stat()
         except OSError:
             return False
         name = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
-        held = read_text(self._root / "proc/locks") or ""
-        return any(name in line.split() for line in held.splitlines())
+        locks = read_text(self._root / "proc/locks") or ""
+        return any(name in line.split() for line in locks.splitlines())
 
 
 def modified(path: Path) -> float:
-    """When a file was written, in seconds since 1970; 0 for one that went away meanwhile."""
+    """Time a file was written, in seconds since 1970; 0 for one that was removed meanwhile."""
     try:
         return path.stat().st_mtime
     except OSError:
         return 0.0
 
 
-def read_answers(path: Path) -> tuple[Answered, ...]:
-    """A part's answers; raises UserError when it is damaged or lacks a column."""
+def read_answers(path: Path) -> tuple[FinishedAnswer, ...]:
+    """Reads a part's answers; raises UserError when it is damaged or lacks a column."""
     table = read_part(path, list(ANSWERS))
     if missing := [name for name in ANSWERS if name not in table.column_names]:
         raise UserError(
             f"{path} lacks the column {' and '.join(missing)}: trace the run again into another folder"
         )
-    return tuple(answered(row) for row in table.to_pylist())
+    return tuple(finished_answer(row) for row in table.to_pylist())
 
 
-def answered(row: dict[str, Any]) -> Answered:
-    """One row of `answers`."""
+def finished_answer(row: dict[str, Any]) -> FinishedAnswer:
+    """Converts one row of `answers`."""
     entropy = row["output_entropy_mean"]
-    return Answered(
+    return FinishedAnswer(
         row["question_index"],
         row["question"],
         row["answer"],

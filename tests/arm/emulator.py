@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.errors import UserError
-from edge.machine.native import FLAGS, LIBRARIES, keep
+from edge.machine.native import FLAGS, LINK_FLAGS, keep
 from edge.signals.compiled import SOURCE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -210,8 +210,9 @@ class Emulator:
         """Puts edge's compiled code where the aarch64 Python looks for it, and has it tried there; raises
         RuntimeError when it is not used."""
         ask = (
-            "from edge.machine.native import kept_at; from edge.signals.compiled import SOURCE, flags_here; "
-            "print(kept_at(SOURCE, flags_here()), *flags_here())"
+            "from edge.machine.native import cache_stem; "
+            "from edge.signals.compiled import SOURCE, flags_here; "
+            "print(cache_stem(SOURCE, flags_here()), *flags_here())"
         )
         at, *flags = self.run(["-c", ask], cpu).split()
         Path(at).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -224,7 +225,7 @@ class Emulator:
             *FLAGS,
             *flags,
         ]
-        call([*zig, "-o", str(made), str(SOURCE), *LIBRARIES], "compile for aarch64")
+        call([*zig, "-o", str(made), str(SOURCE), *LINK_FLAGS], "compile for aarch64")
         keep(made, Path(at))
         if problem := self.run(
             ["-c", "from edge.signals.compiled import compiled_code as c; print(c().problem)"], cpu

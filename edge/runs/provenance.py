@@ -1,7 +1,8 @@
-"""What run.json and score.json say of a job: the artifact, the settings, the questions, the run it followed.
+"""Provenance of a job's rows: its artifact, its settings, its questions, and the run it followed.
 
-Each record reads itself from JSON and raises FieldError, naming the field, for one that is missing, of
-another kind or not known: whatever decides the rows is never dropped unread.
+These are parts of run.json (`manifest.RunManifest`) and score.json (`score_directory.ScoreManifest`). Each
+class reads itself from JSON. It raises FieldError, naming the field, for one that is missing, of another
+kind or not known: nothing that decides the rows is ignored.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from edge.fields import Fields, flag, integer, number, optional, text
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactIdentity:
-    """The artifact of a run: enough to tell whether two runs used the same weights and tokenizer.
+    """The artifact of a job: enough to tell whether two jobs used the same weights and tokenizer.
 
     `manifest_sha256` is the artifact's identity(), `bytes` the size of its files together, None where it is
-    not known. `checkpoint_sha256` is "" for a GGUF file on its own: what it was made from is not known.
+    not known. `checkpoint_sha256` is "" for a GGUF file on its own, whose checkpoint is not known.
     """
 
     model_id: str
@@ -70,13 +71,12 @@ class ArtifactIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Everything else that decides the rows of a run; a forced run has those of the run it followed, and its
-    own `llama`.
+    """Settings of a run. A forced run has those of the run it followed, and its own `llama`.
 
     `reference_k` is the number of most likely tokens that were kept of each step, `prompt` the style of
-    the prompt, `date` the day that templates see (ISO), `limit` how many questions from the first on, None
-    for all, `shard` I/N of them. `llama` is None where onnxruntime ran the model. `max_new_tokens`, `seed`
-    and `date` are None where run.json does not tell.
+    the prompt, `date` the day that templates see (ISO). `limit` is how many questions from the first on,
+    None for all, `shard` I/N of them. `llama` is None where onnxruntime ran the model. `max_new_tokens`,
+    `seed` and `date` are None where run.json lacks them.
     """
 
     max_new_tokens: int | None = None
@@ -110,7 +110,7 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """Everything else that decides the rows of scores; the fields are those of RunSettings."""
+    """Settings of scores; the fields are those of RunSettings."""
 
     limit: int | None
     shard: str
@@ -157,7 +157,7 @@ class QuestionSet:
 class FollowedRun:
     """The free run whose tokens a forced one followed: SHA-256 (hex) of its run.json, and its artifact.
 
-    `exact` says that its model was stepped beside the forced one. It is not in run.json where it is false.
+    `exact` says that its model was stepped beside the forced one. It is not in run.json where it is False.
     """
 
     run_sha256: str
@@ -179,14 +179,14 @@ class FollowedRun:
 
 
 def settings_json(settings: RunSettings | ScoreSettings) -> dict[str, Any]:
-    """llama.cpp's settings stand beside the others, `limit` also where it is null."""
+    """JSON of settings: llama.cpp's are beside the others, and `limit` is there also where it is null."""
     raw = asdict(settings)
     llama = raw.pop("llama") or {}
     return known(raw) | {"limit": settings.limit} | llama
 
 
 def take_llama(fields: Fields) -> LlamaSettings | None:
-    """llama.cpp's settings from among the others: all of them or none."""
+    """Takes llama.cpp's settings, which stand among the others: all of them or none."""
     if not any(name in fields for name in ("taps", "kv_cache", "low_memory")):
         return None
     return LlamaSettings(
@@ -195,5 +195,5 @@ def take_llama(fields: Fields) -> LlamaSettings | None:
 
 
 def known(raw: dict[str, Any]) -> dict[str, Any]:
-    """Without the fields that are None."""
+    """The fields that are not None."""
     return {name: value for name, value in raw.items() if value is not None}
