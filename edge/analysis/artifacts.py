@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from edge.analysis.divergence import Divergence, compare, plain
+from edge.analysis.divergence import Divergence, compare
 from edge.analysis.dynamics import DELTA
 from edge.analysis.intervals import UNDEFINED, Interval
 from edge.analysis.pairs import check_pair
+from edge.analysis.plain import plain
 from edge.errors import UserError
 from edge.runs.parts import read_part
 from edge.runs.records import ArtifactIdentity

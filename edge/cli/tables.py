@@ -9,7 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge.analysis.divergence import Divergence, ForcedPart, FreePart
+from edge.analysis.divergence import Divergence
+from edge.analysis.forced import ForcedPart
+from edge.analysis.free import FreePart
 from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
 from edge.analysis.warning import TruthChange

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from edge.analysis.divergence import Divergence, ForcedPart
+from edge.analysis.divergence import Divergence
 from edge.analysis.dynamics import BALANCED, DETERMINISTIC, UNDEFINED_CLASS, Dynamics, DynamicsClass
+from edge.analysis.forced import ForcedPart
 from edge.analysis.intervals import Interval
 from edge.report.figures import PERCENTILES
 from edge.report.model import LAYER_METRICS, Comparison, LayerStart, ModelGroup, RunData
