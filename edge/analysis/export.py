@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
+from edge.analysis.auroc_change import AurocChange
 from edge.analysis.intervals import Interval
 from edge.analysis.published import published
 from edge.analysis.study import Change, Study
 from edge.analysis.tokens import MeanTrajectory
-from edge.analysis.truth import AurocChange, Prediction, Shown
+from edge.analysis.truth import Prediction, ScoreCurves
 from edge.errors import UserError
 from edge.files import write_whole
 from edge.runs.parts import write_table
@@ -105,7 +106,7 @@ def predictions(study: Study) -> Iterator[Line]:
         yield record_line(p)
 
 
-def named(shown: Shown) -> Line:
+def named(shown: ScoreCurves) -> Line:
     return dict(zip(("metric", "summary"), shown.score, strict=True))
 
 

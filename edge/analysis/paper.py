@@ -307,7 +307,7 @@ def hidden(answers: Answers) -> Iterator[Row]:
 
 def beyond(answers: Answers, tokens: TokenPass, tapped: bool) -> Iterator[Row]:
     """What the paper leaves for later."""
-    place = {question: i for i, question in enumerate(tokens.asked)}
+    place = {question: i for i, question in enumerate(tokens.questions)}
     order = [place.get(question) for question in answers.table.column("question_index").to_pylist()]
 
     def aligned(values: Float64) -> Float64:

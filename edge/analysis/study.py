@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from edge.analysis.auroc_change import AurocChange, compare_truth
 from edge.analysis.dynamics import DELTA
 from edge.analysis.intervals import Float64
 from edge.analysis.labels import Labels, read_labels
 from edge.analysis.paper import PaperRun, analyse_paper
+from edge.analysis.scores import Scores, scores_of
 from edge.analysis.tokens import points, read_tokens
-from edge.analysis.truth import AurocChange, Scores, Truth, analyse_truth, compare_truth, scores_of
+from edge.analysis.truth import Truth, analyse_truth
 from edge.errors import UserError
 from edge.runs.run_directory import Run
 

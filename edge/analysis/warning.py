@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge.analysis.auroc_change import AurocChange, compare_truth
 from edge.analysis.intervals import Interval, bootstrap
 from edge.analysis.labels import Labels, read_labels
+from edge.analysis.scores import scores_of
 from edge.analysis.tokens import read_tokens
-from edge.analysis.truth import AurocChange, compare_truth, scores_of
 from edge.runs.outcomes import UNTRUE
 from edge.runs.run_directory import Run
 

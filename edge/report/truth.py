@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edge.analysis.auroc_change import AurocChange
 from edge.analysis.intervals import Interval
-from edge.analysis.truth import ALPHA, AurocChange, Prediction, Truth
+from edge.analysis.truth import ALPHA, Prediction, Truth
 from edge.report.tables import ABSENT, Table, interval, metric_name, number, percent
 
 SHOWN = 15  # scores in a table; the export holds all
