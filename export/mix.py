@@ -20,8 +20,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from edge.analysis.divergence import compare, plain
+from edge.analysis.divergence import compare
 from edge.analysis.intervals import Interval
+from edge.analysis.plain import plain
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.errors import UserError, ignore

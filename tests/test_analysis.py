@@ -12,7 +12,8 @@ import pytest
 import scipy.stats
 
 from edge.analysis import dynamics
-from edge.analysis.divergence import compare, first_difference
+from edge.analysis.divergence import compare
+from edge.analysis.free import first_difference
 from edge.analysis.intervals import bootstrap, cluster_error, distribution
 from edge.analysis.layers import by_column
 from edge.artifact import ModelSpec

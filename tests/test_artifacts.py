@@ -15,9 +15,10 @@ import pytest
 
 import edge.cli.app
 from edge.analysis.artifacts import Cost, Damage, best_fit, compare_artifacts
+from edge.analysis.auroc_change import compare_truth
 from edge.analysis.divergence import compare
-from edge.analysis.truth import compare_truth, scores_of
-from edge.analysis.warning import truth_change
+from edge.analysis.scores import scores_of
+from edge.analysis.truth_change import truth_change
 from edge.artifact import Artifact
 from edge.errors import UserError
 from edge.jobs.decode import DecodeSettings

@@ -17,7 +17,8 @@ import pytest
 import scipy.stats
 from typer.testing import CliRunner
 
-from edge.analysis.paper import BEYOND, analyse_paper
+from edge.analysis.paper import analyse_paper
+from edge.analysis.paper_rows import BEYOND
 from edge.analysis.published import LAYER_TABLE, LAYERS_MODEL, PAPER, TABLES, paper_kv_mebibytes, published
 from edge.analysis.study import RELATIONS, study
 from edge.analysis.tokens import POINTS, correlations, drift, points, read_tokens

@@ -13,6 +13,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
+from edge.analysis.auroc_change import compare_truth
 from edge.analysis.calibration import (
     BINS,
     FOLDS,
@@ -35,16 +36,9 @@ from edge.analysis.ranking import (
     rank_draws,
     risk_coverage,
 )
+from edge.analysis.scores import PREDICTORS, scores_of
 from edge.analysis.tokens import read_tokens
-from edge.analysis.truth import (
-    ALPHA,
-    PREDICTORS,
-    Truth,
-    analyse_truth,
-    compare_truth,
-    judge_scores,
-    scores_of,
-)
+from edge.analysis.truth import ALPHA, Truth, analyse_truth, judge_scores
 from edge.errors import UserError
 from edge.report.truth import verdict
 from edge.runs.run_directory import Run

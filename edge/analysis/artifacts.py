@@ -1,5 +1,4 @@
-"""Several artifacts against one full-precision run: what each costs, what it damages, and the best that
-fits."""
+"""Comparison of several artifacts with one full-precision run: cost, damage, and the best that fits."""
 
 from __future__ import annotations
 
@@ -10,10 +9,11 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from edge.analysis.divergence import Divergence, compare, plain
+from edge.analysis.divergence import Divergence, compare
 from edge.analysis.dynamics import DELTA
 from edge.analysis.intervals import UNDEFINED, Interval
 from edge.analysis.pairs import check_pair
+from edge.analysis.plain import plain
 from edge.errors import UserError
 from edge.runs.parts import read_part
 from edge.runs.provenance import ArtifactIdentity
@@ -23,9 +23,9 @@ GB = 1e9
 
 
 class Cost(NamedTuple):
-    """`bytes` of the artifact's files, None where the run does not say; the largest resident memory after
-    any question, bytes; decoded tokens a second. The last two are None where they were not measured, or with
-    the full model in the same process."""
+    """Size of the artifact's files, largest resident memory after any question (both in bytes), and decoded
+    tokens per second. Each is None if the run does not hold it. Memory and speed are also None if the full
+    model was in the same process."""
 
     bytes: int | None
     rss_bytes: int | None
@@ -33,10 +33,13 @@ class Cost(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """From a forced run, positions aligned. `kl` is the mean over tokens, `kl_error` its standard error over
-    questions; a lower bound unless `exact`; NaN where the reference kept no distributions. `log_ppl_ratio`
-    is ln(PPL(Q)/PPL(base)); `hidden_error` the relative L2 error of the residual stream after the last
-    layer, undefined unless exact and tapped."""
+    """Differences between a forced run and its reference at the same positions.
+
+    `kl` is the mean over tokens in nats, `kl_error` its standard error over questions. It is a lower bound
+    unless `exact`, and NaN if the reference kept no distributions. `log_ppl_ratio` is ln(PPL(Q)/PPL(base)).
+    `hidden_error` is the relative L2 error of the residual stream after the last layer, undefined unless
+    exact and tapped.
+    """
 
     kl: float
     kl_error: float
@@ -48,8 +51,11 @@ class Damage(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """One artifact, from its runs against the full one: a forced one gives `damage`, one that decodes alone
-    its class. Changes of entropies are means over questions, of the forced run where there is one."""
+    """One artifact, from its runs compared with the full one.
+
+    A forced run gives `damage`, a free-running one the class; `alone` says whether there is a free-running
+    one. Changes of entropies are means over questions, from the forced run if there is one.
+    """
 
     label: str
     precision: str
@@ -66,8 +72,8 @@ class Line:
 
 @dataclass(frozen=True)
 class ArtifactComparison:
-    """`full` is the reference's own line, without damage; `lines` are in the order given; `runs` every
-    single comparison."""
+    """Lines of several artifacts. `full` is the reference's own line, without damage. `lines` are in the
+    order given. `runs` has every single comparison."""
 
     full: Line
     notice: str
@@ -82,35 +88,34 @@ class ArtifactComparison:
 
 
 def compare_artifacts(full: Run, others: Sequence[Run], delta: float = DELTA) -> ArtifactComparison:
-    """Runs of one artifact share a line. Raises UserError when any does not belong to the full one, before
-    the first is read."""
+    """Compare each run with the full one; runs of one artifact share a line. Raises UserError before any is
+    read if one does not belong to the full one."""
     for run in others:
         check_pair(full, run)
-    found = [compare(full, run, delta) for run in others]
-    own = found[0].full_class.label
+    comparisons = [compare(full, run, delta) for run in others]
     return ArtifactComparison(
         full=Line(
-            full.manifest.label,
-            full.manifest.precision,
-            cost([full]),
-            None,
-            None,
-            UNDEFINED,
-            UNDEFINED,
-            own,
-            True,
-            True,
-            (str(full.folder),),
+            label=full.manifest.label,
+            precision=full.manifest.precision,
+            cost=cost([full]),
+            damage=None,
+            identical=None,
+            entropy_change=UNDEFINED,
+            attention_change=UNDEFINED,
+            model_class=comparisons[0].full_class.label,
+            same_class=True,
+            alone=True,
+            folders=(str(full.folder),),
         ),
         notice=full.manifest.notice,
-        questions=found[0].questions,
-        lines=tuple(lines_of(list(zip(others, found, strict=True)))),
-        runs=tuple(found),
+        questions=comparisons[0].questions,
+        lines=tuple(lines_of(list(zip(others, comparisons, strict=True)))),
+        runs=tuple(comparisons),
     )
 
 
 def lines_of(pairs: Sequence[tuple[Run, Divergence]]) -> list[Line]:
-    """One for each artifact, in the order in which they come."""
+    """One line for each artifact, in the order of their first runs."""
     by_artifact: dict[ArtifactIdentity, list[tuple[Run, Divergence]]] = {}
     for run, divergence in pairs:
         by_artifact.setdefault(run.manifest.artifact, []).append((run, divergence))
@@ -118,7 +123,7 @@ def lines_of(pairs: Sequence[tuple[Run, Divergence]]) -> list[Line]:
 
 
 def line(members: Sequence[tuple[Run, Divergence]]) -> Line:
-    """Of the runs of one artifact. Of several forced ones the exact one says more."""
+    """The line of one artifact from its runs. An exact forced run is preferred to one that is not exact."""
     forced = sorted((d for _, d in members if d.forced), key=lambda d: not (d.forced and d.forced.exact))
     alone = [d for _, d in members if d.free]
     aligned, decided = (forced or alone)[0], (alone or forced)[0]
@@ -139,22 +144,22 @@ def line(members: Sequence[tuple[Run, Divergence]]) -> Line:
     )
 
 
-def damage(found: Divergence) -> Damage | None:
-    part = found.forced
-    if part is None:
+def damage(comparison: Divergence) -> Damage | None:
+    """Damage from the comparison of a forced run; None for a free-running one."""
+    forced = comparison.forced
+    if forced is None:
         return None
-    last = (
-        UNDEFINED
-        if part.hidden_error is None
-        else Interval(*(float(bound[-1]) for bound in part.hidden_error[1:4]))
-    )
-    kl, error = (math.nan, math.nan) if part.kl is None else (part.kl.mean, part.kl.error)
-    return Damage(kl, error, part.exact, part.same_top1, part.perplexity.log_ratio, last)
+    last_layer = UNDEFINED
+    if forced.hidden_error is not None:
+        error = forced.hidden_error
+        last_layer = Interval(float(error.mean[-1]), float(error.low[-1]), float(error.high[-1]))
+    kl, kl_error = (math.nan, math.nan) if forced.kl is None else (forced.kl.mean, forced.kl.error)
+    return Damage(kl, kl_error, forced.exact, forced.same_top1, forced.perplexity.log_ratio, last_layer)
 
 
 def cost(runs: Sequence[Run]) -> Cost:
-    """From the runs that decode alone, the largest memory and the best speed; without one from those that
-    are forced, which hold the reference too, but never with the full model beside."""
+    """Size, largest memory and best speed of one artifact's runs. Free-running runs are used if there are
+    any, else forced ones. Runs with the full model in the same process are left out."""
     alone = [run for run in runs if run.manifest.kind == "run"]
     single = alone or [run for run in runs if not run.manifest.exact]
     memory = [size for run in single if (size := rss(run)) is not None]
@@ -164,8 +169,8 @@ def cost(runs: Sequence[Run]) -> Cost:
 
 
 def rss(run: Run) -> int | None:
-    """The largest resident memory after any question, bytes; None where it was not measured or cannot be
-    read any more."""
+    """Largest resident memory after any question, in bytes. None if it was not measured or cannot be read.
+    Raises UserError if the table lacks the column."""
     path = run.folder / DEVICE_NAME
     if not path.is_file():
         return None
@@ -180,67 +185,58 @@ def rss(run: Run) -> int | None:
 
 
 def tokens_per_second(run: Run) -> float | None:
-    """Of decoding: tokens after the first of each answer over the time that they took; None where there was
-    none."""
+    """Speed of decoding: tokens after the first of each answer over their time. None if there was none."""
     answers = run.answers(["question_index", "tokens", "decode_ms"])
-    tokens, spent = (
-        pc.sum(pc.subtract(answers.column("tokens"), 1)).as_py(),
-        pc.sum(answers.column("decode_ms")).as_py(),
-    )
-    return 1e3 * tokens / spent if tokens and spent else None
+    tokens = pc.sum(pc.subtract(answers.column("tokens"), 1)).as_py()
+    milliseconds = pc.sum(answers.column("decode_ms")).as_py()
+    return 1e3 * tokens / milliseconds if tokens and milliseconds else None
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The answer to "the best that fits in `gigabytes` of memory" (1e9 bytes): a line, or None; `text` is a
-    sentence."""
+    """The best artifact that fits in `gigabytes` of memory (1e9 bytes), None if none fits. `text` says so in
+    a sentence."""
 
     gigabytes: float
     best: Line | None
     text: str
 
     def to_json(self) -> dict[str, Any]:
+        """Nested plain values; NaN becomes None."""
         value: dict[str, Any] = plain(asdict(self))
         return value
 
 
 def check_room(gigabytes: float) -> None:
-    """Raises UserError for a number that is no size."""
+    """Raise UserError for a number that is no size."""
     if not 0.0 < gigabytes < math.inf:
         raise UserError(f"--fits is {gigabytes}: a number of gigabytes above 0 is needed")
 
 
-def best_fit(found: ArtifactComparison, gigabytes: float) -> Fit:
-    """The least mean KL among the artifacts whose measured memory is at most so many gigabytes; full
-    precision itself, where it fits, damages nothing. Raises UserError for a number that is no size, and
-    where memory or KL was measured of none."""
+def best_fit(comparison: ArtifactComparison, gigabytes: float) -> Fit:
+    """The artifact with the least mean KL among those whose measured memory is at most `gigabytes`. Full
+    precision counts as no damage. Raises UserError for a number that is no size, and if no artifact has both
+    memory and KL measured."""
     check_room(gigabytes)
-    judged = [each for each in found.lines if each.damage and not math.isnan(each.damage.kl)]
-    known = [
-        (each, each.cost.rss_bytes) for each in (found.full, *judged) if each.cost.rss_bytes is not None
-    ]
+    judged = [each for each in comparison.lines if each.damage and not math.isnan(each.damage.kl)]
+    candidates = (comparison.full, *judged)
+    known = [(each, each.cost.rss_bytes) for each in candidates if each.cost.rss_bytes is not None]
     if not known:
         raise UserError(
             "--fits needs runs whose memory and KL were measured: give those of 'edge run' and of 'edge "
             "force'"
         )
-    room = [each for each, size in known if size <= gigabytes * GB]
-    if not room:
+    fitting = [each for each, size in known if size <= gigabytes * GB]
+    if not fitting:
         least, size = min(known, key=lambda pair: pair[1])
-        return Fit(
-            gigabytes,
-            None,
-            f"Nothing fits in {gigabytes:g} GB: the least is {least.precision} with {size / GB:.3g} GB.",
-        )
-    best = min(room, key=lambda each: each.damage.kl if each.damage else 0.0)
-    held = f"which took {(best.cost.rss_bytes or 0) / GB:.3g} GB"
+        text = f"Nothing fits in {gigabytes:g} GB: the least is {least.precision} with {size / GB:.3g} GB."
+        return Fit(gigabytes, None, text)
+    best = min(fitting, key=lambda each: each.damage.kl if each.damage else 0.0)
+    memory = f"which took {(best.cost.rss_bytes or 0) / GB:.3g} GB"
+    start = f"Best that fits in {gigabytes:g} GB:"
     if best.damage is None:
-        return Fit(
-            gigabytes,
-            best,
-            f"Best that fits in {gigabytes:g} GB: full precision itself, {best.precision}, {held}.",
-        )
+        return Fit(gigabytes, best, f"{start} full precision itself, {best.precision}, {memory}.")
     bound = "" if best.damage.exact else "at least "
     error = "" if math.isnan(best.damage.kl_error) else f" ± {best.damage.kl_error:.2g}"
-    told = f"mean KL {bound}{best.damage.kl:.3g}{error} nats"
-    return Fit(gigabytes, best, f"Best that fits in {gigabytes:g} GB: {best.precision}, {held}, {told}.")
+    kl = f"mean KL {bound}{best.damage.kl:.3g}{error} nats"
+    return Fit(gigabytes, best, f"{start} {best.precision}, {memory}, {kl}.")

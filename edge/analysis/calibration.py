@@ -1,5 +1,7 @@
-"""From a score to the probability that an answer is untrue, always judged on questions the fit has not
-seen."""
+"""Calibration of a score: the probability that an answer is untrue.
+
+Probabilities and thresholds are always judged on questions that were not used to fit them.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ ITERATIONS = 50
 
 
 class CrossFitted(NamedTuple):
-    """`probability` [n] of being untrue and `flagged` [n] (score beyond the threshold), each from a fit on
-    the other folds."""
+    """Values from a fit on the other folds: `probability` [n] of being untrue, and `flagged` [n] (score
+    above the threshold)."""
 
     probability: Float64
     flagged: Bool
@@ -40,7 +42,7 @@ class Calibration(NamedTuple):
 
 
 class ReliabilityBin(NamedTuple):
-    """Questions whose probability lies in one of `BINS` equal intervals: how many, mean probability, share
+    """Questions whose probability lies in one of `BINS` equal intervals: number, mean probability, share
     untrue."""
 
     questions: int
@@ -49,7 +51,7 @@ class ReliabilityBin(NamedTuple):
 
 
 def folds(untrue: Bool, count: int = FOLDS) -> Float64:
-    """Fold of each question [n], seeded; each fold has its share of untrue and of true answers."""
+    """Fold of each question [n], stratified by outcome, with a fixed seed."""
     rng = np.random.default_rng(SEED)
     members = np.concatenate([rng.permutation(np.flatnonzero(untrue == kind)) for kind in (True, False)])
     fold = np.empty(untrue.size)
@@ -58,9 +60,11 @@ def folds(untrue: Bool, count: int = FOLDS) -> Float64:
 
 
 def platt(scores: Float64, untrue: Bool) -> tuple[float, float]:
-    """a and b of probability = 1 / (1 + exp(-(a score + b))) by maximum likelihood with Platt's smoothed
-    targets (Platt 1999), which keep the fit finite where a score separates perfectly. Newton's method on the
-    standardised score."""
+    """Fit a and b of probability = 1 / (1 + exp(-(a score + b))) by maximum likelihood (Platt 1999).
+
+    Platt's smoothed targets keep the fit finite where a score separates perfectly. The fit is by Newton's
+    method on the standardised score.
+    """
     bad = float(untrue.sum())
     target = np.where(untrue, (bad + 1) / (bad + 2), 1 / (untrue.size - bad + 2))
     centre, scale = float(scores.mean()), float(scores.std())
@@ -74,9 +78,8 @@ def platt(scores: Float64, untrue: Bool) -> tuple[float, float]:
         gradient, curvature = x @ (p - target), (x * (p * (1 - p))) @ x.T
         step = np.linalg.solve(curvature + 1e-12 * np.eye(2), gradient)
         size = float(np.abs(step).max())
-        weights = weights - step / max(
-            1.0, size
-        )  # a step of a standard deviation at most: far from the optimum Newton overshoots
+        # A step of at most one standard deviation: far from the optimum Newton's method overshoots.
+        weights = weights - step / max(1.0, size)
         if size < 1e-10:
             break
     return float(weights[0] / scale), float(weights[1] - weights[0] * centre / scale)
@@ -89,8 +92,8 @@ def logistic(x: Float64) -> Float64:
 
 
 def threshold(scores: Float64, untrue: Bool) -> float:
-    """Where "score above it" tells untrue from true with the largest balanced accuracy (Youden 1950);
-    halfway between two scores, the lowest of equals."""
+    """The threshold above which a score means untrue, with the largest balanced accuracy (Youden 1950). It
+    is halfway between two scores; of equally good ones it is the lowest."""
     values, inverse = np.unique(scores, return_inverse=True)
     bad, good = (np.bincount(inverse, weights=kind, minlength=values.size) for kind in (untrue, ~untrue))
     # Entry i: sensitivity + specificity - 1 with the cut below values[i].
@@ -100,7 +103,8 @@ def threshold(scores: Float64, untrue: Bool) -> float:
 
 
 def cross_fit(scores: Float64, untrue: Bool) -> CrossFitted:
-    """Needs at least two answers of each kind in every set of all folds but one."""
+    """Fit on all folds but one and apply to that one, for each fold. Needs at least two answers of each kind
+    in every set of all folds but one."""
     fold = folds(untrue)
     probability, flagged = np.empty(scores.size), np.empty(scores.size, np.bool_)
     for i in range(FOLDS):
@@ -112,7 +116,7 @@ def cross_fit(scores: Float64, untrue: Bool) -> CrossFitted:
 
 
 def bin_of(probability: Float64, bins: int) -> npt.NDArray[np.int64]:
-    """Index of the equal-width bin of each probability; a bin holds its upper edge (Guo et al. 2017), the
+    """Index of the equal-width bin of each probability. A bin holds its upper edge (Guo et al. 2017), the
     first also 0."""
     index: npt.NDArray[np.int64] = np.clip(np.ceil(probability * bins) - 1, 0, bins - 1).astype(np.int64)
     return index
@@ -131,12 +135,11 @@ def judge(fitted: CrossFitted, untrue: Bool) -> Calibration:
     sums = [(fitted.probability - untrue) ** 2, right & untrue, untrue, right & ~untrue, ~untrue]
     residuals = bin_residuals(fitted.probability, untrue, BINS)
     # One product for all sums: a resample costs as much for fifteen rows as for one.
-    drawn = np.concatenate([np.array(sums, np.float32), residuals.astype(np.float32)]) @ draws_of(
-        untrue.size
-    )
-    squares, told_bad, bad, told_good, good = drawn[:5].astype(np.float64)
+    rows = np.concatenate([np.array(sums, np.float32), residuals.astype(np.float32)])
+    drawn = rows @ draws_of(untrue.size)
+    squares, right_bad, bad, right_good, good = drawn[:5].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample may hold answers of one kind only
-        balanced = (told_bad / bad + told_good / good) / 2
+        balanced = (right_bad / bad + right_good / good) / 2
     return Calibration(
         percentile_interval(np.abs(drawn[5:]).sum(axis=0) / untrue.size),
         percentile_interval(squares / untrue.size),

@@ -1,4 +1,4 @@
-"""One run: its metrics over questions and over tokens, its trajectory along the answer, its class."""
+"""Description of one run: metrics over questions and over tokens, trajectories, and class."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CURVE_BINS = 20
 
 
 class DynamicsClass(NamedTuple):
-    """A model's class with what it was decided from: the early/late output-entropy shift over questions, and
-    delta."""
+    """A model's class, with the early/late shift of output entropy over questions and the delta that decide
+    it."""
 
     label: str
     shift: Interval
@@ -36,8 +36,8 @@ class DynamicsClass(NamedTuple):
 
 
 class MetricLine(NamedTuple):
-    """One metric of a run: mean over questions (each answer weighs the same) and over tokens (the paper's
-    way), both with intervals over questions, and the SD over all tokens."""
+    """One metric of a run: mean over questions (each answer weighs the same), mean over tokens (the paper's
+    way), and SD over all tokens. Both means have intervals over questions."""
 
     metric: str
     over_questions: Interval
@@ -46,8 +46,8 @@ class MetricLine(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A metric along the answer: `x` is t/N at the middle of each bin; median and 10th to 90th percentile
-    over questions of the metric's mean in that bin, and the mean over questions."""
+    """A metric along the answer. `x` is t/N at the middle of each bin. The others are statistics over
+    questions of the metric's mean in that bin: mean, median, and 10th (`low`) and 90th percentile."""
 
     x: Float64
     mean: Float64
@@ -58,8 +58,8 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Dynamics:
-    """What one run says by itself. `shift` and `slope` are of output entropy (late - early; change over the
-    answer)."""
+    """Results of one run by itself. `slope` is the change of output entropy over the answer,
+    `attention_shift` the shift (late - early) of attention entropy."""
 
     label: str
     questions: int
@@ -72,9 +72,12 @@ class Dynamics:
 
 
 def classify(shifts: npt.ArrayLike, delta: float = DELTA) -> DynamicsClass:
-    """Deterministic where the 95% interval of the mean shift lies below -delta, exploratory above +delta,
-    balanced otherwise; undefined with fewer than two answers, which have no interval. Raises UserError for a
-    negative delta."""
+    """Class of a run from its shifts in nats, one for each answer.
+
+    Deterministic if the 95% interval of the mean shift lies below -delta, exploratory if above +delta, else
+    balanced. Undefined with fewer than two answers, which have no interval. Raises UserError for a negative
+    delta.
+    """
     if not 0.0 <= delta < float("inf"):
         raise UserError(f"--delta is {delta}: a number of nats from 0 is needed")
     shift = bootstrap(shifts)
@@ -108,10 +111,11 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
 
 
 def recorded(names: Iterable[str], *tables: pa.Table, column: str) -> tuple[str, ...]:
-    """Those of the metrics that all runs have whose answers are given, `column` being such as "{}_mean".
+    """Names of the metrics that all the given answers tables hold; `column` is a pattern, for example
+    "{}_mean".
 
-    A metric that is newer than a run is left out; one that runs have always had stays, so that its column is
-    missed where it is asked for.
+    A metric that is newer than a run is left out. One that all versions record stays, so that reading its
+    column fails if it is not there.
     """
     return tuple(
         name
@@ -121,13 +125,13 @@ def recorded(names: Iterable[str], *tables: pa.Table, column: str) -> tuple[str,
 
 
 def numbers(table: pa.Table, column: str) -> Float64:
-    """A numeric column as float64, null as NaN. Raises UserError where the table has no such column."""
+    """A numeric column as float64, null as NaN. Raises UserError if the table has no such column."""
     values: Float64 = column_of(table, column).to_numpy(zero_copy_only=False).astype(np.float64)
     return values
 
 
 def column_of(table: pa.Table, column: str) -> pa.ChunkedArray:
-    """Raises UserError where the table has no such column: a run of another version, or one that was
+    """A column of a table. Raises UserError if there is none: the run is of another version, or was
     edited."""
     if column not in table.column_names:
         raise UserError(
@@ -149,59 +153,55 @@ def pooled_sd(means: Float64, sds: Float64, counts: Float64) -> float:
 
 
 def mean_vectors(answers: pa.Table, vector: str, width: int) -> Float64:
-    """Means over each answer's rows: [questions, width], NaN rows for answers that have none."""
+    """Means over each answer's rows, [questions, width]; NaN for answers without rows."""
     cells = column_of(answers, mean_column(vector)).to_pylist()
-    return np.array([[np.nan] * width if cell is None else cell for cell in cells], np.float64).reshape(
-        -1, width
-    )
+    rows = [[np.nan] * width if cell is None else cell for cell in cells]
+    return np.array(rows, np.float64).reshape(-1, width)
 
 
 def width_of(vector: str, model: ModelSpec) -> int:
-    """Numbers in one cell of a list column."""
+    """Number of values in one cell of a list column."""
     return BY_NAME[vector].shape.size(model)
 
 
 def head_map(run: Run, vector: str = "attention_entropy") -> Float64:
-    """[L, H] mean over questions of a by-head vector; NaN where no answer has it."""
+    """Mean over questions of a by-head metric, [L, H]; NaN if no answer has it."""
     model = run.manifest.model
     return layer_means(run, vector).reshape(model.layers, model.heads)
 
 
 def layer_means(run: Run, vector: str) -> Float64:
-    """[L], [L+1] or [L*H] mean over questions of a list column; NaN where no answer has it."""
+    """Mean over questions of a list column, [L], [L+1] or [L*H]; NaN if no answer has it."""
     answers = run.answers([mean_column(vector), "question_index"])
     return mean_rows(mean_vectors(answers, vector, width_of(vector, run.manifest.model)))
 
 
 def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
-    """Metrics of `steps` along the answer: output_entropy and, with taps, attention_entropy,
-    attention_entropy_normalised and head_dispersion as each step's mean over layers. Empty where nothing was
-    traced.
+    """Curves of metrics along the answer, by name: output_entropy and, with taps, attention_entropy,
+    attention_entropy_normalised and head_dispersion. Layers are averaged. Empty if nothing was traced.
 
-    Each answer is cut into `bins` equal parts of its length; token t of N covers [t/N, (t+1)/N), so that an
-    answer with fewer tokens than bins fills every bin with the token that covers it. Then statistics over
-    questions. One pass over the steps: they are the bulk of a run.
+    Each answer is cut into `bins` equal parts of its length. Token t of N covers [t/N, (t+1)/N), so that an
+    answer with fewer tokens than bins fills every bin. The steps, a run's largest table, are read once.
     """
     tapped = run.manifest.artifact.tapped
     names = tuple(name for name in shown_in(Shown.CURVE) if tapped or not BY_NAME[name].is_tapped)
     trajectories: dict[str, list[Float64]] = {}
     for _, table in run.each_question(step_columns(names)):
         for metric, values in step_series(table, run.manifest.model, names).items():
-            if (
-                values.size and not np.isnan(values).any()
-            ):  # a run whose taps were lost has rows without them
+            # A run whose taps were lost has rows without them.
+            if values.size and not np.isnan(values).any():
                 trajectories.setdefault(metric, []).append(trajectory(values, bins))
-    return {metric: over_questions(np.stack(found)) for metric, found in trajectories.items()}
+    return {metric: over_questions(np.stack(rows)) for metric, rows in trajectories.items()}
 
 
 def step_columns(names: Iterable[str]) -> list[str]:
-    """The columns of `steps` that `step_series` needs for these metrics."""
+    """Columns of `steps` that `step_series` needs for these metrics."""
     return list(dict.fromkeys(["position", *(SERIES[name] for name in names)]))
 
 
 def step_series(table: pa.Table, model: ModelSpec, names: Iterable[str]) -> dict[str, Float64]:
-    """One answer's metrics as one number a token, [N] each: means over layers where a row has a list, NaN
-    where it has none."""
+    """One answer's metrics as one number for each token, [N] each. A list is averaged over layers; a row
+    without one is NaN."""
     columns = {SERIES[name]: table.column(SERIES[name]) for name in names}
     layers = {name: column for name, column in columns.items() if pa.types.is_list(column.type)}
     filled = {name: rows_of(column) for name, column in layers.items()}
@@ -209,29 +209,27 @@ def step_series(table: pa.Table, model: ModelSpec, names: Iterable[str]) -> dict
     for name in names:
         source = SERIES[name]
         if name == "attention_entropy_normalised":
-            series[name] = normalised(filled[source], table.column("position").to_numpy(), model).mean(
-                axis=1
-            )
+            positions = table.column("position").to_numpy()
+            series[name] = normalised(filled[source], positions, model).mean(axis=1)
         else:
             series[name] = filled[source].mean(axis=1) if source in filled else numbers(table, source)
     return series
 
 
 def normalised(entropy: Float64, positions: npt.NDArray[np.int32], model: ModelSpec) -> Float64:
-    """attention_entropy / ln K of each row and layer [N, L], 0 where K = 1."""
-    seen = np.array([window or np.iinfo(np.int32).max for window in model.windows])
-    bound = np.log(np.minimum(positions[:, None].astype(np.int64) + 1, seen))
+    """Attention entropy / ln K of each row and layer [N, L], 0 where K = 1."""
+    windows = np.array([window or np.iinfo(np.int32).max for window in model.windows])
+    bound = np.log(np.minimum(positions[:, None].astype(np.int64) + 1, windows))
     if entropy.shape[1] != bound.shape[1]:
         return entropy  # no row has it
-    shares: Float64 = np.divide(
-        entropy, bound, out=np.where(np.isnan(entropy), np.nan, 0.0), where=bound > 0
-    )
+    zeros = np.where(np.isnan(entropy), np.nan, 0.0)
+    shares: Float64 = np.divide(entropy, bound, out=zeros, where=bound > 0)
     return shares
 
 
 def rows_of(column: pa.ChunkedArray) -> Float64:
-    """List cells of one width as [rows, width], a row of NaN for a null cell; one column of NaN where all
-    are null."""
+    """List cells of one width as [rows, width], a null cell as a row of NaN. One column of NaN if all are
+    null."""
     known = matrix(column)
     if len(known) == len(column):
         return known if known.size else np.empty((0, 1))
@@ -249,8 +247,8 @@ def over_questions(trajectories: Float64) -> Curve:
 
 
 def matrix(column: pa.ChunkedArray) -> Float64:
-    """List cells of one width as [rows, width]; null cells (the first row of a drift between tokens) left
-    out."""
+    """List cells of one width as [rows, width], without null cells (the first row of a change between
+    tokens)."""
     kept = column.drop_null().combine_chunks()
     if len(kept) == 0:
         return np.empty((0, 0))
@@ -259,7 +257,7 @@ def matrix(column: pa.ChunkedArray) -> Float64:
 
 
 def trajectory(values: Float64, bins: int) -> Float64:
-    """Mean of a step function with N equal pieces over each of `bins` equal intervals of [0, 1]."""
+    """Means of a step function with N equal pieces over `bins` equal intervals of [0, 1], [bins]."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     edges = np.linspace(0, values.size, bins + 1)
     means: Float64 = np.diff(np.interp(edges, np.arange(values.size + 1), total)) * bins / values.size

@@ -15,8 +15,7 @@ SEED = 20260403  # any fixed number: reports of the same runs must agree
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95% interval (percentile bootstrap over questions); NaN where it is not
-    defined."""
+    """An estimate with its 95% interval (percentile bootstrap over questions); NaN if it is undefined."""
 
     value: float
     low: float
@@ -28,16 +27,17 @@ UNDEFINED = Interval(math.nan, math.nan, math.nan)
 
 @functools.lru_cache(maxsize=4)  # every metric of a run asks for the same draws
 def resampled(count: int) -> Float64:
-    """RESAMPLES draws of `count` questions with replacement, as how often each was drawn: [RESAMPLES,
+    """Number of times each question occurs in each of RESAMPLES draws with replacement, [RESAMPLES,
     count]."""
     rng = np.random.default_rng(SEED)
     return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
 
 
 def bootstrap(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Interval:
-    """Mean over questions, or weighted mean (weights = tokens gives the paper's way), with its interval.
+    """Mean over questions with its interval, weighted if there are weights.
 
-    A question whose value is NaN does not count. One question alone has no interval (NaN bounds).
+    Numbers of tokens as weights give the paper's mean over tokens. A question whose value is NaN does not
+    count. One question alone has no interval (NaN bounds).
     """
     x = np.asarray(values, np.float64)
     w = np.ones_like(x) if weights is None else np.asarray(weights, np.float64)
@@ -54,7 +54,7 @@ def bootstrap(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> In
 
 
 def bootstrap_each(values: Float64) -> list[Interval]:
-    """`bootstrap` of each column [Q, columns] in one product, where a question may lack some of them."""
+    """Apply `bootstrap` to each column of values [Q, columns], in one product. Values may be NaN."""
     known = ~np.isnan(values)
     counts = known.sum(axis=0)
     filled = np.where(known, values, 0.0)
@@ -63,16 +63,15 @@ def bootstrap_each(values: Float64) -> list[Interval]:
         means, drawn = filled.sum(axis=0) / counts, (draws @ filled) / (draws @ known)
     if len(values) == 0:
         return [UNDEFINED] * values.shape[1]
-    low, high = (
-        np.nanpercentile(drawn[:, counts > 1], (2.5, 97.5), axis=0) if (counts > 1).any() else ((), ())
-    )
-    bounds = dict(zip(np.flatnonzero(counts > 1), zip(low, high, strict=True), strict=True))
+    several = np.flatnonzero(counts > 1)
+    low, high = np.nanpercentile(drawn[:, several], (2.5, 97.5), axis=0) if several.size else ((), ())
+    bounds = dict(zip(several, zip(low, high, strict=True), strict=True))
     undefined = (math.nan, math.nan)
     return [Interval(float(mean), *map(float, bounds.get(i, undefined))) for i, mean in enumerate(means)]
 
 
 def mean_rows(values: Float64) -> Float64:
-    """Mean over questions (rows) of each column: [columns]. Rows with NaN do not count; NaN where none is
+    """Mean over questions (rows) of each column, [columns]. Rows with NaN do not count; NaN if none is
     left."""
     known = values[~np.isnan(values).any(axis=1)]
     mean: Float64 = known.mean(axis=0) if len(known) else np.full(values.shape[1], math.nan)
@@ -80,8 +79,8 @@ def mean_rows(values: Float64) -> Float64:
 
 
 def bootstrap_columns(values: npt.ArrayLike) -> tuple[Float64, Float64, Float64]:
-    """Mean over questions (rows) of each column with its interval: three arrays [columns]. NaN rows do not
-    count; one question alone has no interval (NaN bounds)."""
+    """Mean over questions (rows) of each column with its interval, as three arrays [columns]. Rows with NaN
+    do not count. One question alone has no interval (NaN bounds)."""
     x = np.asarray(values, np.float64)
     x = x[~np.isnan(x).any(axis=1)]
     if len(x) == 0:
@@ -94,9 +93,9 @@ def bootstrap_columns(values: npt.ArrayLike) -> tuple[Float64, Float64, Float64]
 
 
 class Distribution(NamedTuple):
-    """Values over tokens, in the order in which llama-perplexity lists them. `error` is the standard error
-    of the mean with each question as one cluster (tokens of one answer are not independent); NaN for a
-    single question."""
+    """Statistics of values over tokens, in the order in which llama-perplexity lists them. `error` is the
+    standard error of the mean with each question as one cluster, since tokens of one answer are not
+    independent. It is NaN for a single question."""
 
     mean: float
     error: float
@@ -117,20 +116,19 @@ class Distribution(NamedTuple):
 
 
 def distribution(values: npt.ArrayLike, questions: npt.ArrayLike) -> Distribution:
-    """Of one value for each token; `questions` says which question each token belongs to. Raises ValueError
-    if empty."""
+    """Distribution of one value for each token; `questions` has each token's question. Raises ValueError if
+    empty."""
     x, q = np.asarray(values, np.float64), np.asarray(questions)
     if x.size == 0:
         raise ValueError("a distribution of nothing")
-    high = np.percentile(x, (100, 99.9, 99, 95, 90, 75, 50, 25, 10, 5, 1, 0.1, 0))
-    return Distribution(
-        float(x.mean()), cluster_error(x, q), float(np.sqrt(np.mean(x * x))), *(float(v) for v in high)
-    )
+    percentiles = np.percentile(x, (100, 99.9, 99, 95, 90, 75, 50, 25, 10, 5, 1, 0.1, 0))
+    rms = float(np.sqrt(np.mean(x * x)))
+    return Distribution(float(x.mean()), cluster_error(x, q), rms, *map(float, percentiles))
 
 
 def cluster_error(x: Float64, questions: npt.NDArray[np.int64]) -> float:
-    """Standard error of the mean over tokens when answers are drawn, not tokens (linearised ratio estimator,
-    Cochran 1977)."""
+    """Standard error of the mean over tokens with each question as one cluster (linearised ratio estimator,
+    Cochran 1977). NaN for fewer than two questions."""
     _, inverse = np.unique(questions, return_inverse=True)
     clusters = int(inverse.max()) + 1
     if clusters < 2:

@@ -1,5 +1,4 @@
-"""What changed where: by-layer and by-head metrics of two runs, and how far their residual streams are
-apart."""
+"""Changes by layer and by head between two runs, and the distance of their residual streams."""
 
 from __future__ import annotations
 
@@ -43,8 +42,7 @@ class HeadChange(NamedTuple):
 
 
 class TokenStatistics(NamedTuple):
-    """Position by position, each [columns] of a list column: RMS change and correlations of the two
-    series."""
+    """RMS change and correlations of two series position by position, each [columns] of a list column."""
 
     rms: Float64
     pearson: Float64
@@ -52,13 +50,14 @@ class TokenStatistics(NamedTuple):
 
 
 def tapped(full: Run, quantised: Run) -> bool:
-    """Whether both have attention and hidden states."""
+    """Whether both runs have attention and hidden states."""
     return full.manifest.artifact.tapped and quantised.manifest.artifact.tapped
 
 
 def layer_change(
     name: str, a: pa.Table, b: pa.Table, full: Run, tokens: Mapping[str, TokenStatistics]
 ) -> LayerChange:
+    """Change of a by-layer metric from the answers `a` to `b`; `tokens` has its token statistics, if any."""
     width = width_of(name, full.manifest.model)
     means = bootstrap_columns(mean_vectors(b, name, width) - mean_vectors(a, name, width))
     return LayerChange(name, *means, *tokens.get(name, ()))
@@ -67,29 +66,29 @@ def layer_change(
 def head_change(
     name: str, a: pa.Table, b: pa.Table, full: Run, tokens: Mapping[str, TokenStatistics]
 ) -> HeadChange:
+    """Change of a by-head metric from the answers `a` to `b`; `tokens` has its token statistics, if any."""
     model = full.manifest.model
     width = width_of(name, model)
     mean = mean_rows(mean_vectors(b, name, width) - mean_vectors(a, name, width))
-    return HeadChange(
-        name, *(values.reshape(model.layers, model.heads) for values in (mean, *tokens.get(name, ())))
-    )
+    vectors = (mean, *tokens.get(name, ()))
+    return HeadChange(name, *(vector.reshape(model.layers, model.heads) for vector in vectors))
 
 
 def token_statistics(full: Run, quantised: Run, names: Iterable[str]) -> dict[str, TokenStatistics]:
-    """Of each of these list columns of a forced run and its reference; without those that no row of both
-    has."""
-    found = {}
+    """Token statistics of list columns of a forced run and its reference. A column that no row of both holds
+    is left out."""
+    columns = {}
     for name in names:  # one at a time: a long run's vectors of all metrics would not fit a board
         a, b = paired_steps(full, quantised, [name], [])
         x, y = rows_of(a.column(name)), rows_of(b.column(name))
-        known = ~(np.isnan(x[:, 0]) | np.isnan(y[:, 0]))  # row 0 has no drift; taps may be lost on the way
+        known = ~(np.isnan(x[:, 0]) | np.isnan(y[:, 0]))  # row 0 has no previous token; taps may be lost
         if known.any():
-            found[name] = by_column(x[known], y[known])
-    return found
+            columns[name] = by_column(x[known], y[known])
+    return columns
 
 
 def by_column(x: Float64, y: Float64) -> TokenStatistics:
-    """Of each column of two tables [tokens, columns]."""
+    """Token statistics of each column of two tables [tokens, columns]."""
     pairs = [(x[:, i], y[:, i]) for i in range(x.shape[1])]
     return TokenStatistics(
         np.sqrt(np.mean((y - x) ** 2, axis=0)),
@@ -99,8 +98,7 @@ def by_column(x: Float64, y: Float64) -> TokenStatistics:
 
 
 def hidden_change(name: str, answers: pa.Table, run: Run) -> LayerChange | None:
-    """Distance of the residual streams by layer, mean over questions; None where one of the models had no
-    taps."""
+    """Distance of the residual streams by layer, mean over questions; None if a model had no taps."""
     if answers.column(mean_column(name)).null_count == answers.num_rows:
         return None
     return LayerChange(name, *bootstrap_columns(mean_vectors(answers, name, run.manifest.model.layers + 1)))

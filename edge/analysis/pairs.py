@@ -1,5 +1,4 @@
-"""Two runs that belong together: what is refused, the same rows of both, means over tokens with intervals
-over questions."""
+"""Pairs of runs: checks, the rows that both hold, and means over tokens with intervals over questions."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from edge.runs.run_directory import Run
 
 
 def check_pair(full: Run, quantised: Run) -> None:
-    """Raises UserError unless both are over the same questions, prompts and tokens, and the first is
+    """Raise UserError unless both runs are over the same questions, prompts and tokens, and the first is
     free-running."""
     a, b = full.manifest, quantised.manifest
     if a.kind != "run":
@@ -26,8 +25,8 @@ def check_pair(full: Run, quantised: Run) -> None:
     ):
         if one != other:
             raise UserError(
-                f"{full.folder} and {quantised.folder} have different {what}: compare runs of one model and "
-                f"setting"
+                f"{full.folder} and {quantised.folder} have different {what}: "
+                "compare runs of one model and setting"
             )
     if b.like is not None and b.like.artifact != a.artifact:
         raise UserError(
@@ -37,7 +36,7 @@ def check_pair(full: Run, quantised: Run) -> None:
 
 
 def paired_answers(full: Run, quantised: Run) -> tuple[pa.Table, pa.Table]:
-    """The answers of both; raises UserError when their questions or prompts differ."""
+    """Answers of both runs. Raises UserError if their questions or prompts differ."""
     a, b = full.answers(), quantised.answers()
     if not a.column("question_index").equals(b.column("question_index")):
         raise UserError(
@@ -53,7 +52,7 @@ def paired_answers(full: Run, quantised: Run) -> tuple[pa.Table, pa.Table]:
 def paired_steps(
     full: Run, quantised: Run, columns: list[str], extra: list[str]
 ) -> tuple[pa.Table, pa.Table]:
-    """The same rows of both runs; raises UserError when their tokens differ."""
+    """Steps of both runs, the second with the `extra` columns. Raises UserError if their tokens differ."""
     keys = ["question_index", "step", "token_id"]
     a, b = full.steps([*keys, *columns]), quantised.steps([*keys, *columns, *extra])
     if not a.select(keys).equals(b.select(keys)):

@@ -1,10 +1,9 @@
-"""The statistics of llama.cpp's `llama-perplexity --kl-divergence`: the same list, order and names, over the
-answers' tokens.
+"""Statistics of llama.cpp's `llama-perplexity --kl-divergence` over the answers' tokens.
 
-Its definitions (tools/perplexity/perplexity.cpp): Q is the quantised model, base the full one, p the
-probability of the token that was read, both at the same position. Its errors take tokens as independent;
-ours take answers, since tokens of one answer are not. The error of a function of means is that of its linear
-term (the delta method).
+The list, its order and its names are the same (tools/perplexity/perplexity.cpp). Q is the quantised model,
+base the full one, and p the probability of the token that was read, at the same position. Its errors treat
+tokens as independent. Ours treat answers as independent, since tokens of one answer are not. The error of a
+function of means is that of its linear term (the delta method).
 """
 
 from __future__ import annotations
@@ -34,9 +33,10 @@ PERPLEXITY, KLD, PROBABILITY = "Perplexity", "KL divergence", "Token probability
 
 
 class Statistic(NamedTuple):
-    """One line: `section` and `name` as llama-perplexity has them, the value, its standard error over
-    questions, and over tokens taken as independent (llama-perplexity's own). Errors are NaN where there are
-    none. KL in nats, probabilities from 0 to 1.
+    """One statistic; `section` and `name` are those of llama-perplexity.
+
+    `error` is the standard error over questions. `token_error` is over tokens taken as independent, as in
+    llama-perplexity. Errors are NaN where there are none. KL is in nats, probabilities are from 0 to 1.
     """
 
     section: str
@@ -47,7 +47,7 @@ class Statistic(NamedTuple):
 
 
 def token_error(values: Float64) -> float:
-    """Standard error of the mean of independent values, NaN of fewer than two."""
+    """Standard error of the mean of independent values, NaN for fewer than two."""
     return float(values.std() / math.sqrt(values.size - 1)) if values.size > 1 else math.nan
 
 
@@ -58,19 +58,21 @@ def statistics(
     same_top: npt.ArrayLike,
     questions: npt.ArrayLike,
 ) -> tuple[Statistic, ...]:
-    """From one value for each token, [N]: surprisals in nats under base and Q, KL(base || Q) if it is known,
-    whether the most likely token is the same; `questions` says which question each belongs to. Raises
-    ValueError if empty."""
+    """All statistics from one value for each token, [N].
+
+    Surprisals are in nats, under base and Q. `kl` is KL(base || Q), None if it is unknown. `same_top` says
+    whether the most likely token is the same. `questions` has each token's question. Raises ValueError if
+    empty.
+    """
     base, own, same = (np.asarray(values, np.float64) for values in (base_surprisal, surprisal, same_top))
     groups = np.asarray(questions)
     if own.size == 0:
         raise ValueError("statistics of no tokens")
 
     def line(section: str, name: str, value: float, linear: Float64, scale: float = 1.0) -> Statistic:
-        """With the errors of `scale` times the mean of `linear`."""
-        return Statistic(
-            section, name, value, scale * cluster_error(linear, groups), scale * token_error(linear)
-        )
+        """A statistic with the errors of `scale` times the mean of `linear`."""
+        errors = scale * cluster_error(linear, groups), scale * token_error(linear)
+        return Statistic(section, name, value, *errors)
 
     ppl, ppl_base = float(np.exp(own.mean())), float(np.exp(base.mean()))
     ratio = float(np.mean(own - base))
@@ -98,10 +100,10 @@ def statistics(
 def quantiles(
     section: str, what: str, values: Float64, wanted: tuple[tuple[str, float], ...]
 ) -> list[Statistic]:
-    named = [
-        (f"Maximum {what}", 100.0),
-        *((f"{name} {what}", percent) for name, percent in wanted),
-        (f"Minimum {what}", 0.0),
+    """Maximum, the wanted percentiles (name, percent) and minimum of values."""
+    percents = [("Maximum", 100.0), *wanted, ("Minimum", 0.0)]
+    percentiles = np.percentile(values, [percent for _, percent in percents])
+    return [
+        Statistic(section, f"{name} {what}", float(value))
+        for (name, _), value in zip(percents, percentiles, strict=True)
     ]
-    found = np.percentile(values, [percent for _, percent in named])
-    return [Statistic(section, name, float(value)) for (name, _), value in zip(named, found, strict=True)]

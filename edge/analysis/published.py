@@ -1,4 +1,4 @@
-"""The numbers of arXiv 2604.03589, from the package's `data/paper.json`, by table, measure and model."""
+"""Numbers of arXiv 2604.03589 by table, measure and model, from the package's `data/paper.json`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MEBIBYTE = 2**20
 
 
 class PublishedClass(NamedTuple):
-    """The paper's verdicts on one model: abstract and section 4.1 differ, and so may the sign of its own
-    shift (Table 5)."""
+    """The paper's verdicts on one model. Abstract and section 4.1 differ; the sign of its shift (Table 5)
+    may differ from both."""
 
     abstract: str
     section: str
@@ -35,7 +35,7 @@ class PublishedClass(NamedTuple):
 
 
 class Published(NamedTuple):
-    """`values` by (table, measure) holds one number for each of `models`, NaN where the paper has none."""
+    """The paper's numbers. `values` has one for each of `models` by (table, measure), NaN for none."""
 
     source: str
     models: tuple[str, ...]
@@ -43,7 +43,7 @@ class Published(NamedTuple):
     classes: dict[str, PublishedClass]
 
     def value(self, table: int, measure: str, model_id: str) -> float:
-        """NaN where the paper does not say."""
+        """One number of a table; NaN if the paper has none."""
         row = self.values.get((table, measure))
         return row[self.models.index(model_id)] if row and model_id in self.models else math.nan
 
@@ -56,7 +56,7 @@ def layer_measures(side: str, rank: int) -> tuple[str, str, str]:
 
 @functools.cache
 def published() -> Published:
-    """Read once; the file is part of the package."""
+    """Read the paper's numbers, once for each process."""
     raw = json.loads(PAPER.read_text(encoding="utf-8"))
     models = tuple(raw["models"])
     values: dict[tuple[int, str], tuple[float, ...]] = {}
@@ -67,18 +67,16 @@ def published() -> Published:
     for side in ("lowest", "highest"):
         for rank, triple in enumerate(raw[LAYER_TABLE][side], start=1):
             for measure, value in zip(layer_measures(side, rank), triple, strict=True):
-                values[6, measure] = tuple(
-                    float(value) if model == LAYERS_MODEL else math.nan for model in models
-                )
-    verdicts = raw["classes"]
-    columns = zip(
-        verdicts["abstract"], verdicts["section_4_1"], verdicts["sign_of_output_shift"], strict=True
-    )
-    classes = {model: PublishedClass(*triple) for model, triple in zip(models, columns, strict=True)}
+                by_model = (float(value) if model == LAYERS_MODEL else math.nan for model in models)
+                values[6, measure] = tuple(by_model)
+    verdicts = [raw["classes"][key] for key in ("abstract", "section_4_1", "sign_of_output_shift")]
+    classes = {model: PublishedClass(*verdict) for model, *verdict in zip(models, *verdicts, strict=True)}
     return Published(raw["source"], models, values, classes)
 
 
 def paper_kv_mebibytes(spec: ModelSpec, prompt_tokens: int, generated_tokens: int) -> float:
-    """The cache as the paper's Table 1 counts it: FP32, and prompt + generated positions, because its loop
-    feeds the last prompt token twice (a decoder that does not caches one fewer)."""
+    """Size of the cache in MiB as the paper's Table 1 counts it: FP32, prompt + generated positions.
+
+    The paper's loop feeds the last prompt token twice. A decoder that does not caches one position fewer.
+    """
     return spec.kv_bytes(prompt_tokens + generated_tokens, 4) / MEBIBYTE

@@ -1,5 +1,4 @@
-"""All that `edge paper` and the report say of a run, in one pass over its steps; several runs side by side
-in processes."""
+"""Analysis of runs for `edge paper` and the report: one pass over each run's steps, runs in parallel."""
 
 from __future__ import annotations
 
@@ -14,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from edge.analysis.auroc_change import AurocChange, compare_truth
 from edge.analysis.dynamics import DELTA
 from edge.analysis.intervals import Float64
 from edge.analysis.labels import Labels, read_labels
 from edge.analysis.paper import PaperRun, analyse_paper
+from edge.analysis.scores import Scores, scores_of
 from edge.analysis.tokens import points, read_tokens
-from edge.analysis.truth import AurocChange, Scores, Truth, analyse_truth, compare_truth, scores_of
+from edge.analysis.truth import Truth, analyse_truth
 from edge.errors import UserError
 from edge.runs.run_directory import Run
 
@@ -34,8 +35,8 @@ RELATIONS = (
 
 @dataclass(frozen=True)
 class Study:
-    """One run. `truth` and `labels` are None where nobody has judged its answers; `relations` holds some
-    tokens [n, 2] of each of RELATIONS that the run has."""
+    """Results of one run. `truth`, `labels` and `scores` are None if nobody has judged its answers.
+    `relations` holds some tokens [n, 2] for each of RELATIONS that the run has."""
 
     name: str
     paper: PaperRun
@@ -46,19 +47,19 @@ class Study:
 
 
 def study(run: Run, *, name: str = "", question: int | None = None, delta: float = DELTA) -> Study:
-    """Raises UserError for what the run does not hold. `name` stands for the run in tables (its label
-    without one)."""
+    """Analyse a run. `name` is its name in tables (by default its label), `question` the index of a chosen
+    question. Raises UserError for a question that the run does not hold."""
     tokens, labels = read_tokens(run), read_labels(run)
     paper = analyse_paper(run, question=question, delta=delta, tokens=tokens)
-    shown = name or paper.label
+    name = name or paper.label
     scores = None if labels is None else scores_of(run, tokens)
     truth = None
     if labels is not None and scores is not None:
-        truth = dataclasses.replace(analyse_truth(run, labels, tokens, scores), label=shown)
+        truth = dataclasses.replace(analyse_truth(run, labels, tokens, scores), label=name)
     known = set(tokens.names)
     return Study(
-        name=shown,
-        paper=dataclasses.replace(paper, label=shown),
+        name=name,
+        paper=dataclasses.replace(paper, label=name),
         truth=truth,
         labels=labels,
         scores=scores,
@@ -67,13 +68,14 @@ def study(run: Run, *, name: str = "", question: int | None = None, delta: float
 
 
 def study_folder(folder: Path, name: str, question: int | None, delta: float) -> Study:
+    """Analyse the run in a folder; for a process of its own, which cannot take an open run."""
     return study(Run.open(folder), name=name, question=question, delta=delta)
 
 
 def study_runs(
     runs: Sequence[Run], *, question: int | None = None, delta: float = DELTA, jobs: int = 1
 ) -> list[Study]:
-    """Every run, `jobs` at a time in processes of their own. Raises UserError where the runs are not over
+    """Analyse every run, `jobs` at a time in separate processes. Raises UserError if the runs are not over
     the same questions."""
     if not runs:
         raise UserError("there is nothing to analyse: give at least one run directory")
@@ -85,16 +87,11 @@ def study_runs(
     work = [(run.folder, name, question, delta) for run, name in zip(runs, names_of(runs), strict=True)]
     if min(jobs, len(runs)) < 2:
         return [study_folder(*arguments) for arguments in work]
-    # A fresh interpreter each: a forked one would inherit threads of the BLAS in whatever state they are.
-    # One thread in each: as many processes as cores share them better than threads that wait for one
-    # another.
+    # Spawned, not forked: a forked process would inherit the BLAS threads in an undefined state. One BLAS
+    # thread each: there are as many processes as cores.
+    spawn = multiprocessing.get_context("spawn")
     try:
-        with (
-            one_blas_thread(),
-            ProcessPoolExecutor(
-                min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn")
-            ) as pool,
-        ):
+        with one_blas_thread(), ProcessPoolExecutor(min(jobs, len(runs)), mp_context=spawn) as pool:
             return list(pool.map(study_folder, *zip(*work, strict=True)))
     except BrokenProcessPool:
         raise UserError(
@@ -104,7 +101,7 @@ def study_runs(
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """For interpreters started inside: what the user has set stays."""
+    """Limit processes started inside to one BLAS thread, unless the user has set a number."""
     name = "OPENBLAS_NUM_THREADS"
     given = os.environ.get(name)
     os.environ.setdefault(name, "1")
@@ -116,7 +113,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """Labels, with the folder's name where two are alike."""
+    """Labels of the runs, with the folder's name where two are alike."""
     labels = [run.manifest.label for run in runs]
     return [
         f"{label} ({run.folder.name})" if labels.count(label) > 1 else label
@@ -125,7 +122,7 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 
 class Change(NamedTuple):
-    """How a run's scores rank its answers against how the first judged run's do."""
+    """Changes of AUROC from the first judged run (`against`) to another run."""
 
     against: str
     run: str
@@ -133,14 +130,12 @@ class Change(NamedTuple):
 
 
 def changes_of(studies: Sequence[Study], jobs: int = 1) -> list[Change]:
-    """Each later run that was judged against the first that was; `jobs` pairs at a time (numpy lets threads
-    run side by side)."""
-    judged = [
-        (s.name, (s.scores, s.labels)) for s in studies if s.scores is not None and s.labels is not None
-    ]
+    """Compare each later judged run with the first judged one, `jobs` pairs at a time in threads (numpy
+    releases the interpreter lock)."""
+    judged = [(s.name, (s.scores, s.labels)) for s in studies if s.scores and s.labels]
     if len(judged) < 2:
         return []
     (first, one), others = judged[0], judged[1:]
     with ThreadPoolExecutor(jobs) as pool:
-        found = pool.map(lambda other: compare_truth(one, other[1]), others)
-        return [Change(first, name, changes) for (name, _), changes in zip(others, found, strict=True)]
+        results = pool.map(lambda other: compare_truth(one, other[1]), others)
+        return [Change(first, name, changes) for (name, _), changes in zip(others, results, strict=True)]

@@ -1,5 +1,7 @@
-"""One pass over a run's steps: what the answers table does not hold. Scalars alone stay in memory, never
-vectors."""
+"""Token statistics that the answers table does not hold, from one pass over a run's steps.
+
+Only scalars stay in memory, never vectors.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,19 @@ POINTS = 1500  # of a scatter plot
 
 
 class TokenPass(NamedTuple):
-    """`asked` [Q] are the questions that have rows, in the order of the passes' other tables; `names` the
-    metrics of `SERIES` that the run has, and last `position`. `pooled` [T, M] float32 is every token (NaN
-    where undefined), `first` and `last` [Q, M] are each answer's ends, `within` [Q, M, M] the correlations
-    over one answer's tokens (row 0, which has no previous token, left out), `trajectories` [Q, bins] by name
-    each answer's trajectory; `entropy_step` [Q] is the mean |change| of output entropy from a token to the
-    next and `entropy_memory` [Q] its lag-one autocorrelation."""
+    """Result of one pass over the steps of Q questions, T tokens and M metrics.
 
-    asked: list[int]
+    - `questions` [Q]: indices of the questions that have rows, in the order of the other tables
+    - `names` [M]: the metrics of `SERIES` that the run has, and last `position`
+    - `pooled` [T, M] float32: every token, NaN where undefined
+    - `first`, `last` [Q, M]: the ends of each answer
+    - `within` [Q, M, M]: correlations over one answer's tokens, without row 0, which has no previous token
+    - `trajectories` [Q, bins] by name: each answer's trajectory
+    - `entropy_step` [Q]: mean |change| of output entropy from a token to the next
+    - `entropy_memory` [Q]: lag-one autocorrelation of output entropy
+    """
+
+    questions: list[int]
     names: tuple[str, ...]
     pooled: Float64
     first: Float64
@@ -44,12 +51,12 @@ class TokenPass(NamedTuple):
 
 
 def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
-    """Reads the steps part by part: memory is one part's rows, and 4 bytes a token and metric (16 MB for 790
-    x 360 tokens)."""
+    """Read the steps part by part. Memory is one part's rows, and 4 bytes for each token and metric (16 MB
+    for 790 x 360 tokens)."""
     tapped = run.manifest.artifact.tapped
     columns = [name for name in SERIES if tapped or not BY_NAME[name].is_tapped]
     names = (*columns, CACHE)
-    asked: list[int] = []
+    questions: list[int] = []
     tables: list[Float64] = []
     ends: list[Float64] = []
     within: list[Float64] = []
@@ -59,49 +66,47 @@ def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
         if table.num_rows == 0:
             continue
         series = step_series(table, run.manifest.model, columns)
-        values = np.stack(
-            [*(series[name] for name in columns), table.column(CACHE).to_numpy().astype(np.float64)], axis=1
-        )
-        asked.append(question)
+        cached = table.column(CACHE).to_numpy().astype(np.float64)
+        values = np.stack([*(series[name] for name in columns), cached], axis=1)
+        questions.append(question)
         tables.append(values.astype(np.float32))
         ends.append(values[[0, -1]])
         within.append(correlations(values[1:]))
         for name in columns:
-            trajectories[name].append(drawn(series[name], bins))
+            trajectories[name].append(known_trajectory(series[name], bins))
         entropy.append(drift(series["output_entropy"]))
     count = len(names)
     steps = np.array(entropy, np.float64).reshape(-1, 2)
     edges = np.array(ends, np.float64).reshape(-1, 2, count)
     return TokenPass(
-        asked,
-        names,
-        np.concatenate(tables) if tables else np.empty((0, count), np.float32),
-        edges[:, 0],
-        edges[:, 1],
-        np.array(within, np.float64).reshape(-1, count, count),
-        {name: np.stack(found) for name, found in trajectories.items() if found},
-        steps[:, 0],
-        steps[:, 1],
+        questions=questions,
+        names=names,
+        pooled=np.concatenate(tables) if tables else np.empty((0, count), np.float32),
+        first=edges[:, 0],
+        last=edges[:, 1],
+        within=np.array(within, np.float64).reshape(-1, count, count),
+        trajectories={name: np.stack(rows) for name, rows in trajectories.items() if rows},
+        entropy_step=steps[:, 0],
+        entropy_memory=steps[:, 1],
     )
 
 
-def drawn(series: Float64, bins: int) -> Float64:
-    """The trajectory of a series whose first value may be undefined; NaN where others are, or nothing is
-    left."""
+def known_trajectory(series: Float64, bins: int) -> Float64:
+    """The trajectory of a series without an undefined first value. NaN if another value is undefined or none
+    is left."""
     known = series[1:] if np.isnan(series[0]) else series
     return np.full(bins, np.nan) if known.size == 0 or np.isnan(known).any() else trajectory(known, bins)
 
 
 def drift(entropy: Float64) -> tuple[float, float]:
-    """Mean absolute change from one token to the next, and the correlation of the series with itself one
-    token on."""
+    """Mean absolute change from one token to the next, and lag-one autocorrelation."""
     if entropy.size < 2:
         return np.nan, np.nan
     return float(np.abs(np.diff(entropy)).mean()), pearson(entropy[:-1], entropy[1:])
 
 
 def correlations(values: Float64) -> Float64:
-    """Pearson correlations of the columns [M, M] over rows [N, M]; NaN where a column is constant or has an
+    """Pearson correlations [M, M] of the columns of rows [N, M]. NaN where a column is constant or has an
     undefined value."""
     n, count = values.shape
     if n < 3:
@@ -111,13 +116,13 @@ def correlations(values: Float64) -> Float64:
     constant = np.ptp(values, axis=0) == 0
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = centred / np.where(constant, np.nan, scale)
-    made: Float64 = np.clip(unit.T @ unit, -1.0, 1.0)
-    return made
+    matrix: Float64 = np.clip(unit.T @ unit, -1.0, 1.0)
+    return matrix
 
 
 class Correlation(NamedTuple):
-    """Of two metrics: `over_tokens` over all tokens of all answers (the paper's way), `within` the mean over
-    questions of the correlation along one answer, with its interval."""
+    """Correlation of two metrics. `over_tokens` is over all tokens of all answers (the paper's way).
+    `within` is the mean over questions of the correlation along one answer, with its interval."""
 
     x: str
     y: str
@@ -126,7 +131,7 @@ class Correlation(NamedTuple):
 
 
 def correlate(tokens: TokenPass) -> tuple[Correlation, ...]:
-    """Every pair of metrics once, in the order of `names`."""
+    """Correlations of every pair of metrics, each pair once, in the order of `names`."""
     known = tokens.pooled[~np.isnan(tokens.pooled).any(axis=1)].astype(np.float64)
     pooled = correlations(known)
     later, earlier = np.tril_indices(len(tokens.names), -1)
@@ -138,8 +143,8 @@ def correlate(tokens: TokenPass) -> tuple[Correlation, ...]:
 
 
 class MeanTrajectory(NamedTuple):
-    """A metric along the answer: `x` is t/N at the middle of each bin; mean over `questions` questions, and
-    its 95% interval at each bin by itself (not for the whole line at once)."""
+    """A metric along the answer. `x` is t/N at the middle of each bin. The mean is over `questions`
+    questions. Its 95% interval is for each bin by itself, not for the whole line at once."""
 
     x: Float64
     mean: Float64
@@ -149,19 +154,18 @@ class MeanTrajectory(NamedTuple):
 
 
 def mean_trajectory(trajectories: Float64) -> MeanTrajectory:
-    """From trajectories [Q, bins]; questions with an undefined bin do not count."""
+    """Mean of trajectories [Q, bins]; questions with an undefined bin do not count."""
     bins = trajectories.shape[1]
     mean, low, high = bootstrap_columns(trajectories)
-    return MeanTrajectory(
-        (np.arange(bins) + 0.5) / bins, mean, low, high, int((~np.isnan(trajectories).any(axis=1)).sum())
-    )
+    questions = int((~np.isnan(trajectories).any(axis=1)).sum())
+    return MeanTrajectory((np.arange(bins) + 0.5) / bins, mean, low, high, questions)
 
 
 def points(tokens: TokenPass, x: str, y: str) -> Float64:
-    """At most POINTS tokens [n, 2], evenly spaced through the run so that every part of it has its share."""
+    """At most POINTS tokens [n, 2], evenly spaced over the run."""
     table = tokens.pooled[:, [tokens.names.index(x), tokens.names.index(y)]].astype(np.float64)
     known = table[~np.isnan(table).any(axis=1)]
-    chosen: Float64 = (
-        known[np.unique(np.linspace(0, len(known) - 1, POINTS).astype(np.int64))] if len(known) else known
-    )
-    return chosen
+    if len(known) == 0:
+        return known
+    chosen = np.unique(np.linspace(0, len(known) - 1, POINTS).astype(np.int64))
+    return known[chosen]

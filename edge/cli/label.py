@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from edge.analysis.agreement import RaterPair, agreement
-from edge.analysis.divergence import plain
+from edge.analysis.plain import plain
 from edge.cli import tables
 from edge.cli.common import check_json, console, print_notice, write_json
 from edge.cli.completion import complete_runs

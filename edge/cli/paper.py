@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge.analysis.divergence import plain
 from edge.analysis.dynamics import DELTA
 from edge.analysis.export import json_fields, write_tables
 from edge.analysis.export import tables as flat_tables
 from edge.analysis.paper import PaperRun
+from edge.analysis.plain import plain
 from edge.analysis.published import published
 from edge.analysis.study import Change, Study, changes_of, study_runs
 from edge.cli import tables

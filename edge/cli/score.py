@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edge.analysis.divergence import plain
 from edge.analysis.intervals import bootstrap
+from edge.analysis.plain import plain
 from edge.backends.gguf_file import open_artifact
 from edge.cli import tables
 from edge.cli.common import QUESTIONS_HELP, check_json, chosen_questions, console, print_notice, write_json

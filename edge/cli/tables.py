@@ -9,10 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge.analysis.divergence import Divergence, ForcedPart, FreePart, MetricChange
+from edge.analysis.divergence import Divergence, MetricChange
+from edge.analysis.forced import ForcedPart
+from edge.analysis.free import FreePart
 from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
-from edge.analysis.warning import TruthChange
+from edge.analysis.truth_change import TruthChange
 from edge.cli.terminal import escaped, unmarked
 from edge.signals.metric import Shown
 from edge.signals.metrics import BY_NAME, METRICS, shown_in

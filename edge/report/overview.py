@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edge.analysis.divergence import Divergence, FreePart
+from edge.analysis.divergence import Divergence
+from edge.analysis.free import FreePart
 from edge.report.formatting import (
     change_of,
     interval,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from edge.analysis.intervals import Interval
-from edge.analysis.paper import BEYOND, TITLES, Diffusion, PaperRun, Row, direction
+from edge.analysis.paper import Diffusion, PaperRun, direction
+from edge.analysis.paper_rows import BEYOND, TITLES, Row
 from edge.analysis.published import LAYERS_MODEL, SHORT_NAMES, published
 from edge.report.formatting import ABSENT, interval, number, percent, series_name
 from edge.report.tables import Table

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edge.analysis.divergence import ForcedPart
 from edge.analysis.dynamics import BALANCED, DETERMINISTIC, UNDEFINED_CLASS, DynamicsClass
+from edge.analysis.forced import ForcedPart
 from edge.report.formatting import interval, layer_name, metric_name, number
 from edge.report.model import LayerStart, ModelGroup
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from edge.analysis.divergence import Divergence, ForcedPart
+from edge.analysis.divergence import Divergence
+from edge.analysis.forced import ForcedPart
 from edge.analysis.intervals import Interval
 from edge.analysis.layers import LayerChange
 from edge.report.distribution_figures import PERCENTILES

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edge.analysis.auroc_change import AurocChange
 from edge.analysis.intervals import Interval
-from edge.analysis.truth import ALPHA, AurocChange, Prediction, Truth
+from edge.analysis.truth import ALPHA, Prediction, Truth
 from edge.report.formatting import ABSENT, interval, metric_name, number, percent
 from edge.report.tables import Table
 

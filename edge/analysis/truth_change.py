@@ -1,7 +1,7 @@
-"""What quantisation does to the truth of the answers, and whether a metric still warns of the untrue ones.
+"""Changes of the truth of answers by quantisation, and of how well metrics predict untrue ones.
 
-A free-running run is judged by its own outcomes. A forced one reads the full model's answers, so it is
-judged by theirs: the same text, seen by the quantised model.
+A free-running run is judged by its own outcomes. A forced run reads the full model's answers, so it is
+judged by the outcomes of the full run.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge.analysis.auroc_change import AurocChange, compare_truth
 from edge.analysis.intervals import Interval, bootstrap
 from edge.analysis.labels import Labels, read_labels
+from edge.analysis.scores import scores_of
 from edge.analysis.tokens import read_tokens
-from edge.analysis.truth import AurocChange, compare_truth, scores_of
 from edge.runs.outcomes import UNTRUE
 from edge.runs.run_directory import Run
 
 
 class OutcomeChange(NamedTuple):
-    """Of the `questions` judged in both runs: share of untrue answers, its paired change, and how many
-    turned."""
+    """Share of untrue answers over the `questions` judged in both runs, its paired change, and the numbers
+    of answers that changed."""
 
     questions: int
     full: Interval
@@ -33,22 +34,25 @@ class OutcomeChange(NamedTuple):
 
 @dataclass(frozen=True)
 class TruthChange:
-    """`outcomes` is None for a forced run, whose answers are the full model's. `auroc` has the scores that
-    both runs have, the smallest p first; empty where fewer than ten answers are of a kind."""
+    """Changes from a full run to a quantised one.
+
+    `outcomes` is None for a forced run, whose answers are the full model's. `auroc` has the scores that both
+    runs have, the smallest p first. It is empty if fewer than ten answers are of a kind.
+    """
 
     source: str
     outcomes: OutcomeChange | None
     auroc: tuple[AurocChange, ...]
 
     def of(self, metric: str, summary: str) -> AurocChange | None:
-        return next(
-            (change for change in self.auroc if (change.metric, change.summary) == (metric, summary)), None
-        )
+        """Change of one score, None if it has none."""
+        score = (metric, summary)
+        return next((change for change in self.auroc if (change.metric, change.summary) == score), None)
 
 
 def truth_change(full: Run, quantised: Run) -> TruthChange | None:
-    """None where nobody has judged the full run's answers, or those of a free-running quantised one. Raises
-    UserError for outcomes that are not the run's."""
+    """Compare the outcomes and scores of two runs. None if the answers of the full run, or of a free-running
+    quantised one, were not judged. Raises UserError for outcomes that are not the run's."""
     one = read_labels(full)
     forced = quantised.manifest.kind == "force"
     other = one if forced else read_labels(quantised)
@@ -62,15 +66,16 @@ def truth_change(full: Run, quantised: Run) -> TruthChange | None:
 
 
 def outcome_change(one: Labels, other: Labels) -> OutcomeChange:
+    """Change of outcomes over the questions that both have labels for."""
     shared = sorted(one.outcome.keys() & other.outcome.keys())
     before, after = (
         np.array([labels.outcome[q] in UNTRUE for q in shared], np.float64) for labels in (one, other)
     )
     return OutcomeChange(
-        len(shared),
-        bootstrap(before),
-        bootstrap(after),
-        bootstrap(after - before),
-        int(np.sum(after > before)),
-        int(np.sum(after < before)),
+        questions=len(shared),
+        full=bootstrap(before),
+        quantised=bootstrap(after),
+        change=bootstrap(after - before),
+        became_untrue=int(np.sum(after > before)),
+        became_true=int(np.sum(after < before)),
     )
