@@ -1,7 +1,6 @@
 """An artifact: one model in one precision, ready to run, with a manifest that says what it is.
 
-Everything the runner needs to know of a model stands in `manifest.json`, so `edge` never looks at a
-checkpoint.
+Everything that `edge` needs to know of a model stands in `manifest.json`: it never looks at a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edge.errors import UserError
+from edge.fields import FieldError, Fields, anything, check_schema, integer, list_of, mapping_of, text
 from edge.files import file_sha256
 from edge.precision import GGUF_SUFFIX, backend_of
 
@@ -23,38 +22,6 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
 TAPS = ("none", "rows", "raw")
-
-
-def is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_mapping(value: object, kind: type) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(k, str) and isinstance(v, kind) for k, v in value.items()
-    )
-
-
-# What a field of a record that is read from JSON must hold, by its annotation.
-HOLDS: dict[str, Callable[[object], bool]] = {
-    "int": is_integer,
-    "str": lambda value: isinstance(value, str),
-    "tuple[int, ...]": lambda value: isinstance(value, tuple) and all(is_integer(item) for item in value),
-    "Mapping[str, int]": lambda value: is_mapping(value, int),
-    "Mapping[str, str]": lambda value: is_mapping(value, str),
-    "Mapping[str, Any]": lambda value: is_mapping(value, object),
-    "Mapping[str, Any] | None": lambda value: value is None or is_mapping(value, object),
-}
-
-
-def check_types(record: Any) -> None:
-    """Raises TypeError, naming the field, when a dataclass read from a file holds something else than it
-    says."""
-    for each in dataclasses.fields(record):
-        holds = HOLDS.get(str(each.type))
-        value = getattr(record, each.name)
-        if holds is not None and not holds(value):
-            raise TypeError(f"{each.name} is {value!r:.80}, which is no {each.type}")
 
 
 @dataclass(frozen=True)
@@ -77,32 +44,35 @@ class ModelSpec:
     stop_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        check_types(self)
-        sizes = (
-            self.layers,
-            self.hidden,
-            self.heads,
-            self.kv_heads,
-            self.head_dim,
-            self.vocabulary,
-            self.context,
-        )
-        if min(sizes) < 1 or len(self.windows) != self.layers or min(self.windows) < 0:
+        widths = (self.hidden, self.heads, self.kv_heads, self.head_dim)
+        if min(self.layers, *widths, self.vocabulary, self.context) < 1:
             raise ValueError("the model's sizes do not make a model")
+        if len(self.windows) != self.layers or min(self.windows) < 0:
+            raise ValueError("the model's windows are not one for each layer")
 
     @staticmethod
-    def from_json(raw: Mapping[str, Any]) -> ModelSpec:
-        """From the object that `dataclasses.asdict` gave; raises KeyError, TypeError or ValueError when it
-        is none."""
-        return ModelSpec(**{**raw, "windows": tuple(raw["windows"]), "stop_ids": tuple(raw["stop_ids"])})
+    def from_json(value: object) -> ModelSpec:
+        """Reads what `dataclasses.asdict` gave; raises ValueError when it describes no model."""
+        with Fields(value) as fields:
+            return ModelSpec(
+                architecture=fields.take("architecture", text),
+                layers=fields.take("layers", integer),
+                hidden=fields.take("hidden", integer),
+                heads=fields.take("heads", integer),
+                kv_heads=fields.take("kv_heads", integer),
+                head_dim=fields.take("head_dim", integer),
+                vocabulary=fields.take("vocabulary", integer),
+                context=fields.take("context", integer),
+                windows=fields.take("windows", list_of(integer)),
+                stop_ids=fields.take("stop_ids", list_of(integer)),
+            )
 
     def visible_keys(self, position: int) -> tuple[int, ...]:
         """K of each layer: keys the query at `position` (0-based) can see."""
         return tuple(min(position + 1, window) if window else position + 1 for window in self.windows)
 
     def kv_bytes(self, cached_positions: int, bytes_each: int = 4) -> int:
-        """Bytes of cached keys and values: 2 x layers x kv_heads x head_dim x bytes x positions
-        (METRICS)."""
+        """Bytes of cached keys and values: 2 x layers x kv_heads x head_dim x bytes x positions."""
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_each * cached_positions
 
 
@@ -113,8 +83,11 @@ class FileRecord:
     size: int
     sha256: str
 
-    def __post_init__(self) -> None:
-        check_types(self)
+    @staticmethod
+    def from_json(value: object) -> FileRecord:
+        """Raises FieldError when the value is no record of a file."""
+        with Fields(value) as fields:
+            return FileRecord(fields.take("size", integer), fields.take("sha256", text))
 
 
 @dataclass(frozen=True)
@@ -124,9 +97,10 @@ class Manifest:
     `tensor_types` counts weights by storage type; `special_tokens` are the strings a chat template may ask
     for; `notice` is a sentence that must stand wherever the model's numbers are shown (nano models have
     one); `revision` is the hub's commit, "" for a local folder; `verification` is the verdict of
-    `edge-export verify` with its numbers, tolerances and versions, empty before there is one. `tokenizer`
-    says how a GGUF file holds the tokenizer (`model`, `pre`, and the `reason` where it holds none), empty
-    for an ONNX graph, which holds none.
+    `edge-export verify` with its numbers, tolerances and versions, empty before there is one, and is kept
+    as it stands: only `edge-export` knows what is in it. `tokenizer` says how a GGUF file holds the
+    tokenizer (`model`, `pre`, and the `reason` where it holds none), empty for an ONNX graph, which holds
+    none.
     """
 
     model_id: str
@@ -142,14 +116,13 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     notice: str = ""
     revision: str = ""
-    verification: Mapping[str, Any] = field(default_factory=dict)
+    verification: Mapping[str, object] = field(default_factory=dict)
     tokenizer: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        check_types(self)
         if self.taps not in TAPS:
-            raise ValueError(f"taps is {self.taps!r}")
+            raise FieldError(f"is {self.taps!r}: one of {', '.join(TAPS)} is known", "taps")
 
     @property
     def backend(self) -> str:
@@ -177,16 +150,27 @@ class Manifest:
         return hashlib.sha256((json.dumps(raw, indent=2, sort_keys=True) + "\n").encode()).hexdigest()
 
     @staticmethod
-    def from_json(text: str) -> Manifest:
-        """Raises ValueError, KeyError or TypeError when the text is not a manifest of this schema."""
-        raw: dict[str, Any] = json.loads(text)
-        if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(
-                f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}"
+    def from_json(content: str) -> Manifest:
+        """Raises ValueError when the content is not a manifest of this schema."""
+        with Fields(json.loads(content)) as fields:
+            check_schema(fields, SCHEMA_VERSION)
+            return Manifest(
+                model_id=fields.take("model_id", text),
+                source=fields.take("source", text),
+                precision=fields.take("precision", text),
+                taps=fields.take("taps", text),
+                model=fields.take("model", ModelSpec.from_json),
+                files=fields.take("files", mapping_of(FileRecord.from_json)),
+                checkpoint_sha256=fields.take("checkpoint_sha256", text),
+                tensor_types=fields.take("tensor_types", mapping_of(integer)),
+                quantization=fields.get("quantization", mapping_of(integer), {}),
+                special_tokens=fields.get("special_tokens", mapping_of(text), {}),
+                versions=fields.get("versions", mapping_of(text), {}),
+                notice=fields.get("notice", text, ""),
+                revision=fields.get("revision", text, ""),
+                verification=fields.get("verification", mapping_of(anything), {}),
+                tokenizer=fields.get("tokenizer", mapping_of(text), {}),
             )
-        model = ModelSpec.from_json(raw.pop("model"))
-        files = {name: FileRecord(**record) for name, record in raw.pop("files").items()}
-        return Manifest(model=model, files=files, **raw)
 
 
 @dataclass(frozen=True)
@@ -209,8 +193,8 @@ class Artifact:
         location = folder / MANIFEST_NAME
         if not folder.is_dir():
             raise UserError(
-                f"no artifact at {folder}: build one with 'edge-export build SOURCE --to onnx-int4 --out "
-                f"DIR'"
+                f"no artifact at {folder}: "
+                "build one with 'edge-export build SOURCE --to onnx-int4 --out DIR'"
             )
         if not location.is_file():
             raise UserError(
@@ -219,15 +203,15 @@ class Artifact:
             )
         try:
             manifest = Manifest.from_json(location.read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise UserError(f"{location} cannot be read ({error}): build the artifact again") from error
         if TOKENIZER_NAME not in manifest.files:
             raise UserError(f"{location} lists no {TOKENIZER_NAME}: build the artifact again")
         for name, record in manifest.files.items():
             if Path(name).name != name:  # a manifest is untrusted: it may not point outside its folder
                 raise UserError(
-                    f"{location} names the file {name!r}, which is not a plain name: build the artifact "
-                    f"again"
+                    f"{location} names the file {name!r}, which is not a plain name: "
+                    "build the artifact again"
                 )
             check_file(folder / name, record, verify)
         return Artifact(folder, manifest)
@@ -242,8 +226,8 @@ class Artifact:
         names = [name for name in self.manifest.files if name.endswith(GGUF_SUFFIX)]
         if len(names) != 1:
             raise UserError(
-                f"{self.path / MANIFEST_NAME} names {len(names)} GGUF files instead of one: build the "
-                f"artifact again"
+                f"{self.path / MANIFEST_NAME} names {len(names)} GGUF files instead of one: "
+                "build the artifact again"
             )
         return self.path / names[0]
 
@@ -255,8 +239,8 @@ def check_file(path: Path, record: FileRecord, verify: bool) -> None:
     size = path.stat().st_size
     if size != record.size:
         raise UserError(
-            f"{path} has {size} bytes instead of {record.size}, it is cut or altered: build the artifact "
-            f"again"
+            f"{path} has {size} bytes instead of {record.size}, it is cut or altered: "
+            "build the artifact again"
         )
     if verify and file_sha256(path) != record.sha256:
         raise UserError(f"{path} does not match its checksum in {MANIFEST_NAME}: build the artifact again")

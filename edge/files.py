@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,9 +36,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     put(path.with_name(f".{path.name}.tmp"), write, lambda written: path)
 
 
-def write_record(path: Path, record: Any) -> None:
-    """A dataclass as JSON, keys sorted."""
-    text = json.dumps(dataclasses.asdict(record), indent=2, sort_keys=True) + "\n"
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON object, keys sorted."""
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

@@ -70,7 +70,7 @@ def open_reference(folder: Path) -> Reference:
             raise ValueError(
                 f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}"
             )
-        files = {name: FileRecord(**record) for name, record in raw.pop("files").items()}
+        files = {name: FileRecord.from_json(record) for name, record in raw.pop("files").items()}
         opened = Reference(files=files, **raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{location} cannot be read ({error}): make the reference again") from error

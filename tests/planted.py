@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from edge.artifact import ModelSpec
 from edge.runs.columns import answers_schema, mean_column, steps_schema
+from edge.runs.manifest import RunManifest
 from edge.runs.record import to_array
-from edge.runs.run_directory import Run, RunManifest, RunWriter
+from edge.runs.records import ArtifactIdentity, QuestionSet, RunSettings
+from edge.runs.run_directory import Run, RunWriter
 from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
 from edge.signals.streaming import SeriesSummary, window
 
@@ -192,15 +194,9 @@ def write_run(
     rng = np.random.default_rng(seed)
     untrue = rng.random(questions) < truth.untrue
     spec = spec_of(truth)
-    artifact = {
-        "model_id": model_id,
-        "precision": precision,
-        "taps": "rows",
-        "tokenizer_sha256": "t",
-        "notice": "",
-    }
-    settings = {"prompt": "raw", "shard": "1/1", "reference_k": 0, "temperature": 0.0}
-    chosen = {"sha256": "q", "count": questions, "selected": questions}
+    artifact = ArtifactIdentity(model_id=model_id, precision=precision, taps="rows", tokenizer_sha256="t")
+    settings = RunSettings(prompt="raw", shard="1/1", reference_k=0, temperature=0.0)
+    chosen = QuestionSet("q", questions, questions)
     size = max(1, PART_ROWS // tokens)
     with RunWriter(folder, RunManifest("run", artifact, spec, settings, chosen, None)) as writer:
         for first in range(0, questions, size):

@@ -18,7 +18,9 @@ from edge.analysis.layers import by_column
 from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.runs.columns import answers_schema, mean_column, steps_schema
-from edge.runs.run_directory import Run, RunManifest, RunWriter
+from edge.runs.manifest import RunManifest
+from edge.runs.records import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
+from edge.runs.run_directory import Run, RunWriter
 from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
 from edge.signals.streaming import AnswerStatistics
 
@@ -27,15 +29,9 @@ WIDTHS = {name: BY_NAME[name].shape.size(SPEC) for name in VECTORS}
 
 
 def manifest(precision: str = "onnx-fp32", **changes: object) -> RunManifest:
-    artifact = {
-        "model_id": "m",
-        "precision": precision,
-        "taps": "rows",
-        "tokenizer_sha256": "t",
-        "notice": "",
-    }
-    settings = {"prompt": "raw", "shard": "1/1", "reference_k": 4, "temperature": 0.0}
-    base = RunManifest("run", artifact, SPEC, settings, {"sha256": "q", "count": 0, "selected": 0}, None)
+    artifact = ArtifactIdentity(model_id="m", precision=precision, taps="rows", tokenizer_sha256="t")
+    settings = RunSettings(prompt="raw", shard="1/1", reference_k=4, temperature=0.0)
+    base = RunManifest("run", artifact, SPEC, settings, QuestionSet("q", 0, 0), None)
     return dataclasses.replace(base, **changes)
 
 
@@ -223,7 +219,7 @@ def test_forced_statistics_are_those_of_the_planted_numbers(tmp_path: Path) -> N
     noisy = [line + rng.normal(0, 0.1, line.size) for line in lines]
     kl = [rng.exponential(0.05, line.size) for line in lines]
     full = make_run(tmp_path / "full", lines, manifest())
-    like = {"run_sha256": "r", "artifact": full.manifest.artifact}
+    like = FollowedRun("r", full.manifest.artifact)
     forced = make_run(
         tmp_path / "forced", noisy, manifest("onnx-int4", kind="force", like=like), kl=kl, reference=lines
     )
@@ -309,9 +305,9 @@ def test_the_first_difference_is_where_tokens_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"questions": {"sha256": "other", "count": 0, "selected": 0}}, "different questions"),
+        ({"questions": QuestionSet("other", 0, 0)}, "different questions"),
         (
-            {"settings": {"prompt": "qa", "shard": "1/1", "reference_k": 0, "temperature": 0.0}},
+            {"settings": RunSettings(prompt="qa", shard="1/1", reference_k=0, temperature=0.0)},
             "different prompts",
         ),
         ({"model": dataclasses.replace(SPEC, layers=5, windows=(0,) * 5)}, "different layers"),
@@ -331,7 +327,7 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, change: di
 def test_a_forced_run_is_only_compared_with_the_run_it_was_forced_on(tmp_path: Path) -> None:
     line = [np.ones(3)]
     full = make_run(tmp_path / "a", line, manifest())
-    like = {"run_sha256": "r", "artifact": dict(full.manifest.artifact) | {"precision": "onnx-int8"}}
+    like = FollowedRun("r", dataclasses.replace(full.manifest.artifact, precision="onnx-int8"))
     forced = make_run(tmp_path / "b", line, manifest("onnx-int4", kind="force", like=like))
     with pytest.raises(UserError, match="forced on another run"):
         compare(full, forced)

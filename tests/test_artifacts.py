@@ -24,6 +24,7 @@ from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force
 from edge.jobs.run import run
 from edge.questions.question import read_questions
+from edge.runs.records import FollowedRun
 from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD
 from tests.planted import Planted, write_run
@@ -110,7 +111,7 @@ def test_costs_are_what_the_artifacts_own_runs_measured(runs):
     assert only.cost.rss_bytes == max(
         pq.read_table(others[2].folder / "device.parquet").column("rss_bytes").to_pylist()
     )
-    assert line.cost.bytes == alone.manifest.artifact["bytes"] > 0
+    assert line.cost.bytes == alone.manifest.artifact.bytes > 0
 
 
 def test_a_run_with_the_full_model_beside_it_says_nothing_of_memory_and_speed(runs):
@@ -268,7 +269,7 @@ def test_a_forced_run_is_judged_by_the_full_models_outcomes(tmp_path):
     untrue = np.arange(30) % 3 == 0
     lines = [np.full(8, 1.0 + wrong) + 0.01 * i for i, wrong in enumerate(untrue)]
     full = make_run(tmp_path / "full", lines, manifest())
-    like = {"run_sha256": "r", "artifact": full.manifest.artifact}
+    like = FollowedRun("r", full.manifest.artifact)
     turned = [4.0 - line for line in lines]
     forced = make_run(
         tmp_path / "forced", turned, manifest("onnx-int4", kind="force", like=like), reference=lines

@@ -15,8 +15,9 @@ import pytest
 
 import edge.cli.app
 import edge.jobs.session
+from edge.runs.manifest import read_manifest
 from edge.runs.parts import is_damaged
-from edge.runs.run_directory import Run, read_manifest
+from edge.runs.run_directory import Run
 from tests.conftest import ROOT
 from tests.test_cli_errors import call
 from tests.test_crash_run import BIN, arguments, assert_same_rows, drive, many  # noqa: F401 - a fixture

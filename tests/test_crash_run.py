@@ -159,7 +159,7 @@ def test_an_interruption_keeps_finished_answers_says_so_and_can_be_taken_up(
     manifest = run(
         Artifact.open(artifact), read_questions(many), out, DecodeSettings(900, 1.5), runtime=ONE_THREAD
     )  # without --date: that of the run
-    assert manifest.settings["date"] == "2026-01-01"
+    assert manifest.settings.date == "2026-01-01"
     assert Run.open(out).answers().column("question_index").to_pylist() == list(range(28))
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps  # what was there was not written again
 

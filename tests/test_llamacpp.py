@@ -424,7 +424,7 @@ def test_taps_none_gives_logits_alone(artifact, asked, tmp_path):
         assert none.column(name).null_count == none.num_rows, name
     assert none.column("token_id").equals(rows.column("token_id"))
     assert none.column("output_entropy").equals(rows.column("output_entropy"))
-    assert Run.open(tmp_path / "none").manifest.settings["taps"] == "none"
+    assert Run.open(tmp_path / "none").manifest.settings.llama.taps == "none"
 
 
 @pytest.mark.parametrize(("kv_cache", "each"), [("f16", 2), ("f32", 4)])
@@ -437,7 +437,7 @@ def test_the_cache_is_as_wide_as_asked_for(kv_cache, each, artifact, asked, tmp_
         .to_pylist()
     )
     assert row["kv_bytes"] == 2 * 3 * 1 * 40 * each * (len(row["prompt_ids"]) + row["tokens"] - 1)
-    assert Run.open(tmp_path / "run").manifest.settings["kv_cache"] == kv_cache
+    assert Run.open(tmp_path / "run").manifest.settings.llama.kv_cache == kv_cache
 
 
 def test_full_precision_keeps_its_cache_in_full_precision(artifact, artifacts, opened):
@@ -465,8 +465,9 @@ def test_gguf_reads_what_an_onnx_run_said_and_the_other_way_round(artifacts, ask
         kl = steps.column("kl").to_numpy()
         assert steps.num_rows > 10
         assert 0 < kl.mean() < 0.5
-    assert "kv_cache" not in Run.open(tmp_path / "onnx-forced").manifest.settings
-    assert Run.open(tmp_path / "gguf-forced").manifest.settings["kv_cache"] == "f16"
+    assert Run.open(tmp_path / "onnx-forced").manifest.settings.llama is None
+    assert "kv_cache" not in (tmp_path / "onnx-forced" / "run.json").read_text()
+    assert Run.open(tmp_path / "gguf-forced").manifest.settings.llama.kv_cache == "f16"
 
 
 def test_versions_of_what_ran_are_in_run_json(artifact, asked, tmp_path):

@@ -10,7 +10,8 @@ import pytest
 
 import edge.cli.app
 from edge.files import write_whole
-from edge.runs.run_directory import Run, read_manifest
+from edge.runs.manifest import read_manifest
+from edge.runs.run_directory import Run
 from tests.conftest import tree
 from tests.test_cli_errors import call
 from tests.test_crash_run import assert_same_rows
@@ -102,8 +103,9 @@ def test_boards_that_differ_are_told(runs, tmp_path, capsys):
     assert merge(tmp_path, ["1of3", "2of3", "3of3"], tmp_path / "out") == 0
     assert "the boards differ (4 Cortex-A76, " in capsys.readouterr().err.replace("\n", " ")
     made = read_manifest(tmp_path / "out")
-    assert "board" not in made.device
-    assert made.merged["2/3"]["device"]["board"] == "Raspberry Pi 5"
+    assert "board" not in json.loads((tmp_path / "out" / "run.json").read_text())["device"]
+    assert made.device.board is None
+    assert made.merged["2/3"].device.board == "Raspberry Pi 5"
 
 
 @pytest.mark.parametrize(

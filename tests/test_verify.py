@@ -18,7 +18,7 @@ import export.cli
 from edge.artifact import Artifact, record_file
 from edge.errors import UserError
 from edge.precision import PRECISIONS
-from edge.runs.provenance import describe_artifact
+from edge.runs.records import ArtifactIdentity
 from export.build import build
 from export.checks import kl
 from export.stored import Stored, put
@@ -256,12 +256,12 @@ def test_without_transformers_the_extra_is_named(copied, checkpoints, monkeypatc
 
 def test_the_verdict_is_kept_and_changes_neither_identity_nor_files(checkpoints, copied, tmp_path):
     folder = copied("odd")
-    before, files = describe_artifact(Artifact.open(folder)), tree(folder)
+    before, files = ArtifactIdentity.of(Artifact.open(folder)), tree(folder)
     (result,) = verify(folder, source=str(checkpoints("odd")))
     after = Artifact.open(folder)
     assert after.manifest.verification == result.record()
     assert after.manifest.verification["passed"] is True
-    assert describe_artifact(after) == before
+    assert ArtifactIdentity.of(after) == before
     assert {name for name, content in tree(folder).items() if files.get(name) != content} == {
         "manifest.json"
     }

@@ -3,7 +3,6 @@ fits."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from edge.analysis.intervals import UNDEFINED, Interval
 from edge.analysis.pairs import check_pair
 from edge.errors import UserError
 from edge.runs.parts import read_part
+from edge.runs.records import ArtifactIdentity
 from edge.runs.run_directory import DEVICE_NAME, Run
 
 GB = 1e9
@@ -111,11 +111,9 @@ def compare_artifacts(full: Run, others: Sequence[Run], delta: float = DELTA) ->
 
 def lines_of(pairs: Sequence[tuple[Run, Divergence]]) -> list[Line]:
     """One for each artifact, in the order in which they come."""
-    by_artifact: dict[str, list[tuple[Run, Divergence]]] = {}
+    by_artifact: dict[ArtifactIdentity, list[tuple[Run, Divergence]]] = {}
     for run, divergence in pairs:
-        by_artifact.setdefault(json.dumps(dict(run.manifest.artifact), sort_keys=True), []).append(
-            (run, divergence)
-        )
+        by_artifact.setdefault(run.manifest.artifact, []).append((run, divergence))
     return [line(members) for members in by_artifact.values()]
 
 
@@ -158,13 +156,11 @@ def cost(runs: Sequence[Run]) -> Cost:
     """From the runs that decode alone, the largest memory and the best speed; without one from those that
     are forced, which hold the reference too, but never with the full model beside."""
     alone = [run for run in runs if run.manifest.kind == "run"]
-    single = alone or [run for run in runs if not (run.manifest.like or {}).get("exact")]
+    single = alone or [run for run in runs if not run.manifest.exact]
     memory = [size for run in single if (size := rss(run)) is not None]
     speeds = [speed for run in single if (speed := tokens_per_second(run)) is not None]
-    size = runs[0].manifest.artifact.get("bytes")
-    return Cost(
-        size if isinstance(size, int) else None, max(memory, default=None), max(speeds, default=None)
-    )
+    size = runs[0].manifest.artifact.bytes
+    return Cost(size, max(memory, default=None), max(speeds, default=None))
 
 
 def rss(run: Run) -> int | None:

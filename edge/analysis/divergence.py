@@ -239,14 +239,12 @@ def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
                 spearman(x, y),
             )
         )
-    exact = bool(quantised.manifest.like and quantised.manifest.like.get("exact"))
+    exact = quantised.manifest.exact
     error, similarity = (hidden_change(name, answers, quantised) if exact else None for name in DISTANCES)
     return ForcedPart(
         tokens=a.num_rows,
         exact=exact,
-        reference_k=quantised.manifest.model.vocabulary
-        if exact
-        else int(full.manifest.settings["reference_k"]),
+        reference_k=quantised.manifest.model.vocabulary if exact else full.manifest.settings.reference_k,
         statistics=statistics(one, other, kl if known else None, same, questions),
         kl=distribution(kl, questions) if known else None,
         kl_by_question=bootstrap(by_question(kl, questions)[0]) if known else None,

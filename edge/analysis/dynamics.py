@@ -182,7 +182,7 @@ def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
     answer with fewer tokens than bins fills every bin with the token that covers it. Then statistics over
     questions. One pass over the steps: they are the bulk of a run.
     """
-    tapped = run.manifest.artifact["taps"] != "none"
+    tapped = run.manifest.artifact.tapped
     names = tuple(name for name in shown_in(Shown.CURVE) if tapped or not BY_NAME[name].is_tapped)
     trajectories: dict[str, list[Float64]] = {}
     for _, table in run.each_question(step_columns(names)):

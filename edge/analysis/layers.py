@@ -53,7 +53,7 @@ class TokenStatistics(NamedTuple):
 
 def tapped(full: Run, quantised: Run) -> bool:
     """Whether both have attention and hidden states."""
-    return "none" not in (full.manifest.artifact["taps"], quantised.manifest.artifact["taps"])
+    return full.manifest.artifact.tapped and quantised.manifest.artifact.tapped
 
 
 def layer_change(

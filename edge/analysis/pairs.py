@@ -18,18 +18,18 @@ def check_pair(full: Run, quantised: Run) -> None:
     if a.kind != "run":
         raise UserError(f"{full.folder} is a forced run: give the free-running full-precision run first")
     for what, one, other in (
-        ("questions", a.questions["sha256"], b.questions["sha256"]),
-        ("tokenizers", a.artifact["tokenizer_sha256"], b.artifact["tokenizer_sha256"]),
+        ("questions", a.questions.sha256, b.questions.sha256),
+        ("tokenizers", a.artifact.tokenizer_sha256, b.artifact.tokenizer_sha256),
         ("vocabularies", a.model.vocabulary, b.model.vocabulary),
         ("layers and heads", (a.model.layers, a.model.heads), (b.model.layers, b.model.heads)),
-        ("prompts", a.settings["prompt"], b.settings["prompt"]),
+        ("prompts", a.settings.prompt, b.settings.prompt),
     ):
         if one != other:
             raise UserError(
                 f"{full.folder} and {quantised.folder} have different {what}: compare runs of one model and "
                 f"setting"
             )
-    if b.like is not None and b.like["artifact"] != a.artifact:
+    if b.like is not None and b.like.artifact != a.artifact:
         raise UserError(
             f"{quantised.folder} was forced on another run than {full.folder}: "
             f"make one with 'edge force ARTIFACT --like {full.folder}'"

@@ -78,7 +78,7 @@ def study_runs(
     if not runs:
         raise UserError("there is nothing to analyse: give at least one run directory")
     for run in runs[1:]:
-        if run.manifest.questions["sha256"] != runs[0].manifest.questions["sha256"]:
+        if run.manifest.questions.sha256 != runs[0].manifest.questions.sha256:
             raise UserError(
                 f"{runs[0].folder} and {run.folder} hold different questions: give runs over the same ones"
             )

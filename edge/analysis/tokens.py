@@ -46,7 +46,7 @@ class TokenPass(NamedTuple):
 def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
     """Reads the steps part by part: memory is one part's rows, and 4 bytes a token and metric (16 MB for 790
     x 360 tokens)."""
-    tapped = run.manifest.artifact["taps"] != "none"
+    tapped = run.manifest.artifact.tapped
     columns = [name for name in SERIES if tapped or not BY_NAME[name].is_tapped]
     names = (*columns, CACHE)
     asked: list[int] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edge.artifact import ModelSpec
@@ -42,6 +42,19 @@ class Runtime:
             raise UserError(f"--kv-cache is {self.kv_cache!r}: choose from {', '.join(KV_CACHES)}")
         if self.gpu_layers < 0:
             raise UserError(f"--gpu-layers is {self.gpu_layers}: a number from 0 is needed")
+
+
+@dataclass(frozen=True)
+class LlamaSettings:
+    """What of a Runtime decides the rows that llama.cpp makes; `kv_cache` is the type that was used."""
+
+    taps: str
+    kv_cache: str
+    low_memory: bool
+
+    def applied_to(self, runtime: Runtime) -> Runtime:
+        """The runtime with these choices instead of its own."""
+        return replace(runtime, taps=self.taps, kv_cache=self.kv_cache, low_memory=self.low_memory)
 
 
 class Backend(Protocol):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass
-from typing import Any
 
 from edge.artifact import Artifact
-from edge.backends.base import Backend, Runtime
+from edge.backends.base import Backend, LlamaSettings, Runtime
 from edge.backends.llamacpp import CACHE_BYTES, LlamaBackend, cache_type
 from edge.backends.memory import check_memory
 from edge.backends.onnx import FLOAT_BYTES, OnnxBackend, check_graph
@@ -19,7 +18,6 @@ from edge.version import __version__
 
 MOST_THREADS = 4  # for each processor
 VERSIONS_OF = ("numpy", "tokenizers", "pyarrow")
-RUNTIME_SETTINGS = ("taps", "kv_cache", "low_memory")  # see deciding()
 LIBRARY = {LLAMA_CPP: "llama-cpp-python"}  # distribution of a backend's library, where it is not named alike
 
 
@@ -105,13 +103,11 @@ def cache_bytes_each(artifact: Artifact, runtime: Runtime) -> int:
     )
 
 
-def deciding(artifact: Artifact, runtime: Runtime) -> dict[str, Any]:
-    """What of the choice decides a run's rows, for its settings: nothing where there is no choice."""
+def llama_settings(artifact: Artifact, runtime: Runtime) -> LlamaSettings | None:
+    """What of the choice decides a run's rows, for its settings; None for onnxruntime: nothing does."""
     if artifact.manifest.backend != LLAMA_CPP:
-        return {}
-    return dict(
-        zip(RUNTIME_SETTINGS, (runtime.taps, cache_type(artifact, runtime), runtime.low_memory), strict=True)
-    )
+        return None
+    return LlamaSettings(runtime.taps, cache_type(artifact, runtime), runtime.low_memory)
 
 
 def versions(artifact: Artifact) -> dict[str, str]:

@@ -85,7 +85,7 @@ def bench(
         write_json(
             json_file,
             {
-                "device": device.describe().to_dict(),
+                "device": device.describe().to_json(),
                 "versions": versions(first),
                 "threads": cores,
                 "rounds": rounds,

@@ -11,7 +11,7 @@ from pathlib import Path
 from edge.artifact import MANIFEST_NAME
 from edge.precision import GGUF_SUFFIX
 from edge.registry import read_registry
-from edge.runs.run_directory import RUN_NAME
+from edge.runs.manifest import RUN_NAME
 
 DEEPEST = 3  # folders below the one that is typed
 MOST = 2000  # folders looked at, so that Tab answers soon wherever it is pressed

@@ -22,7 +22,7 @@ from edge.cli.common import console
 from edge.errors import UserError
 from edge.precision import FULL
 from edge.registry import read_registry
-from edge.runs.run_directory import RUN_NAME
+from edge.runs.manifest import RUN_NAME
 
 QUANTISED = ("onnx-int8", "onnx-int4")
 MODULES = {"edge": "edge", "edge-export": "export"}  # command -> module that `python -m` runs

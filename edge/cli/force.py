@@ -26,7 +26,7 @@ from edge.cli.options import (
 from edge.cli.progress import OnProgress
 from edge.errors import OnNote
 from edge.jobs.force import force as start_force
-from edge.runs.run_directory import RunManifest
+from edge.runs.manifest import RunManifest
 
 
 def force(

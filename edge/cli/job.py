@@ -35,7 +35,7 @@ def trace_job(job: Job, title: str, out: Path, quiet: bool) -> None:
     """Follows a job that traces, and says what it made."""
     manifest = follow_job(job, title, quiet)
     console.print(
-        unmarked(f"{manifest.label}: {manifest.questions['selected']} questions traced in {out}"),
+        unmarked(f"{manifest.label}: {manifest.questions.selected} questions traced in {out}"),
         soft_wrap=True,
     )
     say_notice(manifest.notice)

@@ -85,7 +85,7 @@ def questions_of(run: Run, given: Path | None) -> list[Question]:
     """Those given; else the fetched or the embedded ones, whichever the run asked."""
     for path in (default_questions(), EMBEDDED) if given is None else (given,):
         found = read_questions(path)
-        if questions_sha256(found) == run.manifest.questions["sha256"]:
+        if questions_sha256(found) == run.manifest.questions.sha256:
             break
     return found
 
@@ -154,7 +154,7 @@ def summarise(run: Run, json_file: str | None) -> None:
             labels.setdefault(f"({AUTOMATIC})" if row.source == AUTOMATIC else row.rater, {})[
                 row.question_index
             ] = row.outcome
-    total = run.manifest.questions["selected"]
+    total = run.manifest.questions.selected
     counts = {
         rater: {outcome: Counter(found.values())[outcome] for outcome in OUTCOMES}
         for rater, found in labels.items()

@@ -24,7 +24,7 @@ def merge(
     manifest = merge_runs(runs, out, say_note)
     console.print(
         unmarked(
-            f"{manifest.label}: {manifest.questions['selected']} questions of {len(runs)} shards in {out}"
+            f"{manifest.label}: {manifest.questions.selected} questions of {len(runs)} shards in {out}"
         ),
         soft_wrap=True,
     )

@@ -14,7 +14,7 @@ from edge.errors import OnNote
 from edge.jobs.live import Gauge
 from edge.jobs.session import Progress
 from edge.machine.telemetry import Sensors
-from edge.runs.run_directory import RunManifest
+from edge.runs.manifest import RunManifest
 
 OnProgress = Callable[[Progress], None]
 Job = Callable[[OnProgress, OnNote], RunManifest]

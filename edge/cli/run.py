@@ -34,7 +34,7 @@ from edge.errors import OnNote
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.run import run as start_run
 from edge.questions.question import read_questions
-from edge.runs.run_directory import RunManifest
+from edge.runs.manifest import RunManifest
 
 REFERENCE_K = 256
 

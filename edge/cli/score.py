@@ -91,8 +91,8 @@ def score(
         console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
     if json_file:
         result: dict[str, Any] = {
-            "artifact": dict(made.manifest.artifact),
-            "questions": dict(made.manifest.questions),
+            "artifact": made.manifest.artifact.to_json(),
+            "questions": made.manifest.questions.to_json(),
         }
         tasks = {
             task: {"questions": count, **value._asdict(), "by_question": made.values[task]}

@@ -4,14 +4,13 @@ hidden states."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
-from edge.backends.runtime import RUNTIME_SETTINGS, Loader
+from edge.backends.runtime import Loader
 from edge.errors import UserError
-from edge.runs.provenance import describe_artifact
 from edge.runs.record import ForcedValues, Step
+from edge.runs.records import ArtifactIdentity
 from edge.runs.run_directory import Run
 from edge.signals.comparison import hidden_distance, kl_exact
 from edge.signals.definitions import surprisal
@@ -24,17 +23,16 @@ def full_loader(artifact: Artifact, reference: Run, runtime: Runtime) -> Loader:
 
     Raises UserError for another artifact.
     """
-    if describe_artifact(artifact) != reference.manifest.artifact:
+    if ArtifactIdentity.of(artifact) != reference.manifest.artifact:
         raise UserError(
             f"{artifact.label} is not the artifact that made {reference.folder} "
             f"({reference.manifest.label}): give that one with --exact"
         )
-    settings = reference.manifest.settings
-    chosen = {name: settings[name] for name in RUNTIME_SETTINGS if name in settings}
     usual = Runtime(
         runtime.threads, gpu_layers=runtime.gpu_layers, prepack=runtime.prepack, anyway=runtime.anyway
     )
-    return Loader(artifact, replace(usual, **chosen))
+    llama = reference.manifest.settings.llama
+    return Loader(artifact, llama.applied_to(usual) if llama else usual)
 
 
 class FullModel:

@@ -4,6 +4,7 @@ compare."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.backends.runtime import RUNTIME_SETTINGS, Loader, deciding, versions
+from edge.backends.runtime import Loader, llama_settings, versions
 from edge.errors import OnNote, UserError, ignore
 from edge.files import file_sha256
 from edge.jobs.exact import full_loader
@@ -21,8 +22,9 @@ from edge.jobs.item import ForcedTokens, Item
 from edge.jobs.session import Progress, TraceJob, now, sensors_for, trace
 from edge.machine import device
 from edge.questions.prompt import Prompt, Prompter
-from edge.runs.provenance import describe_artifact
-from edge.runs.run_directory import RUN_NAME, Run, RunManifest
+from edge.runs.manifest import RUN_NAME, RunManifest
+from edge.runs.records import ArtifactIdentity, FollowedRun
+from edge.runs.run_directory import Run
 from edge.signals.comparison import TopK
 
 
@@ -55,19 +57,13 @@ def force(
     check_context(artifact, like, lengths)
     manifest = RunManifest(
         kind="force",
-        artifact=describe_artifact(artifact),
+        artifact=ArtifactIdentity.of(artifact),
         model=artifact.manifest.model,
         # How the tokens came about is the reference's, how they are read is ours.
-        settings={
-            name: value
-            for name, value in reference.manifest.settings.items()
-            if name not in RUNTIME_SETTINGS
-        }
-        | deciding(artifact, loader.runtime),
-        questions={**reference.manifest.questions, "selected": len(lengths)},
-        like={"run_sha256": file_sha256(like / RUN_NAME), "artifact": reference.manifest.artifact}
-        | ({"exact": True} if exact else {}),
-        device=device.describe().to_dict(),
+        settings=replace(reference.manifest.settings, llama=llama_settings(artifact, loader.runtime)),
+        questions=replace(reference.manifest.questions, selected=len(lengths)),
+        like=FollowedRun(file_sha256(like / RUN_NAME), reference.manifest.artifact, exact is not None),
+        device=device.describe(),
         versions=versions(artifact),
         created=now(),
     )
@@ -87,7 +83,7 @@ def force(
 
 def read_items(reference: Run) -> Iterator[Item]:
     """The answers of the reference run in the order of its parts, their tokens to be forced."""
-    kept = bool(reference.manifest.settings.get("reference_k"))
+    kept = reference.manifest.settings.reference_k > 0
     extra = ["reference_token_ids", "reference_logprobs", "reference_rest"] if kept else []
     columns = ["question_id", "question", "category", "prompt_ids", "prompt_text", "stop_reason"]
     rows = reference.answers(["question_index", *columns]).to_pylist()
@@ -156,10 +152,10 @@ def check_context(artifact: Artifact, like: Path, lengths: Mapping[int, Length])
 def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> None:
     """Raises UserError unless the artifact reads and writes the same tokens as the reference run's model.
     `sampled`: a sampled run will do although it kept no distributions."""
-    theirs, ours = reference.manifest.artifact, describe_artifact(artifact)
-    if theirs["tokenizer_sha256"] != ours["tokenizer_sha256"]:
+    theirs = reference.manifest.artifact
+    if theirs.tokenizer_sha256 != artifact.manifest.tokenizer_sha256:
         raise UserError(
-            f"{reference.folder} was traced with another tokenizer ({theirs['model_id']}) than "
+            f"{reference.folder} was traced with another tokenizer ({theirs.model_id}) than "
             f"{artifact.label}: force an artifact of the same model"
         )
     known, own = reference.manifest.model.vocabulary, artifact.manifest.model.vocabulary
@@ -169,7 +165,7 @@ def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> No
             "force an artifact of the same model"
         )
     settings = reference.manifest.settings
-    if not sampled and float(settings["temperature"]) > 0 and not settings.get("reference_k"):
+    if not sampled and settings.temperature > 0 and not settings.reference_k:
         raise UserError(
             f"{reference.folder} was sampled without --reference: "
             "its most likely tokens are unknown, trace it again"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
-from edge.backends.runtime import Loader, deciding, versions
+from edge.backends.runtime import Loader, llama_settings, versions
 from edge.errors import OnNote, ignore
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.item import Item
@@ -16,8 +16,8 @@ from edge.jobs.session import Progress, TraceJob, capacity_for, now, sensors_for
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
-from edge.runs.provenance import describe_artifact
-from edge.runs.run_directory import RunManifest, read_manifest
+from edge.runs.manifest import RunManifest, read_manifest
+from edge.runs.records import ArtifactIdentity, QuestionSet, RunSettings
 
 
 def run(
@@ -51,15 +51,20 @@ def run(
     prompts = [prompter.prompt(question.question) for question in chosen]
     manifest = RunManifest(
         kind="run",
-        artifact=describe_artifact(artifact),
+        artifact=ArtifactIdentity.of(artifact),
         model=artifact.manifest.model,
-        settings=asdict(settings)
-        | {"prompt": prompter.style, "date": prompter.date.isoformat(), "limit": limit, "shard": shard}
-        | deciding(artifact, loader.runtime),
+        settings=RunSettings(
+            **asdict(settings),
+            prompt=prompter.style,
+            date=prompter.date.isoformat(),
+            limit=limit,
+            shard=shard,
+            llama=llama_settings(artifact, loader.runtime),
+        ),
         # The hash is of the whole list: shards and limited runs of one file know that they belong together.
-        questions={"sha256": questions_sha256(questions), "count": len(questions), "selected": len(chosen)},
+        questions=QuestionSet(questions_sha256(questions), len(questions), len(chosen)),
         like=None,
-        device=device.describe().to_dict(),
+        device=device.describe(),
         versions=versions(artifact),
         created=now(),
     )
@@ -83,6 +88,5 @@ def run(
 def dated(out: Path, date: str | None) -> str | None:
     """The day that templates see: the one given, that of the run being resumed, or today."""
     if date is None and (out / "run.json").is_file():
-        kept = read_manifest(out).settings.get("date")
-        return kept if isinstance(kept, str) else None
+        return read_manifest(out).settings.date
     return date

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
-from edge.backends.runtime import Loader, deciding, versions
+from edge.backends.runtime import Loader, llama_settings, versions
 from edge.errors import OnNote, UserError, ignore
 from edge.jobs.interrupt import stop_on_signal
 from edge.jobs.multiple_choice import by_question, choices
@@ -25,7 +25,7 @@ from edge.jobs.session import Progress, now, tell_damaged
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
-from edge.runs.provenance import describe_artifact
+from edge.runs.records import ArtifactIdentity, QuestionSet, ScoreSettings
 from edge.runs.score_directory import SCHEMA, ScoreManifest, ScoreWriter
 from edge.signals.taps import Array
 
@@ -164,11 +164,15 @@ def score(
             "build it with a larger --context"
         )
     manifest = ScoreManifest(
-        artifact=describe_artifact(artifact),
-        settings={"limit": limit, "shard": shard, "prompt": prompter.style}
-        | deciding(artifact, loader.runtime),
-        questions={"sha256": questions_sha256(questions), "count": len(questions), "selected": len(chosen)},
-        device=device.describe().to_dict(),
+        artifact=ArtifactIdentity.of(artifact),
+        settings=ScoreSettings(
+            limit=limit,
+            shard=shard,
+            prompt=prompter.style,
+            llama=llama_settings(artifact, loader.runtime),
+        ),
+        questions=QuestionSet(questions_sha256(questions), len(questions), len(chosen)),
+        device=device.describe(),
         versions=versions(artifact),
         created=now(),
     )

@@ -25,8 +25,9 @@ from edge.machine.telemetry import Cooling, Sample, Sensors, telemetry_table
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.disk import check_disk, disk_needed
 from edge.runs.job_directory import JobDirectory
+from edge.runs.manifest import RunManifest
 from edge.runs.record import AnswerRecord, ForcedValues, PartBuffer, Step
-from edge.runs.run_directory import RunManifest, RunWriter
+from edge.runs.run_directory import RunWriter
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 

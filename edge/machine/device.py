@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.fields import Fields, integer, list_of, optional, text
+
 SYSTEM = Path("/")
 
 
@@ -34,21 +36,43 @@ class Device:
     system.
 
     `simd` are the instruction sets of FEATURES that the processor says it has, `core_kinds` how many cores
-    of which part.
+    of which part. What is not known has its default.
     """
 
-    board: str | None
-    processor: str | None
-    machine: str
-    cores: int
-    memory_bytes: int | None
-    system: str
+    board: str | None = None
+    processor: str | None = None
+    machine: str = ""
+    cores: int = 0
+    memory_bytes: int | None = None
+    system: str = ""
     swap_bytes: int | None = None
     simd: tuple[str, ...] = ()
     core_kinds: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def name(self) -> str:
+        """Board or processor, "" where neither is known."""
+        return self.board or self.processor or ""
+
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @staticmethod
+    def from_json(value: object) -> Device:
+        """Reads what to_json() gave. A device describes and decides nothing: what another version told
+        beside these fields is ignored. Raises FieldError for a field of another kind."""
+        fields = Fields(value)
+        return Device(
+            board=fields.get("board", optional(text), None),
+            processor=fields.get("processor", optional(text), None),
+            machine=fields.get("machine", text, ""),
+            cores=fields.get("cores", integer, 0),
+            memory_bytes=fields.get("memory_bytes", optional(integer), None),
+            system=fields.get("system", text, ""),
+            swap_bytes=fields.get("swap_bytes", optional(integer), None),
+            simd=fields.get("simd", list_of(text), ()),
+            core_kinds=fields.get("core_kinds", text, ""),
+        )
 
 
 # What speeds quantised arithmetic up, as /proc/cpuinfo names it: on ARM (asimd is NEON, asimddp the dot

@@ -174,7 +174,7 @@ def unique_names(runs: Iterable[Run]) -> list[str]:
 
 
 def read_run(run: Run, name: str, delta: float) -> RunData:
-    tapped = run.manifest.artifact["taps"] != "none"
+    tapped = run.manifest.artifact.tapped
     dynamics = describe(run, delta)
     has_rows = dynamics.tokens > 0  # where nothing fitted the context there is nothing to take means of
     answers = run.answers(["question_index", "tokens", "output_entropy_shift"])

@@ -271,24 +271,21 @@ def provenance_table(runs: Sequence[RunData]) -> Table:
     rows = []
     for data in runs:
         m, settings = data.run.manifest, data.run.manifest.settings
-        device = [
-            m.device.get("board") or m.device.get("processor"),
-            m.device.get("system"),
-            cores(m.device.get("cores")),
-        ]
-        how = [
-            f"{name.replace('_', ' ')} {settings[name]}"
-            for name in ("prompt", "temperature", "max_new_tokens", "seed")
-            if settings.get(name) is not None
-        ]
+        device = [m.device.name, m.device.system, cores(m.device.cores)]
+        how = {
+            "prompt": settings.prompt,
+            "temperature": settings.temperature,
+            "max new tokens": settings.max_new_tokens,
+            "seed": settings.seed,
+        }
         rows.append(
             [
                 data.name,
                 integer(data.dynamics.questions),
                 integer(data.dynamics.tokens),
-                ", ".join(how),
+                ", ".join(f"{name} {value}" for name, value in how.items() if value is not None),
                 moment(m.created),
-                ", ".join(str(part) for part in device if part) or ABSENT,
+                ", ".join(part for part in device if part) or ABSENT,
                 ", ".join(f"{name} {version}" for name, version in m.versions.items()) or ABSENT,
             ]
         )
@@ -304,14 +301,14 @@ def moment(created: str) -> str:
     return f"{created[:16].replace('T', ' ')} UTC" if created.endswith("+00:00") else created or ABSENT
 
 
-def cores(count: object) -> str:
+def cores(count: int) -> str:
     return f"{count} cores" if count else ""
 
 
 def notes(group: ModelGroup) -> list[str]:
     """What a reader must know before trusting the numbers: missing signals, questions without an answer."""
     said = []
-    untapped = [data.name for data in group.runs if data.run.manifest.artifact["taps"] == "none"]
+    untapped = [data.name for data in group.runs if not data.run.manifest.artifact.tapped]
     if untapped:
         said.append(
             f"{', '.join(untapped)}: traced from an artifact without taps, so attention and hidden states "
@@ -333,6 +330,6 @@ def notes(group: ModelGroup) -> list[str]:
             "These runs are not known to come from one checkpoint, so a change may not be quantisation's "
             "alone."
         )
-    if any(data.run.manifest.settings.get("temperature") for data in group.runs):
+    if any(data.run.manifest.settings.temperature for data in group.runs):
         said.append("Some answers were sampled, so two runs may differ by chance as well.")
     return said

@@ -55,13 +55,12 @@ def check_disk(folder: Path, needed: int, longest: int | None, free: int | None 
         return
     if longest is None:
         raise UserError(
-            f"the run takes up to {amount(needed)} and {amount(free)} are free at {folder}: free space, "
-            f"follow a run of fewer "
-            "questions, or start all the same with --anyway"
+            f"the run takes up to {amount(needed)} and {amount(free)} are free at {folder}: "
+            "free space, follow a run of fewer questions, or start all the same with --anyway"
         )
     raise UserError(
-        f"answers of {longest} tokens at most take up to {amount(needed)} and {amount(free)} are free at "
-        f"{folder}: shorten them "
-        f"to {longest * free // needed} (--max-new-tokens), ask fewer questions (--limit), or start all the "
-        f"same with --anyway"
+        f"answers of {longest} tokens at most take up to {amount(needed)} "
+        f"and {amount(free)} are free at {folder}: "
+        f"shorten them to {longest * free // needed} (--max-new-tokens), ask fewer questions (--limit), "
+        "or start all the same with --anyway"
     )

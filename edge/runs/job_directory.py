@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -31,6 +31,9 @@ class Record(Protocol):
     def decides(self) -> dict[str, Any]:
         """The part that must be equal for one job to continue another."""
 
+    def to_json(self) -> dict[str, Any]:
+        """The object that the folder's record holds."""
+
 
 R = TypeVar("R", bound=Record)
 
@@ -45,8 +48,7 @@ class JobDirectory(ABC, Generic[R]):
 
     RECORD: ClassVar[str]  # the file that holds the record
     FOLDERS: ClassVar[tuple[str, ...]]  # of parts
-    ONE: ClassVar[str]  # what is written, in a sentence: "holds no ONE"
-    ANOTHER: ClassVar[str]  # "holds ANOTHER in settings.seed): ..."
+    CONTENT: ClassVar[str]  # what is written, as a user calls it: "run"
 
     def __init__(self, folder: Path, manifest: R) -> None:
         self.folder = folder
@@ -54,7 +56,7 @@ class JobDirectory(ABC, Generic[R]):
         self.damaged: list[str] = []
         self._existing(manifest)  # refuses before anything is written
         parts = [folder / name for name in self.FOLDERS]
-        self._made = missing_folders(*parts)
+        self._new_folders = missing_folders(*parts)
         try:
             for path in parts:
                 path.mkdir(parents=True, exist_ok=True)
@@ -62,9 +64,8 @@ class JobDirectory(ABC, Generic[R]):
             raise UserError(f"cannot write to {folder} ({error.strerror}): give another --out") from error
         self._lock = claim(folder)
         try:
-            existing = self._existing(
-                manifest
-            )  # again: another process may have come and gone before the lock was ours
+            # Again: another process may have come and gone before the lock was ours.
+            existing = self._existing(manifest)
             self._fresh = existing is None
             self.manifest = existing or manifest
             if existing is None:
@@ -80,35 +81,35 @@ class JobDirectory(ABC, Generic[R]):
         """The record that is there; raises UserError when it is damaged or of another schema."""
 
     @abstractmethod
+    def _another(self, differing: Sequence[str]) -> str:
+        """Says that the folder holds another job's work and in which fields of decides() it differs."""
+
+    @abstractmethod
     def _recover(self) -> None:
         """Removes parts that are damaged; learns which questions are committed."""
 
     def _existing(self, manifest: R) -> R | None:
-        """The unfinished or finished same job in this folder, None for an empty or absent folder."""
+        """The record of the same job in this folder, None for an empty or absent folder. Raises UserError
+        when it holds anything else."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: give a folder with --out")
         if not (self.folder / self.RECORD).exists():
-            foreign = {path.name for path in self.folder.glob("*")} - {
-                LOCK_NAME,
-                *self.FOLDERS,
-                f".{self.RECORD}.tmp",
-            }
+            own = {LOCK_NAME, *self.FOLDERS, f".{self.RECORD}.tmp"}
+            foreign = {path.name for path in self.folder.glob("*")} - own
             if foreign or any(self.folder.glob("*/part-*.parquet")):
                 raise UserError(
-                    f"{self.folder} is not empty and holds no {self.ONE}: give an empty or new folder with "
-                    f"--out"
+                    f"{self.folder} is not empty and holds no {self.CONTENT}: "
+                    "give an empty or new folder with --out"
                 )
             return None
         existing = self._read()
         if differing := differences(existing.decides(), manifest.decides()):
-            raise UserError(
-                f"{self.folder} holds {self.ANOTHER} in {', '.join(differing)}): give another --out"
-            )
+            raise UserError(f"{self.folder} holds {self._another(differing)}: give another --out")
         return existing
 
     @contextlib.contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """A scope for what must work before the first part: where it fails, what the job has just begun is
+        """Encloses what must work before the first part: where it fails, what the job has just begun is
         taken away again, the folders as far as nothing else is in them."""
         try:
             yield
@@ -116,15 +117,15 @@ class JobDirectory(ABC, Generic[R]):
             if self._fresh:
                 for name in (self.RECORD, LOCK_NAME):
                     (self.folder / name).unlink(missing_ok=True)
-                for folder in self._made:
+                for folder in self._new_folders:
                     with contextlib.suppress(OSError):  # the job's own error is what must be told
                         folder.rmdir()
             raise
 
     def _write_manifest(self, **changes: Any) -> None:
-        """Writes the record, changed."""
+        """Writes the record with other fields."""
         self.manifest = dataclasses.replace(self.manifest, **changes)
-        write_record(self.folder / self.RECORD, self.manifest)
+        write_record(self.folder / self.RECORD, self.manifest.to_json())
 
     def finish(self) -> None:
         self._write_manifest(state=FINISHED)
@@ -137,9 +138,9 @@ class JobDirectory(ABC, Generic[R]):
 
 
 def missing_folders(*folders: Path) -> list[Path]:
-    """Which of the folders and of those above them are not there yet, deepest first."""
-    found = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
-    return sorted(found, key=lambda path: len(path.parts), reverse=True)
+    """Those of the folders and of the ones above them that are not there yet, deepest first."""
+    missing = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
+    return sorted(missing, key=lambda path: len(path.parts), reverse=True)
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[str]:

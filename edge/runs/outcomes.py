@@ -8,6 +8,7 @@ import csv
 import fcntl
 import getpass
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,7 +45,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell tha
 
 @dataclass(frozen=True)
 class Judgement:
-    """One row. `outcome` None: undecided. `margin` and `scores` (SCORES) are an automatic one's."""
+    """What one rater says of one answer. `outcome` is one of OUTCOMES, None for undecided; `source` is
+    AUTOMATIC, HAND or IMPORTED. An automatic judgement has the `margin` by which its outcome was nearer, and
+    `scores` (SCORES)."""
 
     question_index: int
     question_id: str
@@ -56,16 +59,16 @@ class Judgement:
 
     @property
     def key(self) -> tuple[int, bool, str]:
-        """A rater has one judgement of an answer; a program may have a person's name."""
+        """The same for two judgements of which the later one counts: a rater has one of each answer. A
+        program may have a person's name."""
         return self.question_index, self.source == AUTOMATIC, self.rater
 
 
 def identities(run: Run) -> dict[int, str]:
-    """question_id by question_index of the run."""
+    """The run's question_id by question_index."""
     table = run.answers(["question_index", "question_id"])
-    return dict(
-        zip(*(table.column(name).to_pylist() for name in ("question_index", "question_id")), strict=True)
-    )
+    indices, ids = (column.to_pylist() for column in table.columns)
+    return dict(zip(indices, ids, strict=True))
 
 
 def read_outcomes(run: Run) -> list[Judgement]:
@@ -77,35 +80,38 @@ def read_outcomes(run: Run) -> list[Judgement]:
     table = read_part(path)
     if missing := [name for name in REQUIRED if name not in table.column_names]:
         raise UserError(f"{path} lacks the column {' and '.join(missing)}: label the run again")
-    there = [name for name in SCORES if name in table.column_names]
-    found = []
+    scored = [name for name in SCORES if name in table.column_names]
+    judgements = []
     for row in table.to_pylist():
-        scores = {name: row[name] for name in there} if row["source"] == AUTOMATIC else {}
+        scores = {name: row[name] for name in scored} if row["source"] == AUTOMATIC else {}
         given = {name: row[name] for name in OPTIONAL if row.get(name) is not None}
-        found.append(Judgement(**{name: row[name] for name in REQUIRED}, **given, scores=scores))
-    check(found, run, path)
-    return found
+        judgements.append(Judgement(**{name: row[name] for name in REQUIRED}, **given, scores=scores))
+    check(judgements, run, path)
+    return judgements
 
 
 def check(judgements: Iterable[Judgement], run: Run, path: Path) -> None:
+    """Raises UserError for one of another question than the run's, or with a word that is no outcome; `path`
+    is where they stand."""
     known = identities(run)
     for row in judgements:
         index = row.question_index
         if known.get(index) != row.question_id:
             raise UserError(
                 f"{path} labels question {index} ({row.question_id}), which {run.folder} does not hold: "
-                f"label this run's answers"
+                "label this run's answers"
             )
         if row.outcome is not None and row.outcome not in OUTCOMES:
             raise UserError(
-                f"{path} calls question {index} {row.outcome!r:.40}: an outcome is one of "
-                f"{', '.join(OUTCOMES)}"
+                f"{path} calls question {index} {row.outcome!r:.40}: "
+                f"an outcome is one of {', '.join(OUTCOMES)}"
             )
 
 
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Two raters of one run do not overwrite each other's judgements."""
+    """Holds the run's lock, so that two raters do not overwrite each other's judgements. Raises UserError
+    where the run cannot be written."""
     try:
         stream = (run.folder / LOCK_NAME).open("a")
     except OSError as error:
@@ -121,57 +127,54 @@ def save(run: Run, judgements: Sequence[Judgement]) -> None:
     """Adds judgements to the run's file, in the place of the same raters' earlier ones."""
     with locked(run):
         rows = {row.key: row for row in [*read_outcomes(run), *judgements]}
-        columns = [asdict(rows[key]) for key in sorted(rows)]
-        flat = [
-            {name: value for name, value in row.items() if name != "scores"} | row["scores"]
-            for row in columns
-        ]
+        flat = []
+        for key in sorted(rows):
+            row = asdict(rows[key])
+            scores = row.pop("scores")
+            flat.append(row | scores)
         write_table(run.folder / OUTCOMES_NAME, pa.Table.from_pylist(flat, schema=SCHEMA))
 
 
 def matched(run: Run, questions: Sequence[Question]) -> list[tuple[Question, str]]:
     """Each question of the run with the run's answer; raises UserError when the run asked others."""
-    if questions_sha256(questions) != run.manifest.questions["sha256"]:
+    if questions_sha256(questions) != run.manifest.questions.sha256:
         raise UserError(
-            f"{run.folder} asked other questions than these: give the file that it was traced with by "
-            f"--questions"
+            f"{run.folder} asked other questions than these: "
+            "give the file that it was traced with by --questions"
         )
     table = run.answers(["question_index", "answer"])
-    return [
-        (questions[index], answer)
-        for index, answer in zip(*(c.to_pylist() for c in table.columns), strict=True)
-    ]
+    indices, answers = (column.to_pylist() for column in table.columns)
+    return [(questions[index], answer) for index, answer in zip(indices, answers, strict=True)]
 
 
 def judge_automatically(run: Run, questions: Sequence[Question]) -> list[Judgement]:
-    """By the nearest reference; words are compared, not meanings."""
-    found = []
+    """Judges every answer by the nearest reference; words are compared, not meanings."""
+    judgements = []
     for question, answer in matched(run, questions):
         scores, (outcome, margin) = against(answer, question)
-        known = None if margin != margin else margin
-        found.append(
+        known = None if math.isnan(margin) else margin
+        judgements.append(
             Judgement(question.index, question.question_id, outcome, AUTOMATIC, NEAREST_BY, known, scores)
         )
-    return found
+    return judgements
 
 
 # CSV
 
 
 def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
-    """People's labels from columns question_index and outcome; question_id, rater and source are heeded
-    where they are there. Rows without an outcome and automatic ones are left out. Raises UserError for what
-    does not fit the run."""
+    """Reads people's labels from the columns question_index and outcome; question_id, rater and source are
+    heeded where they are there. Rows without an outcome and automatic ones are left out. Raises UserError
+    for what does not fit the run."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} ({error}): give a CSV in UTF-8 with --import") from error
-    known, found = identities(run), list[Judgement]()
+    known, judgements = identities(run), list[Judgement]()
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        if missing := [
-            name for name in ("question_index", "outcome") if name not in (reader.fieldnames or ())
-        ]:
+        columns = reader.fieldnames or ()
+        if missing := [name for name in ("question_index", "outcome") if name not in columns]:
             raise UserError(f"{path} lacks the column {' and '.join(missing)}: make one with --export")
         for number, cells in enumerate(reader, 1):
             outcome = (cells["outcome"] or "").strip()
@@ -183,54 +186,37 @@ def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
                     f"{path} has {index!r:.40} as question_index in data row {number}: give a whole number"
                 )
             identity = cells.get("question_id") or known.get(int(index), "unknown")
-            found.append(
-                Judgement(
-                    int(index), identity, outcome, IMPORTED, (cells.get("rater") or "").strip() or rater
-                )
-            )
+            who = (cells.get("rater") or "").strip() or rater
+            judgements.append(Judgement(int(index), identity, outcome, IMPORTED, who))
     except csv.Error as error:
         raise UserError(f"{path} is not a well-formed CSV ({error}): save it again as CSV") from error
-    if not found:
+    if not judgements:
         raise UserError(f"{path} holds no outcome: fill the column in with {', '.join(OUTCOMES)}")
-    check(found, run, path)
+    check(judgements, run, path)
     seen = set[tuple[int, bool, str]]()
-    for row in found:
+    for row in judgements:
         if row.key in seen:
             raise UserError(
                 f"{path} labels question {row.question_index} twice for one rater: keep one of the rows"
             )
         seen.add(row.key)
-    return found
+    return judgements
 
 
 def export_csv(run: Run, path: Path) -> int:
-    """Every answer with its judgements (a row without outcome where there is none) for a spreadsheet; the
-    number of rows."""
+    """Writes every answer with its judgements for a spreadsheet, a row without outcome where there is none;
+    returns the number of rows."""
     by_question: dict[int, list[Judgement]] = {}
     for row in read_outcomes(run):
         by_question.setdefault(row.question_index, []).append(row)
     names = ("question_index", "question_id", "outcome", "source", "rater", "margin", "question", "answer")
     rows: list[list[Any]] = []
     for answer in run.answers(["question_index", "question_id", "question", "answer"]).to_pylist():
-        texts = [
-            answer[name] if not answer[name].startswith(FORMULA) else f"'{answer[name]}"
-            for name in ("question", "answer")
-        ]
-        for row in by_question.get(answer["question_index"], []) or [
-            Judgement(answer["question_index"], "", None, "", "")
-        ]:
+        index, texts = answer["question_index"], [quoted(answer[name]) for name in ("question", "answer")]
+        for row in by_question.get(index, [Judgement(index, "", None, "")]):
             margin = "" if row.margin is None else f"{row.margin:.6g}"
-            rows.append(
-                [
-                    row.question_index,
-                    answer["question_id"],
-                    row.outcome or "",
-                    row.source,
-                    row.rater,
-                    margin,
-                    *texts,
-                ]
-            )
+            judged = [row.outcome or "", row.source, row.rater, margin]
+            rows.append([index, answer["question_id"], *judged, *texts])
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as stream:
@@ -238,6 +224,11 @@ def export_csv(run: Run, path: Path) -> int:
 
     write_whole(path, write)
     return len(rows)
+
+
+def quoted(text: str) -> str:
+    """The text with a quote before it where a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def default_rater() -> str:

@@ -1,5 +1,4 @@
-"""Files that are whole or absent, the lock of a folder, and parts that are known again by the checksum in
-their names.
+"""Parts of a run: Parquet files that are known again by the checksum in their names.
 
 A part is named part-IofN-FIRST-LAST.CHECKSUM.parquet: the checksum (16 hex digits of SHA-256 of the file)
 travels with the file when the parts of shards are copied into one folder, and needs no second file that a
@@ -8,9 +7,10 @@ crash could tear from the first. Parts without one, of older versions, are read 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,26 +31,30 @@ AGAIN = "run the same command again to trace its questions anew"
 def write_part(folder: Path, stem: str, table: pa.Table) -> Path:
     """Writes a part whole, named by what is in it; raises UserError where it cannot be written."""
     write = functools.partial(_write_parquet, table)
-    return put(
-        folder / f".{stem}.tmp", write, lambda written: folder / f"{stem}.{checksum(written)}.parquet"
-    )
+
+    def place(written: Path) -> Path:
+        return folder / f"{stem}.{checksum(written)}.parquet"
+
+    return put(folder / f".{stem}.tmp", write, place)
 
 
 def part_name(shard: str, indices: Sequence[int]) -> str:
-    """Stem of a part's name, from the shard I/N and the questions that it holds."""
+    """A part's name without checksum, from the shard I/N and the questions that it holds."""
     number, count = shard.split("/")
     return f"part-{number}of{count}-{indices[0]:06d}-{indices[-1]:06d}"
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """A whole Parquet file; raises UserError where it cannot be written."""
+    """Writes a Parquet file whole; raises UserError where it cannot be written."""
     write_whole(path, functools.partial(_write_parquet, table))
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
-    """The smallest encoding (docs/performance.md) that every reader knows: each float's bytes are stored by
-    place, where signs and exponents are alike; a dictionary of floats only costs, one of texts and token ids
-    pays."""
+    """Writes in the smallest encoding that every reader knows (docs/performance.md).
+
+    Each float's bytes are stored by place, where signs and exponents are alike; a dictionary of floats only
+    costs, one of texts and token ids pays.
+    """
     leaves = dict(_leaves(table.schema))
     floats = [name for name, kind in leaves.items() if pa.types.is_floating(kind)]
     repeated = [name for name in leaves if name in REPEATED]
@@ -71,16 +75,16 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
 def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
     """Each column's name inside the file, and the type of its values."""
     for column in schema:
-        nested = pa.types.is_list(column.type)
-        yield (
-            (f"{column.name}.list.element", column.type.value_type) if nested else (column.name, column.type)
-        )
+        if pa.types.is_list(column.type):
+            yield f"{column.name}.list.element", column.type.value_type
+        else:
+            yield column.name, column.type
 
 
 def part_stem(name: str) -> str | None:
     """A part's name without its checksum, None for a file that is no part."""
-    found = PART.fullmatch(name)
-    return found[1] if found else None
+    match = PART.fullmatch(name)
+    return match[1] if match else None
 
 
 def checksum(path: Path) -> str:
@@ -107,13 +111,35 @@ def _checksum_of(path: Path, size: int, modified: int) -> str:
     return checksum(path)
 
 
-def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file of a run; raises UserError when it is damaged."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of a run. Raises UserError when it is damaged, also where reading it shows that."""
     named = PART.fullmatch(path.name)
     if named and named[2] and path.is_file() and is_damaged(path):
         raise UserError(f"{path} is damaged (its content is not what its name says): {AGAIN}")
     try:
-        return pq.ParquetFile(path, memory_map=True).read(columns=columns)
+        yield pq.ParquetFile(path, memory_map=True)
     except (OSError, pa.ArrowException) as error:
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read ({detail}): delete it and {AGAIN}") from error
+
+
+def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """All columns of a file, or those of `columns` that it has; raises UserError when it is damaged."""
+    with opened(path) as file:
+        return file.read(columns=columns)
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a file, from its footer; raises UserError when it is damaged."""
+    with opened(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def shared_columns(paths: Iterable[Path]) -> list[str]:
+    """Columns that all of these files have, in the order of the first; raises UserError for a damaged one.
+
+    Parts that several versions wrote differ in some: a run has the columns that all its parts have.
+    """
+    names = [column_names(path) for path in paths]
+    return [name for name in names[0] if all(name in others for others in names)] if names else []

@@ -7,168 +7,89 @@ rest. What was damaged afterwards is found by its checksum and traced again.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from edge.artifact import ModelSpec, check_types
 from edge.errors import UserError
+from edge.runs.columns import answers_schema, steps_schema
 from edge.runs.job_directory import FINISHED, RUNNING, JobDirectory
-from edge.runs.parts import is_damaged, part_name, part_stem, read_part, write_part, write_table
+from edge.runs.manifest import RUN_NAME, RunManifest, read_manifest
+from edge.runs.parts import (
+    is_damaged,
+    part_name,
+    part_stem,
+    read_part,
+    shared_columns,
+    write_part,
+    write_table,
+)
+from edge.version import __version__
 
-SCHEMA_VERSION = 1
-RUN_NAME = "run.json"
 DEVICE_NAME = "device.parquet"
-# What readers take for granted beside the fields themselves.
-NEEDED = {
-    "artifact": ("model_id", "precision", "taps", "tokenizer_sha256"),
-    "settings": ("shard", "prompt", "reference_k", "temperature"),
-    "questions": ("sha256", "count", "selected"),
-}
-
-
-@dataclass(frozen=True)
-class RunManifest:
-    """What `run.json` holds.
-
-    `kind` is `run` or `force`. `artifact` names model, precision, taps and checksums; `settings` everything
-    that decides the rows; `questions` the content hash and number; `like` the reference run of a forced one.
-    `device`, `versions` and `created` describe and do not decide: a run may be resumed after they changed.
-    `taps_lost` says why attention and hidden states are missing in some of its rows although they were asked
-    for, "" where none are. `merged` has for each shard that `edge merge` put together its device, versions
-    and origin.
-    """
-
-    kind: str
-    artifact: Mapping[str, Any]
-    model: ModelSpec
-    settings: Mapping[str, Any]
-    questions: Mapping[str, Any]
-    like: Mapping[str, Any] | None
-    device: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    created: str = ""
-    state: str = RUNNING
-    taps_lost: str = ""
-    merged: Mapping[str, Any] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
-
-    def __post_init__(self) -> None:
-        check_types(self)
-
-    @property
-    def model_id(self) -> str:
-        return str(self.artifact["model_id"])
-
-    @property
-    def precision(self) -> str:
-        return str(self.artifact["precision"])
-
-    @property
-    def checkpoint(self) -> str:
-        """Digest of the checkpoint, "" where it is not known (a GGUF file on its own)."""
-        return str(self.artifact.get("checkpoint_sha256", ""))
-
-    @property
-    def label(self) -> str:
-        return f"{self.model_id} {self.precision}" + (" forced" if self.kind == "force" else "")
-
-    @property
-    def notice(self) -> str:
-        return str(self.artifact.get("notice", ""))
-
-    def same_checkpoint(self, other: RunManifest) -> bool:
-        """Whether both are known to come from one checkpoint."""
-        return self.checkpoint != "" and self.checkpoint == other.checkpoint
-
-    def decides(self) -> dict[str, Any]:
-        """The part that must be equal for one run to continue another."""
-        kept = ("kind", "artifact", "model", "settings", "questions", "like", "schema_version")
-        return {name: plain(getattr(self, name)) for name in kept}
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON gives it back."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    return json.loads(json.dumps(value))
-
-
-def read_manifest(folder: Path) -> RunManifest:
-    """run.json of a folder; raises UserError when it is missing, damaged or of another schema."""
-    path = folder / RUN_NAME
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(
-                f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}"
-            )
-        made = RunManifest(**(raw | {"model": ModelSpec.from_json(raw["model"])}))
-        for name, keys in NEEDED.items():
-            if missing := [key for key in keys if key not in getattr(made, name)]:
-                raise KeyError(f"{name} lacks {', '.join(missing)}")
-        return made
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} is no run directory (it has no {RUN_NAME}): make one with 'edge run'"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): trace again into another folder") from error
-
+TABLES = ("steps", "answers")  # folders of parts
 
 # Writing
 
 
 class RunWriter(JobDirectory[RunManifest]):
-    """Owns a run directory while a job writes into it."""
+    """Owns a run directory while a job writes into it.
 
-    RECORD, FOLDERS, ONE, ANOTHER = RUN_NAME, ("steps", "answers"), "run", "another run (it differs"
+    A run that another version began goes on with the columns that its parts have.
+    """
+
+    RECORD, FOLDERS, CONTENT = RUN_NAME, TABLES, "run"
 
     def _read(self) -> RunManifest:
         return read_manifest(self.folder)
 
+    def _another(self, differing: Sequence[str]) -> str:
+        return f"another run (it differs in {', '.join(differing)})"
+
     def _recover(self) -> None:
         """Removes what an interrupted run left half-done and what is damaged; learns which questions are
-        committed.
+        committed, and in which columns.
 
         A part counts when both its halves are there and whole: so deleting either makes its questions run
         again.
         """
-        halves: list[dict[str, Path]] = []
-        for kind in ("steps", "answers"):
-            found: dict[str, Path] = {}
-            for path in sorted((self.folder / kind).glob("part-*.parquet")):
-                stem = part_stem(path.name) or path.name
-                if is_damaged(path):
-                    path.unlink()
-                    self.damaged.append(f"{kind}/{path.name}")
-                elif stem in found:
-                    raise UserError(
-                        f"{self.folder} holds {stem} more than once: keep the parts of one set of shards"
-                    )
-                else:
-                    found[stem] = path
-            halves.append(found)
-        steps, answers = halves
+        steps, answers = (self._whole_parts(table) for table in TABLES)
         for stem in steps.keys() ^ answers.keys():
             (steps.get(stem) or answers[stem]).unlink()
-        for stem in sorted(steps.keys() & answers.keys()):
-            self.done.update(
-                read_part(answers[stem], ["question_index"]).column("question_index").to_pylist()
-            )
+        committed = sorted(steps.keys() & answers.keys())
+        for stem in committed:
+            indices = read_part(answers[stem], ["question_index"]).column("question_index")
+            self.done.update(indices.to_pylist())
+        self._columns = {
+            table: shared_columns(paths[stem] for stem in committed)
+            for table, paths in zip(TABLES, (steps, answers), strict=True)
+        }
+
+    def _whole_parts(self, table: str) -> dict[str, Path]:
+        """The parts of a table by their stems; removes damaged ones."""
+        paths: dict[str, Path] = {}
+        for path in sorted((self.folder / table).glob("part-*.parquet")):
+            stem = part_stem(path.name) or path.name
+            if is_damaged(path):
+                path.unlink()
+                self.damaged.append(f"{table}/{path.name}")
+            elif stem in paths:
+                raise UserError(
+                    f"{self.folder} holds {stem} more than once: keep the parts of one set of shards"
+                )
+            else:
+                paths[stem] = path
+        return paths
 
     def write_part(self, steps: pa.Table, answers: pa.Table) -> None:
-        """Commits whole questions: steps first, answers last."""
+        """Commits whole questions: steps first, answers last, in the columns that earlier parts have."""
         indices = answers.column("question_index").to_pylist()
-        stem = part_name(str(self.manifest.settings["shard"]), indices)
-        write_part(self.folder / "steps", stem, steps)
-        write_part(self.folder / "answers", stem, answers)
+        stem = part_name(self.manifest.settings.shard, indices)
+        for table, rows in zip(TABLES, (steps, answers), strict=True):
+            write_part(self.folder / table, stem, rows.select(self._columns[table] or rows.column_names))
         self.done.update(indices)
 
     def write_device(self, table: pa.Table) -> None:
@@ -184,10 +105,28 @@ class RunWriter(JobDirectory[RunManifest]):
 
     def complete(self, indices: Iterable[int]) -> bool:
         """Whether the run is finished and holds these questions; one that has lost a part is marked as
-        unfinished again."""
-        if self.manifest.state == FINISHED and not self.done.issuperset(indices):
+        unfinished again. Raises UserError for an unfinished run with columns that this version lacks."""
+        if self.manifest.state == FINISHED and self.done.issuperset(indices):
+            return True
+        self._check_columns()
+        if self.manifest.state == FINISHED:
             self._write_manifest(state=RUNNING)
-        return self.manifest.state == FINISHED
+        return False
+
+    def _check_columns(self) -> None:
+        """Raises UserError where the run's parts have columns that are not written any more, or not yet."""
+        manifest = self.manifest
+        forced = manifest.kind == "force"
+        reference = not forced and manifest.settings.reference_k > 0
+        steps = steps_schema(reference=reference, forced=forced, exact=manifest.exact)
+        answers = answers_schema(forced=forced, exact=manifest.exact)
+        known = {*steps.names, *answers.names}
+        if unknown := [name for names in self._columns.values() for name in names if name not in known]:
+            began = manifest.versions.get("edgetrace", "another version")
+            raise UserError(
+                f"{self.folder} has the column {' and '.join(unknown)}, which Edgetrace {__version__} does "
+                f"not write: finish it with Edgetrace {began}, or give another --out"
+            )
 
     def note_lost_taps(self, reason: str) -> None:
         """Says in run.json that rows without attention and hidden states follow, and why."""
@@ -233,8 +172,8 @@ class Run:
             twice = indices[1:][indices[1:] == indices[:-1]]
             if twice.size:
                 raise UserError(
-                    f"{self.folder} holds question {twice[0]} more than once: keep the parts of one set of "
-                    f"shards"
+                    f"{self.folder} holds question {twice[0]} more than once: "
+                    "keep the parts of one set of shards"
                 )
         return table
 
@@ -242,38 +181,42 @@ class Run:
         """One row for each token, by question_index and step (both must be among `columns`)."""
         return self._read("steps", columns).sort_by([("question_index", "ascending"), ("step", "ascending")])
 
-    def _read(self, kind: str, columns: list[str] | None) -> pa.Table:
-        return pa.concat_tables([self._part(kind, name, columns) for name in self.parts()])
+    def columns(self, table: str) -> list[str]:
+        """Columns of `steps` or `answers` that all parts have; parts of several versions differ in some."""
+        return shared_columns(self.file(table, name) for name in self.parts())
+
+    def _read(self, table: str, columns: list[str] | None) -> pa.Table:
+        wanted = self.columns(table) if columns is None else list(dict.fromkeys(columns))
+        return pa.concat_tables([self._part(table, name, wanted) for name in self.parts()])
 
     def each_question(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
-        """question_index and its steps (none for an answer without rows), part by part, so that a long run
-        is never in memory as a whole."""
+        """Gives each question_index with its steps (none for an answer without rows), part by part, so that
+        a long run is never in memory as a whole."""
         wanted = list(dict.fromkeys(["question_index", *columns]))
         for name in self.parts():
             table = self._part("steps", name, wanted)
             indices = table.column("question_index").to_numpy()
-            for index in (
-                self._part("answers", name, ["question_index"]).column("question_index").to_pylist()
-            ):
+            answered = self._part("answers", name, ["question_index"]).column("question_index")
+            for index in answered.to_pylist():
                 rows = np.flatnonzero(indices == index)  # a question's rows stand together, in order of step
                 yield index, table.slice(rows[0] if rows.size else 0, rows.size)
 
-    def file(self, kind: str, name: str) -> Path:
+    def file(self, table: str, name: str) -> Path:
         """The file of a part of `steps` or `answers`; raises UserError when there is not just one."""
-        found = [path for path in (self.folder / kind).glob(f"{name}.*") if part_stem(path.name) == name]
-        if len(found) != 1:
-            what = "missing" if not found else "there more than once"
+        paths = [path for path in (self.folder / table).glob(f"{name}.*") if part_stem(path.name) == name]
+        if len(paths) != 1:
+            what = "there more than once" if paths else "missing"
             raise UserError(
-                f"{self.folder / kind / name} is {what}: run the same command again to make its questions "
-                f"anew"
+                f"{self.folder / table / name} is {what}: "
+                "run the same command again to make its questions anew"
             )
-        return found[0]
+        return paths[0]
 
-    def _part(self, kind: str, name: str, columns: list[str] | None) -> pa.Table:
-        path = self.file(kind, name)
-        table = read_part(path, columns)
-        if missing := [name for name in columns or () if name not in table.column_names]:
+    def _part(self, table: str, name: str, columns: list[str]) -> pa.Table:
+        path = self.file(table, name)
+        rows = read_part(path, columns)
+        if missing := [name for name in columns if name not in rows.column_names]:
             raise UserError(
                 f"{path} lacks the column {' and '.join(missing)}: trace the run again into another folder"
             )
-        return table
+        return rows.select(columns)

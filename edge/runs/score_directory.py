@@ -4,18 +4,19 @@ directory."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from edge.artifact import check_types
 from edge.errors import UserError
+from edge.fields import Fields, check_schema, mapping_of, text
+from edge.machine.device import Device
 from edge.runs.job_directory import RUNNING, JobDirectory
 from edge.runs.parts import is_damaged, part_name, read_part, write_part
-from edge.runs.run_directory import plain
+from edge.runs.records import ArtifactIdentity, QuestionSet, ScoreSettings
 
 SCHEMA_VERSION = 1
 SCORE_NAME = "score.json"
@@ -37,49 +38,65 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ScoreManifest:
-    """What score.json holds; fields are those of run.json."""
+    """What score.json holds; the fields are those of run.json."""
 
-    artifact: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    questions: Mapping[str, Any]
-    device: Mapping[str, Any] = field(default_factory=dict)
+    artifact: ArtifactIdentity
+    settings: ScoreSettings
+    questions: QuestionSet
+    device: Device = field(default_factory=Device)
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     state: str = RUNNING
     schema_version: int = SCHEMA_VERSION
 
-    def __post_init__(self) -> None:
-        check_types(self)
-
     def decides(self) -> dict[str, Any]:
         """The part that must be equal for one job to continue another."""
-        return {
-            name: plain(getattr(self, name))
-            for name in ("artifact", "settings", "questions", "schema_version")
+        raw = self.to_json()
+        return {name: raw[name] for name in ("artifact", "settings", "questions", "schema_version")}
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in score.json."""
+        return asdict(self) | {
+            "artifact": self.artifact.to_json(),
+            "settings": self.settings.to_json(),
+            "questions": self.questions.to_json(),
         }
+
+    @staticmethod
+    def from_json(value: object) -> ScoreManifest:
+        """Raises ValueError, naming the field, for an object that is not of scores or of another schema."""
+        with Fields(value) as fields:
+            check_schema(fields, SCHEMA_VERSION)
+            return ScoreManifest(
+                artifact=fields.take("artifact", ArtifactIdentity.from_json),
+                settings=fields.take("settings", ScoreSettings.from_json),
+                questions=fields.take("questions", QuestionSet.from_json),
+                device=fields.get("device", Device.from_json, Device()),
+                versions=fields.get("versions", mapping_of(text), {}),
+                created=fields.get("created", text, ""),
+                state=fields.get("state", text, RUNNING),
+            )
 
 
 def read_score_manifest(folder: Path) -> ScoreManifest:
-    """Raises UserError when it is damaged or of another schema."""
+    """score.json of a folder; raises UserError when it is damaged or of another schema."""
     path = folder / SCORE_NAME
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(
-                f"schema_version is {raw['schema_version']}, this Edgetrace reads {SCHEMA_VERSION}"
-            )
-        return ScoreManifest(**raw)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return ScoreManifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): score again into another folder") from error
 
 
 class ScoreWriter(JobDirectory[ScoreManifest]):
     """Owns a score directory while a job writes into it."""
 
-    RECORD, FOLDERS, ONE, ANOTHER = SCORE_NAME, (FOLDER,), "scores", "other scores (they differ"
+    RECORD, FOLDERS, CONTENT = SCORE_NAME, (FOLDER,), "scores"
 
     def _read(self) -> ScoreManifest:
         return read_score_manifest(self.folder)
+
+    def _another(self, differing: Sequence[str]) -> str:
+        return f"other scores (they differ in {', '.join(differing)})"
 
     def _recover(self) -> None:
         for path in self._parts():
@@ -95,7 +112,7 @@ class ScoreWriter(JobDirectory[ScoreManifest]):
     def write_part(self, rows: pa.Table) -> None:
         """Commits whole questions."""
         indices = rows.column("question_index").to_pylist()
-        write_part(self.folder / FOLDER, part_name(str(self.manifest.settings["shard"]), indices), rows)
+        write_part(self.folder / FOLDER, part_name(self.manifest.settings.shard, indices), rows)
         self.done.update(indices)
 
     def rows(self) -> pa.Table:

@@ -19,8 +19,9 @@ from edge.errors import UserError
 from edge.files import LOCK_NAME
 from edge.machine.device import SYSTEM, read_text
 from edge.runs.job_directory import FINISHED, RUNNING
+from edge.runs.manifest import RUN_NAME, read_manifest
 from edge.runs.parts import AGAIN, part_stem, read_part
-from edge.runs.run_directory import DEVICE_NAME, RUN_NAME, read_manifest
+from edge.runs.run_directory import DEVICE_NAME
 
 STOPPED = "stopped"
 ANSWERS = (
@@ -36,8 +37,8 @@ ANSWERS = (
 
 
 class Answered(NamedTuple):
-    """One finished answer; entropy is its mean in nats, NaN for one without tokens; seconds the model
-    took."""
+    """One finished answer: `entropy` is the mean of its tokens in nats, NaN for one without tokens, and
+    `seconds` what the model took."""
 
     question_index: int
     question: str
@@ -100,7 +101,7 @@ class Follower:
         self._was_locked = False
 
     def look(self) -> Seen:
-        """Raises UserError when run.json is missing, damaged or of another schema."""
+        """The run as it is now; raises UserError when run.json is missing, damaged or of another schema."""
         held = self._held()  # first: a run says that it is finished before it lets go
         manifest = read_manifest(self.folder)
         answers, problems, newest = self._answers()
@@ -109,14 +110,9 @@ class Follower:
             problems.append(f"attention and hidden states are not traced: {manifest.taps_lost}")
         state = STOPPED if manifest.state != FINISHED and self._was_locked and not held else manifest.state
         self._was_locked = self._was_locked or held
-        done, tokens, spent = (
-            len(answers),
-            sum(a.tokens for a in answers),
-            math.fsum(a.seconds for a in answers),
-        )
-        total = max(
-            int(manifest.questions["selected"]), done
-        )  # parts of other shards may have been copied here
+        done, tokens = len(answers), sum(answer.tokens for answer in answers)
+        spent = math.fsum(answer.seconds for answer in answers)
+        total = max(manifest.questions.selected, done)  # parts of other shards may have been copied here
         means = [a.entropy for a in answers if not math.isnan(a.entropy)]
         return Seen(
             label=manifest.label,
@@ -161,9 +157,8 @@ class Follower:
             return None, 0.0
         try:
             rows = read_part(path, [*Machine._fields, "paused_s"]).to_pylist()
-            return Machine(*(rows[-1][name] for name in Machine._fields)), math.fsum(
-                row["paused_s"] or 0.0 for row in rows
-            )
+            paused = math.fsum(row["paused_s"] or 0.0 for row in rows)
+            return Machine(*(rows[-1][name] for name in Machine._fields)), paused
         except (UserError, LookupError) as error:
             problems.append(f"the machine's state is not known: {error}")
             return None, 0.0
@@ -175,13 +170,12 @@ class Follower:
         except OSError:
             return False
         name = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
-        return any(
-            name in line.split() for line in (read_text(self._root / "proc/locks") or "").splitlines()
-        )
+        held = read_text(self._root / "proc/locks") or ""
+        return any(name in line.split() for line in held.splitlines())
 
 
 def modified(path: Path) -> float:
-    """Seconds since 1970; 0 for a file that went away meanwhile."""
+    """When a file was written, in seconds since 1970; 0 for one that went away meanwhile."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -199,6 +193,7 @@ def read_answers(path: Path) -> tuple[Answered, ...]:
 
 
 def answered(row: dict[str, Any]) -> Answered:
+    """One row of `answers`."""
     entropy = row["output_entropy_mean"]
     return Answered(
         row["question_index"],

@@ -1,0 +1,151 @@
+"""run.json: what a run is, typed, read from JSON and written back as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge.artifact import ModelSpec
+from edge.errors import UserError
+from edge.fields import Fields, check_schema, mapping_of, optional, text
+from edge.machine.device import Device
+from edge.runs.job_directory import RUNNING
+from edge.runs.records import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
+
+SCHEMA_VERSION = 1
+RUN_NAME = "run.json"
+DECIDING = ("kind", "artifact", "model", "settings", "questions", "like", "schema_version")
+
+
+@dataclass(frozen=True)
+class MergedShard:
+    """A run that `edge merge` put together with others: where it was traced, with which versions, when
+    (ISO), and SHA-256 (hex) of its run.json."""
+
+    device: Device
+    versions: Mapping[str, str]
+    created: str
+    run_sha256: str
+
+    @staticmethod
+    def from_json(value: object) -> MergedShard:
+        with Fields(value) as fields:
+            return MergedShard(
+                device=fields.take("device", Device.from_json),
+                versions=fields.take("versions", mapping_of(text)),
+                created=fields.take("created", text),
+                run_sha256=fields.take("run_sha256", text),
+            )
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """What `run.json` holds.
+
+    `kind` is run or force, the command that makes it; `like` is the run that a forced one followed, None for
+    a free one. `device`, `versions` and `created` (ISO) describe and do not decide: a run may be resumed
+    after they changed. `taps_lost` says why attention and hidden states are missing in some of its rows
+    although they were asked for, "" where none are. `merged` has the shards that `edge merge` put together,
+    by I/N, and is empty for other runs: what they agree on is the merged run's `device` and `versions`.
+
+    A field that decides the rows is compared when a run is continued, so one that this version does not
+    know is refused by its name. A run of version 0.1 lacks `merged`, `taps_lost` and a part of `device`,
+    which have defaults.
+    """
+
+    kind: str
+    artifact: ArtifactIdentity
+    model: ModelSpec
+    settings: RunSettings
+    questions: QuestionSet
+    like: FollowedRun | None
+    device: Device = field(default_factory=Device)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    state: str = RUNNING
+    taps_lost: str = ""
+    merged: Mapping[str, MergedShard] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def model_id(self) -> str:
+        return self.artifact.model_id
+
+    @property
+    def precision(self) -> str:
+        return self.artifact.precision
+
+    @property
+    def label(self) -> str:
+        return f"{self.model_id} {self.precision}" + (" forced" if self.kind == "force" else "")
+
+    @property
+    def notice(self) -> str:
+        return self.artifact.notice
+
+    @property
+    def exact(self) -> bool:
+        """Whether it was forced with the full model beside it."""
+        return self.like is not None and self.like.exact
+
+    def same_checkpoint(self, other: RunManifest) -> bool:
+        """Whether both are known to come from one checkpoint."""
+        digest = self.artifact.checkpoint_sha256
+        return digest != "" and digest == other.artifact.checkpoint_sha256
+
+    def decides(self) -> dict[str, Any]:
+        """The part that must be equal for one run to continue another."""
+        raw = self.to_json()
+        return {name: raw[name] for name in DECIDING}
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in run.json. A merged run has those entries of `device` in which its shards agree."""
+        device = self.device.to_json()
+        devices = [shard.device.to_json() for shard in self.merged.values()]
+        return asdict(self) | {
+            "artifact": self.artifact.to_json(),
+            "settings": self.settings.to_json(),
+            "questions": self.questions.to_json(),
+            "like": self.like.to_json() if self.like else None,
+            "device": {
+                name: value
+                for name, value in device.items()
+                if all(shard[name] == value for shard in devices)
+            },
+        }
+
+    @staticmethod
+    def from_json(value: object) -> RunManifest:
+        """Raises ValueError, naming the field, for an object that is no run's or of another schema."""
+        with Fields(value) as fields:
+            check_schema(fields, SCHEMA_VERSION)
+            return RunManifest(
+                kind=fields.take("kind", text),
+                artifact=fields.take("artifact", ArtifactIdentity.from_json),
+                model=fields.take("model", ModelSpec.from_json),
+                settings=fields.take("settings", RunSettings.from_json),
+                questions=fields.take("questions", QuestionSet.from_json),
+                like=fields.take("like", optional(FollowedRun.from_json)),
+                device=fields.get("device", Device.from_json, Device()),
+                versions=fields.get("versions", mapping_of(text), {}),
+                created=fields.get("created", text, ""),
+                state=fields.get("state", text, RUNNING),
+                taps_lost=fields.get("taps_lost", text, ""),
+                merged=fields.get("merged", mapping_of(MergedShard.from_json), {}),
+            )
+
+
+def read_manifest(folder: Path) -> RunManifest:
+    """run.json of a folder; raises UserError when it is missing, damaged or of another schema."""
+    path = folder / RUN_NAME
+    try:
+        return RunManifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is no run directory (it has no {RUN_NAME}): make one with 'edge run'"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): trace again into another folder") from error
