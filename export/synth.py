@@ -26,11 +26,11 @@ from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
 from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
 
-SPREAD = 0.02  # the standard deviation such models' weights are born with
+SPREAD = 0.02  # the standard deviation of such models' weights before training
 INDEX_NAME = "model.safetensors.index.json"
 TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim "
-    "}}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -38,8 +38,8 @@ Tensors = dict[str, npt.NDArray[Any]]
 def synth(model_id: str, out: Path, *, seed: int = 0) -> Path:
     """Writes a checkpoint folder of a hub model's shape to `out` (BF16, twice the parameters in bytes).
 
-    Raises UserError when the model is unknown or
-    embedded, when `out` is there already, or cannot be written; nothing half-written is left.
+    Raises UserError when the model is unknown or embedded, when `out` is there already, or cannot be
+    written; nothing half-written is left.
     """
     registry = read_registry()
     entry = registry.get(model_id)
