@@ -15,8 +15,8 @@ from edge.jobs.run import run
 from edge.questions.prompt import Prompter
 from edge.questions.question import read_questions
 from edge.runs.run_directory import Run
+from edge.signals.groups import BY_NAME, VECTORS, measured, names
 from edge.signals.metric import Kind, Level, Shape, Source
-from edge.signals.metrics import BY_NAME, VECTORS, measured, names
 from tests import models, oracle, reference
 from tests.conftest import ONE_THREAD, write_questions
 

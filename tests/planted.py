@@ -19,7 +19,7 @@ from edge.runs.manifest import RunManifest
 from edge.runs.provenance import ArtifactIdentity, QuestionSet, RunSettings
 from edge.runs.record import to_array
 from edge.runs.run_directory import Run, RunWriter
-from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
+from edge.signals.groups import BY_NAME, SCALARS, VECTORS
 from edge.signals.streaming import SeriesSummary, window
 
 PART_ROWS = 4096

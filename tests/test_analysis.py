@@ -22,7 +22,7 @@ from edge.runs.columns import answers_schema, mean_column, steps_schema
 from edge.runs.manifest import RunManifest
 from edge.runs.provenance import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
 from edge.runs.run_directory import Run, RunWriter
-from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
+from edge.signals.groups import BY_NAME, SCALARS, VECTORS
 from edge.signals.streaming import AnswerStatistics
 
 SPEC = ModelSpec("llama", 2, 8, 3, 1, 4, 50, 64, (0, 0), (1,))

@@ -109,9 +109,13 @@ def test_modules_of_a_room_do_not_import_in_a_circle(name):
     assert not own
 
 
-@pytest.mark.parametrize("name", sorted(modules("edge")))
-def test_no_module_takes_a_private_name_of_another(name):
-    assert {module for module in imports(EDGE[name]) if module.rpartition(".")[2].startswith("_")} <= {
+@pytest.mark.parametrize(
+    "path",
+    [path for package in ("edge", "export", "benchmarks", "tools") for path in modules(package).values()],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_module_takes_a_private_name_of_another(path):
+    assert {module for module in imports(path) if module.rpartition(".")[2].startswith("_")} <= {
         "__future__",
         "__future__.annotations",
         "edge.version.__version__",

@@ -24,7 +24,7 @@ from edge.jobs.force import force
 from edge.jobs.run import run
 from edge.questions.question import read_questions
 from edge.runs.run_directory import Run
-from edge.signals.metrics import VECTORS
+from edge.signals.groups import VECTORS
 from tests.conftest import assert_positions_are_bounded
 from tests.test_cli_errors import call
 

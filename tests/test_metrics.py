@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pyarrow as pa
 import pytest
 
 from edge.artifact import ModelSpec
 from edge.runs.columns import answers_schema, mean_column, steps_schema
+from edge.runs.run_directory import Run
 from edge.signals.definitions import AttentionSignals, HiddenSignals, OutputSignals
+from edge.signals.groups import BY_NAME, SCALARS, SERIES, VECTORS, measured, shown_in
 from edge.signals.metric import Kind, Level, Shape, Shown, Source, Summary
-from edge.signals.metrics import BY_NAME, METRICS, SCALARS, SERIES, VECTORS, measured, shown_in
+from edge.signals.metrics import METRICS
 from edge.signals.streaming import SeriesSummary
 from tests import reference
+from tests.conftest import ROOT
 
 SPEC = ModelSpec("llama", 3, 8, 4, 2, 8, 50, 64, (0, 0, 0), (1,))
 
@@ -76,3 +84,60 @@ def test_what_predicts_is_summarised_and_what_warns_is_among_it():
 @pytest.mark.parametrize("place", list(Shown))
 def test_every_table_and_figure_shows_something(place):
     assert shown_in(place)
+
+
+OLD = ROOT / "tests" / "data" / "v0.2.0"
+NEWER = """    Metric(
+        "brightness",
+        Source.{source},
+        Shape.{shape},
+        "nat",
+        "Brightness",
+        "what a later version adds",
+        summary=Summary.PREDICTS,
+        summaries=("shift",),
+        warnings=("mean",),
+        shown=places(*Shown),
+        since="9.0.0",
+    ),
+)
+"""
+
+
+def test_what_every_version_records_is_in_the_runs_of_0_2_0():
+    """A metric that came later says so by `since`; readers leave it out of older runs."""
+    run = Run.open(OLD / "finished")
+    steps, answers = run.columns("steps"), run.columns("answers")
+    for metric in METRICS:
+        if metric.kind == Kind.EVERY and metric.level == Level.TOKEN:
+            assert (metric.name in steps) == (not metric.since), metric.name
+        if metric.kind == Kind.EVERY and metric.is_summarised:
+            assert (f"{metric.name}_mean" in answers) == (not metric.since), metric.name
+
+
+@pytest.mark.parametrize(("source", "shape"), [("ATTENTION", "LAYERS"), ("LOGITS", "SCALAR")])
+def test_runs_of_before_a_metric_was_added_are_read_as_they_were(source, shape, tmp_path):
+    """The whole package with one more row, read with runs that have no column of it."""
+    shutil.copytree(ROOT / "edge", tmp_path / "edge", ignore=shutil.ignore_patterns("__pycache__"))
+    table = tmp_path / "edge" / "signals" / "metrics.py"
+    rows, end, rest = table.read_text().rpartition("\n)\n")
+    assert end
+    table.write_text(f"{rows}\n{NEWER.format(source=source, shape=shape)}{rest}")
+    finished, forced = str(OLD / "finished"), str(OLD / "forced")
+    commands = [
+        ["compare", finished, forced, "--json", "compare.json"],
+        ["compare", finished, finished],
+        ["paper", finished, "--json", "paper.json"],
+        ["report", finished, forced, "--out", "report.html"],
+    ]
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "edge", *command],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "brightness" not in (tmp_path / "compare.json").read_text()
+    assert "brightness" not in (tmp_path / "paper.json").read_text()

@@ -15,7 +15,7 @@ from edge.jobs.decode import DecodeSettings
 from edge.jobs.run import run
 from edge.questions.question import EMBEDDED, read_questions
 from edge.runs.run_directory import Run
-from edge.signals.metrics import VECTORS
+from edge.signals.groups import VECTORS
 from tests import oracle
 from tests.conftest import ONE_THREAD
 from tests.noise import ACTIVATION_NOISE

@@ -18,7 +18,7 @@ from edge.backends.base import Runtime
 from edge.backends.onnx import CHUNK, OnnxBackend
 from edge.backends.runtime import open_backend
 from edge.errors import UserError
-from edge.signals.metrics import VECTORS
+from edge.signals.groups import VECTORS
 from export.graph.config import ConfigReader
 from tests import models, oracle
 from tests.conftest import assert_positions_are_bounded

@@ -26,7 +26,7 @@ from edge.report.write import write_report
 from edge.runs.columns import answers_schema, mean_column, steps_schema
 from edge.runs.manifest import read_manifest
 from edge.runs.run_directory import Run, RunWriter
-from edge.signals.metrics import BY_NAME, SCALARS, VECTORS
+from edge.signals.groups import BY_NAME, SCALARS, VECTORS
 from tests import reference
 from tests.conftest import ONE_THREAD, tree, write_questions
 

@@ -23,8 +23,8 @@ from edge.signals.definitions import (
     scalars,
     surprisal,
 )
+from edge.signals.groups import SCALARS, measured
 from edge.signals.metric import Source
-from edge.signals.metrics import SCALARS, measured
 from edge.signals.reader import SignalReader
 from edge.signals.taps import Taps
 from tests import reference

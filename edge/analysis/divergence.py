@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.dynamics import DELTA, DynamicsClass, classify, numbers, recorded
+from edge.analysis.dynamics import DELTA, DynamicsClass, classify, numbers, recorded, summary_column
 from edge.analysis.forced import ForcedPart, forced_part
 from edge.analysis.free import FreePart, free_part
 from edge.analysis.intervals import Interval, bootstrap_each
@@ -24,7 +24,8 @@ from edge.analysis.plain import plain
 from edge.analysis.truth_change import TruthChange, truth_change
 from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
-from edge.signals.metrics import BY_HEAD, BY_LAYER, METRICS, SCALARS
+from edge.signals.groups import BY_HEAD, BY_LAYER, SCALARS
+from edge.signals.metrics import METRICS
 from edge.signals.streaming import SeriesSummary
 
 TRAJECTORY = tuple(f"{metric.name}_{part}" for metric in METRICS for part in metric.summaries)
@@ -86,8 +87,10 @@ def compare(full: Run, quantised: Run, delta: float = DELTA, *, outcomes: bool =
     a, b = paired_answers(full, quantised)
     forced = forced_part(full, quantised, b) if quantised.manifest.kind == "force" else None
     both_tapped = tapped(full, quantised)
-    scalars = recorded(SCALARS, a, b, column="{}_mean")
-    by_layer, by_head = (recorded(group, a, b, column=mean_column("{}")) for group in (BY_LAYER, BY_HEAD))
+    scalars = recorded(SCALARS, a.column_names, b.column_names, column=summary_column)
+    by_layer, by_head = (
+        recorded(group, a.column_names, b.column_names, column=mean_column) for group in (BY_LAYER, BY_HEAD)
+    )
     tokens = token_statistics(full, quantised, (*by_layer, *by_head)) if forced and both_tapped else {}
     changes = summary_changes([f"{metric}_mean" for metric in scalars], a, b)
     others = [part for part in SeriesSummary._fields if part != "mean"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
+from edge.signals.groups import BY_NAME, SCALARS, SERIES, shown_in
 from edge.signals.metric import Shown
-from edge.signals.metrics import BY_NAME, SCALARS, SERIES, shown_in
 
 DELTA = 0.05  # nats: a shift that small either way is called balanced
 DETERMINISTIC, EXPLORATORY, BALANCED = "deterministic", "exploratory", "balanced"
@@ -92,7 +92,7 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
     answers = run.answers()
     tokens = numbers(answers, "tokens")
     lines = []
-    for metric in recorded(SCALARS, answers, column="{}_mean"):
+    for metric in recorded(SCALARS, answers.column_names, column=summary_column):
         means, sds = numbers(answers, f"{metric}_mean"), numbers(answers, f"{metric}_sd")
         rows = tokens - BY_NAME[metric].first_row
         lines.append(
@@ -110,9 +110,11 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
     )
 
 
-def recorded(names: Iterable[str], *tables: pa.Table, column: str) -> tuple[str, ...]:
-    """Names of the metrics that all the given answers tables hold; `column` is a pattern, for example
-    "{}_mean".
+def recorded(
+    names: Iterable[str], *tables: Collection[str], column: Callable[[str], str]
+) -> tuple[str, ...]:
+    """Names of the metrics that all the tables hold, which are given by their columns; `column` names a
+    metric's column.
 
     A metric that is newer than a run is left out. One that all versions record stays, so that reading its
     column fails if it is not there.
@@ -120,8 +122,19 @@ def recorded(names: Iterable[str], *tables: pa.Table, column: str) -> tuple[str,
     return tuple(
         name
         for name in names
-        if not BY_NAME[name].since or all(column.format(name) in table.column_names for table in tables)
+        if not BY_NAME[name].since or all(column(name) in columns for columns in tables)
     )
+
+
+def summary_column(metric: str) -> str:
+    """Column of `answers` that every summarised metric has."""
+    return f"{metric}_mean"
+
+
+def recorded_series(run: Run, names: Iterable[str]) -> list[str]:
+    """Those of the metrics that a run has as one number a token."""
+    known = recorded(names, run.columns("steps"), column=SERIES.__getitem__)
+    return [name for name in known if run.manifest.artifact.tapped or not BY_NAME[name].is_tapped]
 
 
 def numbers(table: pa.Table, column: str) -> Float64:
@@ -177,14 +190,13 @@ def layer_means(run: Run, vector: str) -> Float64:
 
 
 def curves(run: Run, bins: int = CURVE_BINS) -> dict[str, Curve]:
-    """Curves of metrics along the answer, by name: output_entropy and, with taps, attention_entropy,
-    attention_entropy_normalised and head_dispersion. Layers are averaged. Empty if nothing was traced.
+    """Curves along the answer of the metrics that the report draws so, by name. Layers are averaged. Empty
+    if nothing was traced.
 
     Each answer is cut into `bins` equal parts of its length. Token t of N covers [t/N, (t+1)/N), so that an
     answer with fewer tokens than bins fills every bin. The steps, a run's largest table, are read once.
     """
-    tapped = run.manifest.artifact.tapped
-    names = tuple(name for name in shown_in(Shown.CURVE) if tapped or not BY_NAME[name].is_tapped)
+    names = recorded_series(run, shown_in(Shown.CURVE))
     trajectories: dict[str, list[Float64]] = {}
     for _, table in run.each_question(step_columns(names)):
         for metric, values in step_series(table, run.manifest.model, names).items():

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.dynamics import numbers
+from edge.analysis.dynamics import numbers, recorded
 from edge.analysis.intervals import Distribution, Interval, bootstrap, distribution
 from edge.analysis.layers import LayerChange, hidden_change
 from edge.analysis.pairs import by_question, paired_steps, weighted
 from edge.analysis.perplexity import Statistic, statistics
 from edge.errors import UserError
 from edge.runs.run_directory import Run
+from edge.signals.groups import SERIES, names
 from edge.signals.metric import Kind, Source
-from edge.signals.metrics import SERIES, names
 from edge.signals.streaming import pearson, spearman
 
 # Compared token by token: what the logits of one position give as a number.
@@ -73,7 +73,9 @@ class ForcedPart:
 def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
     """Compare the steps of both runs; `answers` is the forced run's table. Raises UserError for runs without
     a token."""
-    a, b = paired_steps(full, quantised, list(STEP_SCALARS), ["kl", "reference_surprisal", "same_top1"])
+    columns = (full.columns("steps"), quantised.columns("steps"))
+    scalars = recorded(STEP_SCALARS, *columns, column=SERIES.__getitem__)
+    a, b = paired_steps(full, quantised, list(scalars), ["kl", "reference_surprisal", "same_top1"])
     if a.num_rows == 0:
         raise UserError(f"{full.folder} has no traced tokens: no question fitted the context")
     questions = a.column("question_index").to_numpy()
@@ -100,7 +102,7 @@ def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
             log_ratio=weighted(own - base, questions),
             correlation=pearson(base, own),
         ),
-        changes=tuple(token_change(metric, a, b) for metric in STEP_SCALARS),
+        changes=tuple(token_change(metric, a, b) for metric in scalars),
         hidden_error=error,
         hidden_similarity=similarity,
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.dynamics import DELTA, DynamicsClass, classify
+from edge.analysis.dynamics import DELTA, DynamicsClass, classify, recorded
 from edge.analysis.intervals import Float64, Interval, bootstrap, bootstrap_columns
 from edge.analysis.paper_rows import Answers, Row, paper_rows
 from edge.analysis.published import PublishedClass, published
@@ -22,9 +22,10 @@ from edge.analysis.tokens import (
     read_tokens,
 )
 from edge.errors import UserError
+from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
+from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Shown
-from edge.signals.metrics import BY_NAME, shown_in
 
 
 class Diffusion(NamedTuple):
@@ -117,7 +118,8 @@ def layer_table(answers: Answers) -> pa.Table:
     """By-layer means over questions with intervals, in long form: metric, layer (0 is the embedding), mean,
     low, high."""
     columns: dict[str, list[object]] = {"metric": [], "layer": [], "mean": [], "low": [], "high": []}
-    for metric in shown_in(Shown.PAPER_LAYERS):
+    known = recorded(shown_in(Shown.PAPER_LAYERS), answers.table.column_names, column=mean_column)
+    for metric in known:
         mean, low, high = bootstrap_columns(answers.layers(metric))
         first = BY_NAME[metric].first_layer
         for i in range(len(mean)):

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.analysis.dynamics import numbers, recorded
+from edge.analysis.dynamics import numbers, recorded, summary_column
 from edge.analysis.intervals import Float64
 from edge.analysis.ranking import Bool
 from edge.analysis.tokens import TokenPass
 from edge.runs.run_directory import Run
+from edge.signals.groups import BY_NAME, names
 from edge.signals.metric import LOWER, Summary
-from edge.signals.metrics import BY_NAME, names
 
 # Fewest answers of each kind that a score is judged on: two in each fold, and a test with some power.
 MINIMUM = 10
@@ -48,7 +48,7 @@ def scores_of(run: Run, tokens: TokenPass) -> Scores:
     answers = run.answers()
     questions = answers.column("question_index").to_pylist()
     columns: dict[tuple[str, str], Float64] = {}
-    for metric in recorded(PREDICTORS, answers, column="{}_mean"):
+    for metric in recorded(PREDICTORS, answers.column_names, column=summary_column):
         falls = BY_NAME[metric].less_certain == LOWER
         for summary in SUMMARIES:
             part = ("min" if falls else "max") if summary == "extreme" else summary

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.analysis.dynamics import CURVE_BINS, step_columns, step_series, trajectory
+from edge.analysis.dynamics import CURVE_BINS, recorded_series, step_columns, step_series, trajectory
 from edge.analysis.intervals import Float64, Interval, bootstrap_columns, bootstrap_each
 from edge.runs.run_directory import Run
-from edge.signals.metrics import BY_NAME, SERIES
+from edge.signals.groups import SERIES
 from edge.signals.streaming import pearson
 
 CACHE = "position"  # the memory of the cache grows with it and with nothing else
@@ -53,8 +53,7 @@ class TokenPass(NamedTuple):
 def read_tokens(run: Run, bins: int = CURVE_BINS) -> TokenPass:
     """Read the steps part by part. Memory is one part's rows, and 4 bytes for each token and metric (16 MB
     for 790 x 360 tokens)."""
-    tapped = run.manifest.artifact.tapped
-    columns = [name for name in SERIES if tapped or not BY_NAME[name].is_tapped]
+    columns = recorded_series(run, SERIES)
     names = (*columns, CACHE)
     questions: list[int] = []
     tables: list[Float64] = []

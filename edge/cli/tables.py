@@ -16,12 +16,12 @@ from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
 from edge.analysis.truth_change import TruthChange
 from edge.cli.terminal import escaped, unmarked
+from edge.signals.groups import BY_NAME
 from edge.signals.metric import Shown
-from edge.signals.metrics import BY_NAME, METRICS, shown_in
+from edge.signals.metrics import METRICS
 
 PARTINGS = 5  # most answers of `partings`; the JSON has all
 WARNINGS = [(metric.name, summary) for metric in METRICS for summary in metric.warnings]
-LAYER_METRICS = shown_in(Shown.LAYERS)
 
 
 def number(value: float, signed: bool = False, digits: int = 3) -> str:
@@ -185,14 +185,13 @@ def partings(part: FreePart) -> Table:
 
 def layers(d: Divergence) -> Table:
     """Change by layer; layer 0 of a hidden metric is the embedding output. Intervals are in the JSON."""
-    changes = {change.metric: change for change in d.layers if change.metric in LAYER_METRICS}
+    changes = [change for change in d.layers if Shown.LAYERS in BY_NAME[change.metric].shown]
     title = "Change by layer, mean over questions (* where the 95% interval leaves out 0)"
-    rows = table(title, "layer", *LAYER_METRICS)
-    depth = max(len(change.mean) for change in changes.values())
+    rows = table(title, "layer", *(change.metric for change in changes))
+    depth = max(len(change.mean) for change in changes)
     for layer in range(depth):
         cells = []
-        for name in LAYER_METRICS:
-            change = changes[name]
+        for change in changes:
             i = layer - (depth - len(change.mean))  # by-layer metrics have no row for the embedding
             sure = "*" if i >= 0 and (change.low[i] > 0 or change.high[i] < 0) else " "
             cells.append(f"{number(float(change.mean[i]), signed=True)}{sure}" if i >= 0 else "")

@@ -23,6 +23,7 @@ from edge.machine import device
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.manifest import RUN_NAME, RunManifest
 from edge.runs.provenance import ArtifactIdentity, FollowedRun
+from edge.runs.record import KEPT
 from edge.runs.run_directory import Run
 from edge.signals.comparison import TopK
 
@@ -83,7 +84,7 @@ def force(
 def read_items(reference: Run) -> Iterator[Item]:
     """Yields an item for each answer of the reference run, in the order of its parts."""
     kept = reference.manifest.settings.reference_k > 0
-    extra = ["reference_token_ids", "reference_logprobs", "reference_rest"] if kept else []
+    extra = [*KEPT] if kept else []
     columns = ["question_id", "question", "category", "prompt_ids", "prompt_text", "stop_reason"]
     rows = reference.answers(["question_index", *columns]).to_pylist()
     answers = {row["question_index"]: row for row in rows}
@@ -108,13 +109,14 @@ def distributions(steps: pa.Table) -> list[TopK]:
     """The K most likely tokens that the reference kept of each step, as views of the table."""
     if steps.num_rows == 0:
         return []
-    cells = [steps.column(name).combine_chunks() for name in ("reference_token_ids", "reference_logprobs")]
+    *lists, rest = KEPT
+    cells = [steps.column(name).combine_chunks() for name in lists]
     flat = [cell.flatten().to_numpy() for cell in cells]
     rows = [
         np.split(values, np.cumsum(cell.value_lengths())[:-1])
         for values, cell in zip(flat, cells, strict=True)
     ]
-    return [TopK(*kept) for kept in zip(*rows, steps.column("reference_rest").to_pylist(), strict=True)]
+    return [TopK(*kept) for kept in zip(*rows, steps.column(rest).to_pylist(), strict=True)]
 
 
 class Length(NamedTuple):

@@ -20,8 +20,8 @@ from edge.jobs.session import capacity_for, record_of, tell_lost_taps
 from edge.machine.telemetry import Sensors
 from edge.questions.prompt import Prompter
 from edge.runs.record import AnswerRecord, Step, value_of
+from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Shown
-from edge.signals.metrics import BY_NAME, shown_in
 from edge.signals.reader import SignalReader
 
 REPLACEMENT = "\ufffd"

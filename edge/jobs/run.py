@@ -16,7 +16,7 @@ from edge.jobs.session import Progress, TraceJob, capacity_for, now, sensors_for
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
-from edge.runs.manifest import RunManifest, read_manifest
+from edge.runs.manifest import RUN_NAME, RunManifest, read_manifest
 from edge.runs.provenance import ArtifactIdentity, QuestionSet, RunSettings
 
 
@@ -85,6 +85,6 @@ def run(
 
 def date_of(out: Path, date: str | None) -> str | None:
     """The day that templates see: `date`, that of the run in `out`, or None for today."""
-    if date is None and (out / "run.json").is_file():
+    if date is None and (out / RUN_NAME).is_file():
         return read_manifest(out).settings.date
     return date

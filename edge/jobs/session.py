@@ -95,8 +95,10 @@ def trace(out: Path, job: TraceJob, on_progress: Callable[[Progress], None], on_
         if not writer.complete(job.tokens):
             with writer.or_nothing():
                 check_run_disk(job, out, writer.done)
-                backend = job.loader.load(job.capacity, on_note)
-                full = FullModel(job.exact.load(job.capacity, on_note)) if job.exact else None
+                with ExitStack() as opened:
+                    backend = opened.enter_context(closing(job.loader.load(job.capacity, on_note)))
+                    full = FullModel(job.exact.load(job.capacity, on_note)) if job.exact else None
+                    opened.pop_all()  # both are open: from here on the loop closes them
             recorder = Recorder(writer, job.buffer(), backend, job.sensors, on_note)
             answer_items(job, backend, full, recorder, on_progress, on_note)
             writer.finish()

@@ -9,7 +9,12 @@ from edge.report.outcome_figures import outcome_figures
 from edge.report.paper_figures import paper_figures
 from edge.report.pareto import pareto_figures
 from edge.report.plots import Figure
-from edge.report.trajectory_figures import along_answer, attention_along_answer, dispersion_along_answer
+from edge.report.trajectory_figures import (
+    along_answer,
+    attention_along_answer,
+    dispersion_along_answer,
+    others_along_answer,
+)
 
 
 def figures(group: ModelGroup) -> list[Figure]:
@@ -18,6 +23,7 @@ def figures(group: ModelGroup) -> list[Figure]:
         along_answer(group),
         attention_along_answer(group),
         dispersion_along_answer(group),
+        *others_along_answer(group),
         head_maps(group),
         by_layer(group),
         kl_percentiles(group),

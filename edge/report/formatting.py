@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from edge.analysis.divergence import Divergence
 from edge.analysis.intervals import Interval
-from edge.signals.metrics import BY_NAME
+from edge.signals.groups import BY_NAME
 
 ABSENT = "–"
 

@@ -25,8 +25,8 @@ from edge.report.plots import (
     rounded,
     symbol_of,
 )
+from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Metric, Shown
-from edge.signals.metrics import BY_NAME, shown_in
 
 
 def head_maps(group: ModelGroup) -> Figure | None:

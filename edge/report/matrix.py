@@ -10,8 +10,8 @@ from edge.analysis.intervals import UNDEFINED
 from edge.report.formatting import ABSENT, interval, kl_text, percent
 from edge.report.model import ModelGroup, exactness
 from edge.report.overview import PrecisionRuns, runs_by_precision
+from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Shown
-from edge.signals.metrics import BY_NAME, shown_in
 
 STEPS = 10  # shades beside none at all
 

@@ -10,7 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from edge.analysis.divergence import Divergence, compare
-from edge.analysis.dynamics import Curve, Dynamics, curves, describe, head_map, layer_means, numbers
+from edge.analysis.dynamics import (
+    Curve,
+    Dynamics,
+    curves,
+    describe,
+    head_map,
+    layer_means,
+    numbers,
+    recorded,
+)
 from edge.analysis.intervals import Float64
 from edge.analysis.layers import LayerChange
 from edge.analysis.study import Study, study
@@ -18,9 +27,10 @@ from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.precision import PRECISIONS
 from edge.registry import read_registry
+from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
+from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Shown
-from edge.signals.metrics import BY_NAME, shown_in
 
 LAYER_METRICS = shown_in(Shown.LAYERS)
 OUTPUT, ATTENTION, NORMALISED, DISPERSION = (
@@ -180,6 +190,7 @@ def read_run(run: Run, name: str, delta: float) -> RunData:
     dynamics = describe(run, delta)
     has_rows = dynamics.tokens > 0  # where nothing fitted the context there is nothing to take means of
     answers = run.answers(["question_index", "tokens", "output_entropy_shift"])
+    by_layer = recorded(LAYER_METRICS, run.columns("answers"), column=mean_column)
     return RunData(
         run=run,
         name=name,
@@ -187,7 +198,7 @@ def read_run(run: Run, name: str, delta: float) -> RunData:
         curves=curves(run),
         shifts=numbers(answers, "output_entropy_shift"),
         heads=head_map(run) if tapped and has_rows else None,
-        layers={metric: layer_means(run, metric) for metric in LAYER_METRICS} if tapped and has_rows else {},
+        layers={name: layer_means(run, name) for name in by_layer} if tapped and has_rows else {},
         without_rows=int(np.sum(numbers(answers, "tokens") == 0)),
         study=study(run, name=name, delta=delta) if has_rows and run.manifest.kind == "run" else None,
     )

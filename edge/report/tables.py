@@ -22,8 +22,8 @@ from edge.report.formatting import (
     percent,
 )
 from edge.report.model import LAYER_METRICS, Comparison, ModelGroup, RunData
+from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Shown
-from edge.signals.metrics import shown_in
 
 
 class Table(NamedTuple):
@@ -46,7 +46,10 @@ def glance(group: ModelGroup) -> Table | None:
             "Share of the answer before the first difference",
             lambda d: percent(d.free.common_prefix) if d.free else ABSENT,
         ),
-        *((f"Change of {metric_name(m).lower()} (nat)", change_of(m)) for m in shown_in(Shown.GLANCE)),
+        *(
+            (f"Change of {metric_name(m).lower()} ({BY_NAME[m].unit})", change_of(m))
+            for m in shown_in(Shown.GLANCE)
+        ),
         ("Class", lambda d: d.quantised_class.label),
     ]
     return Table(

@@ -1,4 +1,4 @@
-"""Figures along the answer: output entropy, attention entropy and head dispersion."""
+"""Figures of metrics along the answer."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from edge.report.plots import (
     place_axis,
     rounded,
 )
+from edge.signals.groups import BY_NAME, shown_in
+from edge.signals.metric import Shown
 
 BAND = "Lines are means over questions, bands run from the 10th to the 90th percentile of questions."
 
@@ -54,6 +56,19 @@ def dispersion_along_answer(group: ModelGroup) -> Figure | None:
     )
     panel = curve_panel(group, DISPERSION, "Head dispersion", "head dispersion (nat)")
     return one_variant("dispersion", "Head dispersion along the answer", caption, [panel], hides=True)
+
+
+def others_along_answer(group: ModelGroup) -> list[Figure | None]:
+    """A figure for each further metric that the table of metrics shows along the answer."""
+    figures = []
+    for name in shown_in(Shown.CURVE):
+        if name not in (OUTPUT, ATTENTION, NORMALISED, DISPERSION):
+            metric = BY_NAME[name]
+            caption = f"{metric.title}: {metric.definition}. {BAND}"
+            panel = curve_panel(group, name, metric.title, f"{metric.title.lower()} ({metric.unit})")
+            title = f"{metric.title} along the answer"
+            figures.append(one_variant(name, title, caption, [panel], hides=True))
+    return figures
 
 
 def curve_panel(group: ModelGroup, metric: str, title: str, unit: str) -> Panel | None:

@@ -14,7 +14,8 @@ from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.machine.device import amount
 from edge.runs.columns import steps_schema
-from edge.signals.metrics import METRICS, VECTORS
+from edge.signals.groups import VECTORS
+from edge.signals.metrics import METRICS
 
 PACKED = 0.8  # bytes on disk over the bytes of a row's numbers (docs/performance.md)
 TEXT_BYTES = 16  # texts and list lengths of a row

@@ -42,7 +42,7 @@ class ArtifactIdentity:
             manifest_sha256=manifest.identity(),
             checkpoint_sha256=manifest.checkpoint_sha256,
             tokenizer_sha256=manifest.tokenizer_sha256,
-            bytes=sum(record.size for record in manifest.files.values()),
+            bytes=manifest.size,
             notice=manifest.notice,
         )
 

@@ -32,8 +32,8 @@ from edge.signals.definitions import (
     output_of_sums,
     output_signals,
 )
+from edge.signals.groups import measured
 from edge.signals.metric import Metric, Shape, Source
-from edge.signals.metrics import measured
 from edge.signals.taps import Array
 
 SOURCE = Path(__file__).with_name("compiled.c")

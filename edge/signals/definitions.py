@@ -1,5 +1,6 @@
-"""From tapped arrays to the numbers of one step. Each metric has its one definition here, in numpy;
-`edge.signals.compiled` has faster twins of the three that every token needs.
+"""Definitions of all metrics, in numpy: from tapped arrays to the numbers of one step.
+
+`edge.signals.compiled` computes the same numbers faster.
 
 Everything is in nats, from raw logits at temperature 1. L layers, H query heads, K visible keys, D hidden
 width, V vocabulary. A zero attention weight or probability adds nothing to an entropy (0 ln 0 = 0).
@@ -15,8 +16,8 @@ import numpy.typing as npt
 
 from edge.artifact import ModelSpec
 from edge.errors import UserError
+from edge.signals.groups import BY_NAME, SCALARS
 from edge.signals.metric import Level, Metric, Source
-from edge.signals.metrics import BY_NAME, SCALARS
 from edge.signals.taps import HUGE, Array
 
 TINY = np.finfo(np.float32).tiny  # ln of it is finite, and 0 * ln(TINY) = 0
