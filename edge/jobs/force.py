@@ -23,9 +23,12 @@ from edge.machine import device
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.manifest import RUN_NAME, RunManifest
 from edge.runs.provenance import ArtifactIdentity, FollowedRun
-from edge.runs.record import KEPT
 from edge.runs.run_directory import Run
 from edge.signals.comparison import TopK
+from edge.signals.groups import names
+from edge.signals.metric import Kind
+
+KEPT = names(lambda metric: metric.kind == Kind.REFERENCE)  # ids and log-probabilities [K], the rest's mass
 
 
 def force(
