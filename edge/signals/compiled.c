@@ -1,5 +1,6 @@
 /* The signals of one step, each array read once from memory: the twins of what signals.py defines in numpy.
- * As many numbers are worked on side by side as the vectors hold of the processor that this is compiled for. */
+ * As many numbers are worked on side by side as the vectors hold of the processor that this is compiled for.
+ */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -44,8 +45,8 @@ static inline float total(floats x) {
     return x[0];
 }
 
-/* ln x of normal numbers above zero to 1e-7 of |ln x|, also next to 1: x = 2^e (1 + m) with 1 + m from sqrt(1/2) to sqrt 2, and
- * the polynomial of logf in the Cephes library (S. Moshier). */
+/* ln x of normal numbers above zero to 1e-7 of |ln x|, also next to 1: x = 2^e (1 + m) with 1 + m from
+ * sqrt(1/2) to sqrt 2, and the polynomial of logf in the Cephes library (S. Moshier). */
 static inline floats logarithm(floats x) {
     const integers bits = (integers)x, e = (bits - 0x3f3504f3) >> 23;
     const floats m = (floats)(bits - (e << 23)) - 1.0f, power = __builtin_convertvector(e, floats);
@@ -60,7 +61,8 @@ static inline floats logarithm(floats x) {
     return power * 0.693147180560f + (m + m * m * (y * m - 0.5f));
 }
 
-/* e^x of x from -200 to 0 to 1e-7, 0 below the smallest normal number: x = n ln 2 + r, and the polynomial of Cephes' expf. */
+/* e^x of x from -200 to 0 to 1e-7, 0 below the smallest normal number: x = n ln 2 + r, and the polynomial of
+ * Cephes' expf. */
 static inline floats exponential(floats x) {
     const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves no digit behind the point */
     const floats n = (x * 1.44269504089f + round) - round;
@@ -78,10 +80,11 @@ static inline floats exponential(floats x) {
 /* p ln p. The smallest normal number changes no weight but 0, which gives 0. */
 static inline floats weighted(floats p) { return p * logarithm(p + 1.17549435e-38f); }
 
-static inline double not_below_zero(double x) { return x > 0 ? x : x + 0.0 < 0 ? 0 : x + 0.0; } /* -0 is 0, and NaN stays */
+/* -0 is 0, and NaN stays. */
+static inline double not_below_zero(double x) { return x > 0 ? x : x + 0.0 < 0 ? 0 : x + 0.0; }
 
-/* Sum of p ln p over a row, which is also added to `mean`, and that of p^2; a block at a time, so that no float32 sum is
- * long. */
+/* Sum of p ln p over a row, which is also added to `mean`, and that of p^2; a block at a time, so that no
+ * float32 sum is long. */
 static double negentropy(const float *row, int64_t keys, float *mean, double *squares) {
     double sum = 0;
     *squares = 0;
@@ -104,19 +107,21 @@ static double negentropy_of_share(const float *row, int64_t keys, float share) {
     double sum = 0;
     for (int64_t start = 0; start < keys; start += BLOCK) {
         floats own = {0};
-        for (int64_t k = start; k < keys && k < start + BLOCK; k += LANES) own += weighted(load(row + k) * share);
+        for (int64_t k = start; k < keys && k < start + BLOCK; k += LANES)
+            own += weighted(load(row + k) * share);
         sum += total(own);
     }
     return sum;
 }
 
-/* From attention rows [L, H, K] with strides in numbers, to entropies and the first key's weights [L, H], then entropy by layer,
- * head dispersion and head divergence [L], then 2-Renyi entropies [L, H], one behind the other. `mean` is room for
- * K + LANES numbers. */
-void edgetrace_attention(const float *rows, int64_t layers, int64_t heads, int64_t keys, int64_t layer_stride,
-                         int64_t head_stride, float *mean, float *out) {
+/* From attention rows [L, H, K] with strides in numbers, to entropies and the first key's weights [L, H],
+ * then entropy by layer, head dispersion and head divergence [L], then 2-Renyi entropies [L, H], one behind
+ * the other. `mean` is room for K + LANES numbers. */
+void edgetrace_attention(const float *rows, int64_t layers, int64_t heads, int64_t keys,
+                         int64_t layer_stride, int64_t head_stride, float *mean, float *out) {
     float *entropy = out, *first = entropy + layers * heads;
-    float *by_layer = first + layers * heads, *dispersion = by_layer + layers, *divergence = dispersion + layers;
+    float *by_layer = first + layers * heads, *dispersion = by_layer + layers,
+          *divergence = dispersion + layers;
     float *renyi2 = divergence + layers;
     for (int64_t layer = 0; layer < layers; layer++, entropy += heads, first += heads, renyi2 += heads) {
         double of_first = 0, sum = 0, squares = 0; /* the last two about the first head's entropy */
@@ -144,8 +149,8 @@ static inline float cosine(double product, double a, double b) {
     return x > 1 ? 1 : x < -1 ? -1 : x;
 }
 
-/* From residual streams [N, D] and those of the position before, which they replace, to norms [N], layer deltas and cosines
- * [N-1], token deltas and cosines [N], one behind the other. */
+/* From residual streams [N, D] and those of the position before, which they replace, to norms [N], layer
+ * deltas and cosines [N-1], token deltas and cosines [N], one behind the other. */
 void edgetrace_hidden(const float *now, float *before, int64_t streams, int64_t width, float *out) {
     enum { OWN, UP, BELOW, SINCE, WITH, PAST, SUMS };
     float *norm = out, *layer_delta = norm + streams, *layer_cosine = layer_delta + streams - 1;
@@ -174,14 +179,16 @@ void edgetrace_hidden(const float *now, float *before, int64_t streams, int64_t 
     }
 }
 
-/* Logits less the largest, no further down than where e^x is 0: -inf stays out of products without changing a sum. */
+/* Logits less the largest, no further down than where e^x is 0: -inf stays out of products without changing
+ * a sum. */
 static inline floats shifted(floats logits, float largest) {
     const floats x = logits - largest, floor = -200.0f - (floats){0};
     return larger(x, floor);
 }
 
 /* Adds to the sums of e^x and x e^x, and finds the largest x, of some shifted logits. */
-static void weigh(const float *logits, int64_t count, float largest, double *weights, double *products, float *second) {
+static void weigh(const float *logits, int64_t count, float largest, double *weights, double *products,
+                  float *second) {
     floats most = -INFINITY - (floats){0};
     for (int64_t start = 0; start < count; start += BLOCK) {
         floats sum = {0}, product = {0};
@@ -212,8 +219,9 @@ static double spread(const float *logits, int64_t count, float largest, float me
     return all;
 }
 
-/* Of logits [V] less the largest, which is at `top` and left out: sum of e^x, that of x e^x over the sum with the top's 1, the
- * second largest e^x, and the sum of e^x about that mean squared. Without the top the digits of a nearly certain step are kept. */
+/* Of logits [V] less the largest, which is at `top` and left out: sum of e^x, that of x e^x over the sum
+ * with the top's 1, the second largest e^x, and the sum of e^x about that mean squared. Without the top the
+ * digits of a nearly certain step are kept. */
 void edgetrace_logits(const float *logits, int64_t size, int64_t top, double *out) {
     const float largest = logits[top], *after = logits + top + 1;
     double weights = 0, product = 0;
