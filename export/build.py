@@ -105,7 +105,7 @@ def check_choices(wanted: Sequence[Precision], taps: str, context: int, wide: Se
         raise UserError(f"unknown taps {taps!r}: choose from {', '.join(TAPS)}")
     if taps == "raw" and any(row.backend == LLAMA_CPP for row in wanted):
         raise UserError(
-            "--taps raw is for ONNX graphs, llama.cpp gives rows: leave it out, or build onnx-* alone"
+            "--taps raw is for ONNX graphs alone, where it is another name for rows: leave --taps out"
         )
     if bool(wide) != any(row.name == MIXED for row in wanted):
         raise UserError(

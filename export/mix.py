@@ -30,7 +30,7 @@ from edge.files import write_whole
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force as force_job
 from edge.jobs.run import run as run_job
-from edge.precision import FULL, MIXED
+from edge.precision import FULL, INT4, INT8, MIXED
 from edge.questions.question import Question, questions_sha256, select
 from edge.runs.run_directory import Run
 from export.build import DEFAULT_CONTEXT, build
@@ -39,7 +39,6 @@ from export.graph.architectures import read_config
 from export.precision import WIDE_BITS, groups_of
 from export.source import resolve
 
-BASE, EIGHT = "onnx-int4", "onnx-int8"
 REFERENCE_K = 1024
 SEARCH_NAME = f"{MIXED}.search.json"
 UNBUILT_NAME = f"{MIXED}.unbuilt.json"  # a log whose artifact could not be built
@@ -100,9 +99,7 @@ def find(
     Raises UserError when the input is bad, or when no group in 8 bits helps within the budget.
     """
     if not 1.0 < budget < math.inf:
-        raise UserError(
-            f"--budget is {budget}: a multiple of onnx-int4's size above 1 is needed, such as 1.15"
-        )
+        raise UserError(f"--budget is {budget}: a multiple of {INT4}'s size above 1 is needed, such as 1.15")
     chosen = select(questions, limit, "1/1")
     origin = resolve(source, revision=revision, on_file=on_file)
     with Checkpoint(origin.folder) as checkpoint:
@@ -114,9 +111,9 @@ def find(
         raise UserError(f"cannot write to {out} ({error.strerror}): give another --out") from error
     with room_for_trials as work:
         bench = Bench(source, Path(work), revision, context, Runtime(threads), chosen, max_new_tokens)
-        base, eight = bench.trial(BASE), bench.trial(EIGHT)
-        on_trial(BASE, base)
-        on_trial(EIGHT, eight)
+        base, eight = bench.trial(INT4), bench.trial(INT8)
+        on_trial(INT4, base)
+        on_trial(INT8, eight)
         room = budget * base.bytes
         alone = {}
         for name in groups:
@@ -131,7 +128,7 @@ def find(
     best = min(path, key=lambda trial: trial.kl.value, default=base)
     if best.kl.value >= base.kl.value:
         raise UserError(
-            f"no group in {WIDE_BITS} bits lowers the KL of {BASE} within {budget} times its size: give a "
+            f"no group in {WIDE_BITS} bits lowers the KL of {INT4} within {budget} times its size: give a "
             "larger --budget"
         )
     found = Mix(
@@ -248,12 +245,12 @@ def table(found: Mix) -> Table:
         text = f"{kl.value:.5f} [{kl.low:.5f}, {kl.high:.5f}]"
         made.add_row(escape(name), f"{trial.bytes / 1e6:.2f}", text, style="bold" if chosen else "")
 
-    row(f"nothing ({BASE})", found.base)
+    row(f"nothing ({INT4})", found.base)
     for name, trial in found.alone.items():
         row(name, trial)
     made.add_section()
     for trial in found.path:
         row(" + ".join(trial.wide), trial, trial.wide == found.chosen)
     made.add_section()
-    row(f"everything ({EIGHT})", found.eight)
+    row(f"everything ({INT8})", found.eight)
     return made

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.errors import UserError
-from edge.precision import LLAMA_CPP, MIXED, PRECISIONS, Precision
+from edge.precision import INT8, LLAMA_CPP, MIXED, ONNX, PRECISIONS, Precision
 from export.checkpoint import Checkpoint
 from export.graph.config import DecoderConfig
 
 BLOCK_SIZE = 32  # weights along K that share a float32 scale, in ONNX artifacts
 ACCURACY_LEVEL = 4  # activations in int8 per row: the level that has fast kernels on x86 and on ARM
-WIDE_BITS = 8
+WIDE_BITS = PRECISIONS[INT8].bits
+# Bits of a weight in an ONNX artifact's file, scales included, by the bits of its block.
+FILE_BITS = {row.bits: row.file_bits for row in PRECISIONS.values() if row.backend == ONNX and row.file_bits}
 LARGE_BLOCK, SMALL_BLOCK = 256, 32  # llama.cpp's; rows that neither divides stay in float16
 
 
@@ -42,7 +44,7 @@ class Target:
         if not self.precision.quantized:
             return self.precision.bits
         if self.precision.backend != LLAMA_CPP:
-            return self.bits_of(name) + 32 / BLOCK_SIZE
+            return FILE_BITS[self.bits_of(name)]
         if width % LARGE_BLOCK == 0:
             return self.precision.file_bits
         return self.precision.odd_bits if width % SMALL_BLOCK == 0 else 16

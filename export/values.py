@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 
 from edge.artifact import Artifact, ModelSpec
-from edge.backends.onnx import CHUNK, OnnxBackend
+from edge.backends.base import CHUNK
+from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
 from edge.machine.device import usable_cores
 from edge.precision import GRAPH_NAME

@@ -1,17 +1,32 @@
-"""What a backend owes the rest of Edgetrace."""
+"""The interface of a backend, and the choices and sizes that all of them share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.signals.taps import Taps
 
 TAPS_WANTED = ("auto", "rows", "none")
-KV_CACHES = ("f16", "f32")
+# ONNX Runtime reads a prompt in chunks of so many positions. The bits stay the same, and the buffers of
+# attention do not grow with the prompt squared.
+CHUNK = 128
+# Bytes of attention that a prompt's last chunk leaves, two positions at least. Each layer leaves its own, so
+# this chunk is the shorter the longer the prompt is. In all other chunks the layers share one buffer.
+LAST_BYTES = 32 << 20
+
+
+class CacheType(NamedTuple):
+    """A type of cached numbers: llama.cpp's number for it (ggml_type) and its bytes."""
+
+    ggml_type: int
+    bytes: int
+
+
+KV_CACHES = {"f16": CacheType(1, 2), "f32": CacheType(0, 4)}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge.artifact import Artifact
-from edge.backends.base import Runtime, check_room
+from edge.backends.base import KV_CACHES, Runtime, check_room
 from edge.backends.llama_graph import TapError, check_layout
 from edge.backends.llama_library import NEWEST, OLDEST, listening, llama_cpp, supported, version
 from edge.backends.llama_taps import TapReader
@@ -22,8 +22,6 @@ from edge.signals.taps import Array, Taps
 
 # prefill in micro-batches of so many tokens: attention buffers that do not grow with the prompt squared
 CHUNK = 64
-CACHE_TYPES = {"f16": 1, "f32": 0}  # ggml_type
-CACHE_BYTES = {"f16": 2, "f32": 4}
 FLASH_OFF, FLASH_ON = 0, 1  # llama_flash_attn_type; fused attention never has its rows in memory
 PROBE = 3  # tokens of the pass that checks the taps when a model is opened
 
@@ -59,7 +57,7 @@ class LlamaBackend:
         self.spec = spec = artifact.manifest.model
         self.capacity = min(capacity or spec.context, spec.context)
         self.length = 0
-        self.cache_bytes_each = CACHE_BYTES[cache_type(artifact, runtime)]
+        self.cache_bytes_each = KV_CACHES[cache_type(artifact, runtime)].bytes
         self.taps_lost = ""
         self._strict = runtime.taps == "rows"
         self._lib = llama_cpp()
@@ -112,7 +110,7 @@ class LlamaBackend:
         params.n_batch = params.n_ubatch = min(CHUNK, self.capacity)
         params.n_outputs_max = 1  # logits of one position at a time: no buffer of n_batch x vocabulary
         params.n_threads = params.n_threads_batch = runtime.threads or usable_cores()
-        params.type_k = params.type_v = CACHE_TYPES[cache_type(artifact, runtime)]
+        params.type_k = params.type_v = KV_CACHES[cache_type(artifact, runtime)].ggml_type
         params.swa_full = True  # a window layer keeps every position, so that column = position
         params.no_perf = True
         params.flash_attn_type = FLASH_ON if flash_attention and self._reader is None else FLASH_OFF

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from edge.artifact import TOKENIZER_NAME, Artifact, ModelSpec
+from edge.backends.base import CHUNK, LAST_BYTES
 from edge.errors import UserError
 from edge.machine.device import amount, available_memory
 from edge.precision import ONNX, PRECISIONS, Precision, backend_of
@@ -17,8 +18,6 @@ from edge.precision import ONNX, PRECISIONS, Precision, backend_of
 MIB = 1 << 20
 PROGRAMS = 106 * MIB  # Python, this project's imports and the runtime's code
 BUFFERS = 64 * MIB  # activations of a chunk of the prompt, the allocators' slack
-CHUNK = 128  # positions of a chunk of the prompt
-LAST_BYTES = 32 * MIB  # attention of all layers over the last chunk, in onnxruntime (two positions at least)
 TOKENIZER_FACTOR = 12  # memory over the size of a tokenizer.json
 TOKEN_BYTES = 700  # and at least so much for each token
 SHORTEST = 32  # positions below which no shorter context is proposed

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.artifact import Artifact
-from edge.backends.base import check_room
+from edge.backends.base import CHUNK, LAST_BYTES, check_room
 from edge.backends.mapped import let_go
 from edge.errors import UserError
 from edge.machine.device import usable_cores
@@ -22,12 +22,6 @@ RUNTIME_VERSION: str = ort.__version__
 DATA_NAME = f"{GRAPH_NAME}.data"
 WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
 FLOAT_BYTES = 4  # the cache is in float32
-CHUNK = (
-    128  # prefill in chunks: the same bits, and attention buffers that do not grow with the prompt squared
-)
-# A prompt's last chunk leaves the attention of each layer, of which its last row is kept; so it is the
-# shorter the longer the prompt. All others leave theirs one over the other.
-LAST_BYTES = 32 << 20
 FIRST_VERSION = (0, 2)  # of Edgetrace, whose tapped graphs give every position out
 
 

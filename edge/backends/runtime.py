@@ -6,8 +6,8 @@ import importlib.metadata
 from dataclasses import dataclass
 
 from edge.artifact import Artifact
-from edge.backends.base import Backend, LlamaSettings, Runtime
-from edge.backends.llamacpp import CACHE_BYTES, LlamaBackend, cache_type
+from edge.backends.base import KV_CACHES, Backend, LlamaSettings, Runtime
+from edge.backends.llamacpp import LlamaBackend, cache_type
 from edge.backends.memory import check_memory
 from edge.backends.onnx import FLOAT_BYTES, OnnxBackend, check_graph
 from edge.backends.prepacked import find_or_make
@@ -97,10 +97,10 @@ def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: O
 
 
 def cache_bytes_each(artifact: Artifact, runtime: Runtime) -> int:
-    """Size of a cached number."""
-    return (
-        CACHE_BYTES[cache_type(artifact, runtime)] if artifact.manifest.backend == LLAMA_CPP else FLOAT_BYTES
-    )
+    """Bytes of one cached number."""
+    if artifact.manifest.backend == LLAMA_CPP:
+        return KV_CACHES[cache_type(artifact, runtime)].bytes
+    return FLOAT_BYTES
 
 
 def llama_settings(artifact: Artifact, runtime: Runtime) -> LlamaSettings | None:

@@ -150,10 +150,8 @@ class ConfigReader:
             raise UserError(f"config.json: {key} is {value!r}, true or false is needed")
         return value
 
-    def decoder(
-        self, model_type: str, context: int, *, positions: int, head_dim: int | None = None
-    ) -> DecoderConfig:
-        """What all architectures read alike; each replaces what it reads otherwise.
+    def decoder(self, context: int, *, positions: int, head_dim: int | None = None) -> DecoderConfig:
+        """Reads the settings that all architectures share; each replaces what it reads in another way.
 
         `positions` and `head_dim` (None: hidden / heads) are the architecture's own defaults; `context` caps
         the positions.
@@ -166,7 +164,7 @@ class ConfigReader:
         size = self.integer("head_dim", head_dim or hidden // heads)
         declared = self.integer("max_position_embeddings", positions)
         return DecoderConfig(
-            model_type=model_type,
+            model_type=self.raw["model_type"],
             layers=layers,
             hidden=hidden,
             heads=heads,

@@ -11,7 +11,7 @@ from export.graph.conversion import Conversion
 def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
     """Sizes from config.json; refuses by name what is not built."""
     reader.only("hidden_act", "silu")
-    base = reader.decoder("qwen2", context, positions=32768)
+    base = reader.decoder(context, positions=32768)
     return dataclasses.replace(base, windows=read_windows(reader, base.layers), qkv_bias=True)
 
 
