@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.backends.llama_header import Header
-from edge.backends.llama_library import listening, llama_cpp
+from edge.backends.llama_library import captured_log, llama_cpp
 from edge.errors import UserError
 from edge.machine.device import usable_cores
 from edge.precision import GGUF_NAME, Precision
@@ -118,7 +118,7 @@ def quantise(source: Path, target: Path, to: Precision, on_bytes: Callable[[int]
     params.ftype = to.file_type
     params.nthread = usable_cores()
     params.max_buf_size = QUANTISER_BYTES
-    with listening() as log, ThreadPoolExecutor(1) as beside:
+    with captured_log() as log, ThreadPoolExecutor(1) as beside:
         made = beside.submit(lib.llama_model_quantize, str(source).encode(), str(target).encode(), params)
         while wait([made], LOOK_EVERY).not_done:
             if target.is_file():

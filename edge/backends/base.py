@@ -31,7 +31,7 @@ KV_CACHES = {"f16": CacheType(1, 2), "f32": CacheType(0, 4)}
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a model is run, as far as that is a choice.
+    """The choices of how a model is run.
 
     `threads` None: all processors this process may use. `taps`: "rows" wants attention and hidden states or
     an error, "auto" goes on with logits alone where they cannot be had, "none" never asks for them.
@@ -61,7 +61,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class LlamaSettings:
-    """What of a Runtime decides the rows that llama.cpp makes; `kv_cache` is the type that was used."""
+    """The choices of a Runtime that decide llama.cpp's rows; `kv_cache` is the type that was used."""
 
     taps: str
     kv_cache: str

@@ -49,10 +49,8 @@ class TapReader:
     def __init__(self, library: Any, spec: ModelSpec, capacity: int) -> None:
         ggml = library._lib
         self._get = ggml.ggml_backend_tensor_get
-        self._get.argtypes, self._get.restype = (
-            [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t],
-            None,
-        )
+        self._get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+        self._get.restype = None
         self._is_host = ggml.ggml_backend_buffer_is_host
         self._is_host.argtypes, self._is_host.restype = [ctypes.c_void_p], ctypes.c_bool
         self.spec = spec
@@ -121,7 +119,7 @@ class TapReader:
         if self._error is not None:
             self._plans.clear()
             if not isinstance(self._error, Exception):
-                raise self._error  # an interruption is nobody's fault
+                raise self._error  # an interruption is no failure of the taps
             raise TapError(f"reading taps from llama.cpp failed: {self._error}") from self._error
         if self._attention_seen != spec.layers or self._streams_seen != spec.layers + 1:
             self._plans.clear()
@@ -133,12 +131,11 @@ class TapReader:
             self._plan.compile()
             self._plans[min(self._new, 2)] = self._plan
         size = spec.layers * spec.heads * self._width
-        return self._attention[:size].reshape(spec.layers, spec.heads, self._width)[
-            :, :, :keys
-        ], self._hidden
+        rows = self._attention[:size].reshape(spec.layers, spec.heads, self._width)
+        return rows[:, :, :keys], self._hidden
 
     def _take_over(self) -> None:
-        """What the compiled callback has seen of the pass."""
+        """Takes over what the compiled callback has read in the pass."""
         compiled, nodes = self._compiled, list(self._plan.wanted.values())
         assert compiled is not None
         seen = nodes[: compiled.passed]
@@ -173,10 +170,9 @@ class TapReader:
 
     def _learn(self, address: int) -> bool:
         name = ctypes.string_at(address + NAME)
-        found = self._names.get(name)
-        if found is None:
+        if name not in self._names:
             return False
-        kind, number = found
+        kind, number = self._names[name]
         tensor = Tensor.from_address(address)
         self._check(tensor, kind)
         host = bool(tensor.buffer) and bool(self._is_host(tensor.buffer))
@@ -224,7 +220,7 @@ class TapReader:
         self._attention_seen += 1
 
     def _set_width(self, node: Node, width: int) -> None:
-        """All rows of a pass have one width."""
+        """Sets the width of the pass; raises TapError when its rows have two widths, or too large a one."""
         if self._width or width * self.spec.heads * self.spec.layers > self._attention.size:
             raise TapError(
                 f"{node.name.decode()} has sizes {tuple(node.sizes)} beside a width of {self._width}"

@@ -12,7 +12,7 @@ import numpy as np
 from edge.artifact import Artifact
 from edge.backends.base import KV_CACHES, Runtime, check_room
 from edge.backends.llama_graph import TapError, check_layout
-from edge.backends.llama_library import NEWEST, OLDEST, listening, llama_cpp, supported, version
+from edge.backends.llama_library import NEWEST, OLDEST, captured_log, llama_cpp, supported, version
 from edge.backends.llama_taps import TapReader
 from edge.backends.mapped import let_go
 from edge.errors import UserError
@@ -84,10 +84,10 @@ class LlamaBackend:
     def _check_model(self, path: Path) -> None:
         lib, spec = self._lib, self.spec
         vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
-        found = (lib.llama_model_n_layer(self._model), lib.llama_model_n_embd(self._model), vocabulary)
-        if found != (spec.layers, spec.hidden, spec.vocabulary):
+        shape = (lib.llama_model_n_layer(self._model), lib.llama_model_n_embd(self._model), vocabulary)
+        if shape != (spec.layers, spec.hidden, spec.vocabulary):
             raise UserError(
-                f"{path} has layers, width and vocabulary {found} where its manifest says "
+                f"{path} has layers, width and vocabulary {shape} where its manifest says "
                 f"{(spec.layers, spec.hidden, spec.vocabulary)}: build the artifact again"
             )
 
@@ -117,7 +117,7 @@ class LlamaBackend:
         if self._reader is not None:
             params.cb_eval, params.cb_eval_user_data = self._reader.callback, self._reader.user_data
             self._called = self._reader  # kept although the taps may be lost: llama.cpp calls it
-        with listening() as log:
+        with captured_log() as log:
             self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             raise UserError(
@@ -250,18 +250,18 @@ class LlamaBackend:
         self.rewind(0)
 
     def _probe(self, ids: list[int], every: bool) -> list[Array]:
-        """Rows and residual streams after the ids but the last, and after the last, if there are as many."""
+        """Rows and residual streams of two passes: over all ids but the last, if any, and over the last."""
         reader = self._reader
         assert reader is not None
         reader.every = every
         self.rewind(0)
-        seen = []
+        arrays = []
         for part in (ids[:-1], ids[-1:]):
             if part:
                 rows, hidden = self._tapped(part)
                 check_values(rows, hidden, self.length)
-                seen += [rows.copy(), hidden.copy()]
-        return seen
+                arrays += [rows.copy(), hidden.copy()]
+        return arrays
 
 
 def check_values(rows: Array, hidden: Array, keys: int) -> None:
@@ -275,13 +275,13 @@ def check_values(rows: Array, hidden: Array, keys: int) -> None:
 
 
 def load_model(path: Path, runtime: Runtime) -> Any:
-    """A llama_model; raises UserError with llama.cpp's own word when it refuses the file."""
+    """A llama_model; raises UserError with llama.cpp's own message when it refuses the file."""
     lib = llama_cpp()
     params = lib.llama_model_default_params()
     params.n_gpu_layers = runtime.gpu_layers
     # A second copy of the weights, laid out for the processor.
     params.use_extra_bufts = not runtime.low_memory
-    with listening() as log:
+    with captured_log() as log:
         lib.llama_backend_init()
         model = lib.llama_model_load_from_file(str(path).encode(), params)
     if not model:

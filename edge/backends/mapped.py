@@ -24,16 +24,16 @@ class Mapping(NamedTuple):
 
 
 def mappings(smaps: str) -> list[Mapping]:
-    """From the text of /proc/self/smaps."""
-    found: list[Mapping] = []
+    """The mappings that the text of /proc/self/smaps lists."""
+    listed: list[Mapping] = []
     for line in smaps.splitlines():
         heading = HEADING.fullmatch(line)
         if heading:
             start, end = int(heading[1], 16), int(heading[2], 16)
-            found.append(Mapping(start, end - start, heading[3], clean=False))
-        elif found and line.startswith("Anonymous:"):
-            found[-1] = found[-1]._replace(clean=line.split()[1] == "0")
-    return found
+            listed.append(Mapping(start, end - start, heading[3], clean=False))
+        elif listed and line.startswith("Anonymous:"):
+            listed[-1] = listed[-1]._replace(clean=line.split()[1] == "0")
+    return listed
 
 
 def trim() -> None:

@@ -1,4 +1,4 @@
-"""What a model will take of memory, said before anything is loaded.
+"""The memory that a model will take, estimated before anything is loaded.
 
 The figures are upper estimates held against measurements at true size (docs/memory.md,
 benchmarks/memory.py). Memory is what must stay resident for a model to run at the speed of memory: weights
@@ -39,17 +39,18 @@ class Memory(NamedTuple):
 def memory_needed(
     spec: ModelSpec, precision: str, weights: float, tokenizer: int, cache_bytes_each: int, capacity: int
 ) -> Memory:
-    """Of a model of this shape whose weights take `weights` bytes on disk and its tokenizer.json
-    `tokenizer`, 0 where there is none, with a cache of `capacity` positions of numbers of
-    `cache_bytes_each`."""
+    """Memory of a model of this shape with a cache of `capacity` positions.
+
+    Sizes in bytes: `weights` on disk, `tokenizer` that of tokenizer.json (0 where there is none), and
+    `cache_bytes_each` that of a cached number.
+    """
     vocabulary = max(TOKENIZER_FACTOR * tokenizer, TOKEN_BYTES * spec.vocabulary)
     rows = 4 * spec.layers * spec.heads * capacity
     # One layer's attention over a chunk, as it is computed and as it is kept.
     scores = kept = 4 * spec.heads * CHUNK * capacity
     if backend_of(precision) == ONNX:  # with taps, as nearly all are
-        kept = (
-            max(kept, min(LAST_BYTES, CHUNK * rows), 3 * rows) + 4 * (spec.layers + 1) * CHUNK * spec.hidden
-        )
+        streams = 4 * (spec.layers + 1) * CHUNK * spec.hidden
+        kept = max(kept, min(LAST_BYTES, CHUNK * rows), 3 * rows) + streams
     return Memory(
         PROGRAMS + vocabulary,
         round(weights * laid_out(precision)),
@@ -69,7 +70,7 @@ def laid_out(precision: str) -> float:
 def needed_by(
     artifact: Artifact, cache_bytes_each: int, capacity: int, instead: Precision | None = None
 ) -> Memory:
-    """Of an artifact, or of the same model in another precision whose size is known, as its own is."""
+    """Memory of an artifact, or of the same model `instead` in another precision; both sizes are known."""
     manifest = artifact.manifest
     tokenizer = manifest.files[TOKENIZER_NAME].size if TOKENIZER_NAME in manifest.files else 0
     weights: float = manifest.size - tokenizer

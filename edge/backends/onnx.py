@@ -177,7 +177,7 @@ class OnnxBackend:
         self._session = None
 
     def _forward(self, ids: Sequence[int], *, last: bool = True) -> Taps:
-        """One pass; without `last` its taps mean nothing, but for the logits."""
+        """Runs one pass; without `last` only the logits of its taps mean anything."""
         new, spec = len(ids), self.spec
         self._ids[0, :new] = ids
         total = self.length + new
@@ -203,7 +203,7 @@ class OnnxBackend:
         return Taps(total - 1, self._logits[0], rows, self._hidden)
 
     def _bind_attention(self, patterns: Array) -> None:
-        """Every layer's attention to its part of [L, H, S, T]."""
+        """Binds every layer's attention to its part of [L, H, S, T]."""
         bind, shape = self._binding.bind_output, (1, *patterns.shape[1:])
         address, stride = patterns.ctypes.data, patterns.strides[0]
         for layer, name in enumerate(self._attention_names):
@@ -217,13 +217,13 @@ class OnnxBackend:
             self._output(name, buffer.reshape(1, new, self.spec.hidden))
 
     def _free_chunks(self) -> None:
-        """Decoding does without; the next pass binds its own outputs."""
+        """Frees the buffers of chunks, which decoding does without; the next pass binds its own outputs."""
         self._patterns, self._streams = np.empty(0, np.float32), np.empty((0, 0, 0), np.float32)
         self._bound_ids = 0
 
     def _chunk_patterns(self, new: int, total: int, *, last: bool) -> Array:
-        """Where a chunk's attention [L, H, S, T] goes: each layer's by itself in the last chunk, else one
-        over the other."""
+        """The buffer for a chunk's attention [L, H, S, T]: a part for each layer in the last chunk, else one
+        for all layers."""
         spec = self.spec
         size = spec.heads * new * total
         if not self._patterns.size:  # for all that any chunk may need, most of which is never touched

@@ -1,4 +1,4 @@
-"""Which backend runs an artifact, and how."""
+"""The choice of the backend that runs an artifact, and its loading."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Loader:
     def load(self, capacity: int, on_note: OnNote) -> Backend:
         """The backend that runs the artifact, with a cache of `capacity` positions (its context at most).
 
-        `on_note` hears what it left on disk. Raises UserError when its library is missing, memory will not
+        `on_note` is told what it left on disk. Raises UserError when its library is missing, memory will not
         do, or it cannot load the model.
         """
         artifact, runtime = self.artifact, self.runtime
@@ -104,14 +104,14 @@ def cache_bytes_each(artifact: Artifact, runtime: Runtime) -> int:
 
 
 def llama_settings(artifact: Artifact, runtime: Runtime) -> LlamaSettings | None:
-    """What of the choice decides a run's rows, for its settings; None for onnxruntime: nothing does."""
+    """The choices that decide a run's rows; None for onnxruntime, where none does."""
     if artifact.manifest.backend != LLAMA_CPP:
         return None
     return LlamaSettings(runtime.taps, cache_type(artifact, runtime), runtime.low_memory)
 
 
 def versions(artifact: Artifact) -> dict[str, str]:
-    """Of this project and of what runs the artifact."""
+    """Versions of this project and of what runs the artifact, by name."""
     backend = artifact.manifest.backend
     names = (LIBRARY.get(backend, backend), *VERSIONS_OF)
     return {"edgetrace": __version__} | {name: importlib.metadata.version(name) for name in names}

@@ -14,7 +14,7 @@ from edge.errors import UserError
 
 
 class Tokenizer(Protocol):
-    """What prompts and answers need of a tokenizer."""
+    """The part of a tokenizer that prompts and answers need."""
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Ids; with `special`, the tokens that the tokenizer itself puts around a text. Special tokens in
