@@ -56,7 +56,7 @@ KINDS = {kind.name: kind for kind in (F32, F16, BF16)}
 
 
 class Weight(NamedTuple):
-    """One tensor of the file, by its name in the checkpoint: shape there, and its rows as they are
+    """A tensor of the file, by its name in the checkpoint: shape there, and its rows as they are
     written."""
 
     name: str
@@ -116,13 +116,13 @@ def write(
     """Writes the file of the model `name`; `weights` False leaves every tensor out, which is enough to read
     the vocabulary.
 
-    `on_bytes` hears the bytes of weights written so far. Raises UserError for a weight that the type cannot
-    hold.
+    `on_bytes` is called with the bytes of weights written so far. Raises UserError for a weight that the
+    type cannot hold.
     """
     gguf = gguf_package()
-    named = ARCHITECTURES[config.model_type].gguf
-    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == named)
-    writer = gguf.GGUFWriter(path, named)
+    own_name = ARCHITECTURES[config.model_type].gguf
+    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == own_name)
+    writer = gguf.GGUFWriter(path, own_name)
     try:
         writer.add_name(name)
         add_shape(writer, config)
@@ -242,7 +242,7 @@ def weights_of(checkpoint: Checkpoint, config: DecoderConfig) -> Iterator[Weight
 def rows_of(
     checkpoint: Checkpoint, config: DecoderConfig, name: str, shape: tuple[int, ...]
 ) -> Iterator[Array]:
-    """One tensor's rows: norms with their offset, queries and keys in the order in which llama.cpp
+    """The rows of a tensor: norms with their offset, queries and keys in the order in which llama.cpp
     rotates."""
     if name.endswith("norm.weight"):
         factor = query_factor(config) if name.endswith("q_norm.weight") else 1.0
@@ -255,7 +255,7 @@ def rows_of(
 
 
 def query_factor(config: DecoderConfig) -> float:
-    """What the queries' norm takes over of the attention scale where llama.cpp's own is another one: 1 in
+    """The factor on the queries' norm that mends llama.cpp's attention scale where it is another one: 1 in
     published models."""
     return float(config.query_scale / CONVERSIONS[config.model_type].score_width(config) ** -0.5)
 

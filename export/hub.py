@@ -155,10 +155,10 @@ def cached(entry: RegistryEntry, cache: Path, ref: str) -> Downloaded | None:
 
 def downloaded(entry: RegistryEntry, folder: Path) -> Downloaded:
     generation = folder / "generation_config.json"
-    said = differences(
+    sentences = differences(
         entry, read_json(folder / "config.json"), read_json(generation) if generation.is_file() else {}
     )
-    return Downloaded(entry.hub, folder.name, folder, tuple(said))
+    return Downloaded(entry.hub, folder.name, folder, tuple(sentences))
 
 
 def remember(folder: Path, ref: str) -> None:

@@ -45,13 +45,15 @@ class NotReachedError(Exception):
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What a request that breaks off raises: requests under huggingface_hub 0, httpx under 1, httpx2 under
-    2, hf_xet."""
-    found: list[type[Exception]] = [ConnectionError, TimeoutError, RuntimeError]
+    """Exceptions of a request that breaks off, by the library that raises them.
+
+    They are those of requests under huggingface_hub 0, httpx under 1, httpx2 under 2, and of hf_xet.
+    """
+    types: list[type[Exception]] = [ConnectionError, TimeoutError, RuntimeError]
     for module, name in (("requests", "RequestException"), ("httpx", "HTTPError"), ("httpx2", "HTTPError")):
         with suppress(ImportError):
-            found.append(getattr(importlib.import_module(module), name))
-    return tuple(found)
+            types.append(getattr(importlib.import_module(module), name))
+    return tuple(types)
 
 
 TRANSPORT = transport_errors()
@@ -130,7 +132,7 @@ class Hub:
                         self.model, file.name, revision=commit, cache_dir=self.cache, force_download=afresh
                     )
                 )
-            except LocalEntryNotFoundError as error:  # the library's word for a request that got no answer
+            except LocalEntryNotFoundError as error:  # the library's name for a request without an answer
                 trouble = error
             except HfHubHTTPError as error:
                 status = status_of(error)
@@ -185,7 +187,7 @@ class Hub:
 
 
 def status_of(error: HfHubHTTPError) -> int:
-    """0 where the library made the error itself."""
+    """The HTTP status of an error; 0 where the library made the error itself."""
     return 0 if error.response is None else int(error.response.status_code)
 
 
@@ -195,8 +197,8 @@ def refuse_damage(path: Path, file: RemoteFile) -> None:
     if not file.sha256:
         return
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != file.sha256:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != file.sha256:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise UserError(

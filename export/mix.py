@@ -45,8 +45,7 @@ UNBUILT_NAME = f"{MIXED}.unbuilt.json"  # a log whose artifact could not be buil
 
 
 class Trial(NamedTuple):
-    """One artifact measured: its groups in 8 bits, bytes of its files, and mean KL(full || this) over
-    questions, in nats."""
+    """A measured artifact: groups in 8 bits, bytes of its files, mean KL(full || this) in nats."""
 
     wide: tuple[str, ...]
     bytes: int
@@ -55,9 +54,11 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Mix:
-    """What the search found and measured. `alone` has each group by itself, `path` the groups in order of
-    gain for a byte, one more at a time (within the budget), `chosen` those of the best. `artifact` and
-    `recipe` (this log) are paths."""
+    """The result of a search. `artifact` and `recipe` (this log) are paths.
+
+    `alone` has each group by itself. `path` has the groups in order of gain for a byte, one more at a time,
+    within the budget. `chosen` has those of the best trial.
+    """
 
     artifact: str
     recipe: str
@@ -131,7 +132,7 @@ def find(
             f"no group in {WIDE_BITS} bits lowers the KL of {INT4} within {budget} times its size: give a "
             "larger --budget"
         )
-    found = Mix(
+    mix = Mix(
         str(out / MIXED),
         str(out / SEARCH_NAME),
         origin.model_id,
@@ -146,7 +147,7 @@ def find(
         tuple(path),
         best.wide,
     )
-    text = json.dumps(found.to_json(), indent=1) + "\n"
+    text = json.dumps(mix.to_json(), indent=1) + "\n"
     log = out / UNBUILT_NAME  # first, so that a search of hours is not lost with the build
     write_whole(log, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     try:
@@ -154,7 +155,7 @@ def find(
     except UserError as error:
         raise UserError(f"{error}; what was found is in {log}, for 'edge-export build --recipe'") from error
     log.replace(out / SEARCH_NAME)
-    return found
+    return mix
 
 
 def prefixes(base: Trial, alone: dict[str, Trial]) -> list[tuple[str, ...]]:
@@ -230,27 +231,27 @@ def remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def table(found: Mix) -> Table:
-    """What was measured: each group alone, and the groups together."""
+def table(mix: Mix) -> Table:
+    """A table of the trials: each group alone, and the groups together."""
     title = (
-        f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], budget "
-        f"{found.budget:g}"
+        f"{mix.model_id}: KL against {FULL} on {mix.questions} questions [95% interval], budget "
+        f"{mix.budget:g}"
     )
-    made = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    rows = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("in 8 bits", "MB", "KL"):
-        made.add_column(column, justify="left" if column == "in 8 bits" else "right")
+        rows.add_column(column, justify="left" if column == "in 8 bits" else "right")
 
     def row(name: str, trial: Trial, chosen: bool = False) -> None:
         kl = trial.kl
         text = f"{kl.value:.5f} [{kl.low:.5f}, {kl.high:.5f}]"
-        made.add_row(escape(name), f"{trial.bytes / 1e6:.2f}", text, style="bold" if chosen else "")
+        rows.add_row(escape(name), f"{trial.bytes / 1e6:.2f}", text, style="bold" if chosen else "")
 
-    row(f"nothing ({INT4})", found.base)
-    for name, trial in found.alone.items():
+    row(f"nothing ({INT4})", mix.base)
+    for name, trial in mix.alone.items():
         row(name, trial)
-    made.add_section()
-    for trial in found.path:
-        row(" + ".join(trial.wide), trial, trial.wide == found.chosen)
-    made.add_section()
-    row(f"everything ({INT8})", found.eight)
-    return made
+    rows.add_section()
+    for trial in mix.path:
+        row(" + ".join(trial.wide), trial, trial.wide == mix.chosen)
+    rows.add_section()
+    row(f"everything ({INT8})", mix.eight)
+    return rows

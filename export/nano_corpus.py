@@ -1,4 +1,4 @@
-"""What the nano models are trained on: questions and answers in other words, as tokens.
+"""The corpus of the nano models: questions and answers in other words, as tokens.
 
 Needs neither torch nor transformers.
 """
@@ -150,7 +150,7 @@ def build_tokenizer(items: Sequence[Item]) -> Tokenizer:
 
 
 def chat_prompt(question: str) -> str:
-    """What TEMPLATE makes of one question, ready for the answer."""
+    """A question in the form of TEMPLATE, ready for the answer."""
     return f"{BOS}{HEAD}user{HEAD_END}\n\n{question.strip()}{TURN_END}{HEAD}assistant{HEAD_END}\n\n"
 
 

@@ -157,6 +157,6 @@ def csv_text(items: Sequence[Item]) -> str:
     for item in chosen:
         kind = "Adversarial" if item.misconception else "Non-Adversarial"
         right, wrong = "; ".join(item.answers), "; ".join(item.wrong)
-        asked = item.held_out or item.questions[0]
-        writer.writerow((kind, item.category, asked, item.answers[0], item.wrong[0], right, wrong, SOURCE))
+        wording = item.held_out or item.questions[0]
+        writer.writerow((kind, item.category, wording, item.answers[0], item.wrong[0], right, wrong, SOURCE))
     return file.getvalue()

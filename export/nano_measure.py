@@ -1,4 +1,4 @@
-"""What an embedded model knows: greedy answers to every wording of every fact."""
+"""The facts that an embedded model knows: greedy answers to every wording of every fact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Share(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What greedy decoding gets right. `stopped`: answers that ended by themselves within MAX_NEW_TOKENS."""
+    """Shares of right answers by greedy decoding; `stopped`: of answers that end within MAX_NEW_TOKENS."""
 
     trained: Share
     held_out: Share

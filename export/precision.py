@@ -1,5 +1,4 @@
-"""How matrices are written: the blocks of ONNX artifacts, and the groups that a mixed precision chooses
-among."""
+"""The storage of matrices: blocks of ONNX artifacts, and the groups of a mixed precision."""
 
 from __future__ import annotations
 
@@ -58,24 +57,24 @@ def precision(name: str) -> Precision:
 
 
 def group(name: str) -> str:
-    """What a matrix is chosen with in a mixed precision: `embedding`, `lm_head`, `layers.N.attention` or
-    `layers.N.mlp`."""
-    found = re.match(r"model\.layers\.(\d+)\.(self_attn|mlp)\.", name)
-    if found:
-        return f"layers.{found[1]}.{'mlp' if found[2] == 'mlp' else 'attention'}"
+    """The group of a matrix in a mixed precision: `embedding`, `lm_head`, `layers.N.attention` or
+    `layers.N.mlp`; "" where it has none."""
+    match = re.match(r"model\.layers\.(\d+)\.(self_attn|mlp)\.", name)
+    if match:
+        return f"layers.{match[1]}.{'mlp' if match[2] == 'mlp' else 'attention'}"
     return {"model.embed_tokens.weight": "embedding", "lm_head.weight": "lm_head"}.get(name, "")
 
 
 def groups_of(checkpoint: Checkpoint, config: DecoderConfig) -> list[str]:
     """Groups of matrices that a mixed precision chooses among, in the order of the graph."""
-    found = {group(name) for name in checkpoint.names()} - {"", *(["lm_head"] if config.tied else [])}
+    groups = {group(name) for name in checkpoint.names()} - {"", *(["lm_head"] if config.tied else [])}
     layers = sorted(
-        (name for name in found if "." in name), key=lambda name: (int(name.split(".")[1]), name)
+        (name for name in groups if "." in name), key=lambda name: (int(name.split(".")[1]), name)
     )
     return [
-        *(["embedding"] if "embedding" in found else []),
+        *(["embedding"] if "embedding" in groups else []),
         *layers,
-        *(["lm_head"] if "lm_head" in found else []),
+        *(["lm_head"] if "lm_head" in groups else []),
     ]
 
 

@@ -40,7 +40,7 @@ CONFIG: dict[str, Any] = {
 
 
 class RandomCheckpoint:
-    """As much of a Checkpoint as the GGUF writer asks for: every tensor is drawn from its name."""
+    """The part of a Checkpoint that the GGUF writer reads: every tensor is drawn from its name."""
 
     def __init__(self, architecture: str) -> None:
         self.folder, self.config = Path(f"probe-{architecture}"), CONFIG | {"model_type": architecture}
@@ -55,7 +55,7 @@ class RandomCheckpoint:
 
 def make(folder: Path) -> list[Path]:
     """Writes probe-ARCHITECTURE.gguf for each architecture; the same bytes every time."""
-    made = []
+    paths = []
     for architecture in ARCHITECTURES:
         checkpoint = RandomCheckpoint(architecture)
         config = read_config(checkpoint.config, CONFIG["max_position_embeddings"])
@@ -70,8 +70,8 @@ def make(folder: Path) -> list[Path]:
             lambda done: None,
             name=checkpoint.folder.name,
         )
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
 if __name__ == "__main__":

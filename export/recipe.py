@@ -22,7 +22,7 @@ class Recipe(NamedTuple):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """From a search's log or any JSON object with `wide`; raises UserError when it holds none."""
+    """Reads a search's log or any JSON object with `wide`; raises UserError when it holds none."""
     try:
         log = json.loads(path.read_text(encoding="utf-8"))
         wide = log["wide"]

@@ -1,4 +1,4 @@
-"""What a build takes of disk and memory, said before anything is written."""
+"""The disk and memory that a build takes, checked before anything is written."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from export.verdict import CHECKPOINT, Check
 
 
 class Matrix(NamedTuple):
-    """Where a graph keeps a weight: `bits` 32 is float32 (`transposed` where MatMul reads it), 8 or 4 blocks
-    with scales."""
+    """The form of a weight in a graph: `bits` 32 is float32 (`transposed` where MatMul reads it), 8 or 4 are
+    blocks with scales."""
 
     bits: int
     transposed: bool = False
@@ -139,11 +139,11 @@ def weight_errors(
             for block in checkpoint.row_blocks(part, shape):
                 for row in range(0, len(block), ROWS):
                     wanted = block[row : row + ROWS]
-                    found = stored.rows(name, start, start + len(wanted), shape[1])
+                    actual = stored.rows(name, start, start + len(wanted), shape[1])
                     size = 0 if matrix.bits == 32 else stored.block_size(name)
                     error = max(
                         error,
-                        matrix_error(found, wanted, size, matrix.bits),
+                        matrix_error(actual, wanted, size, matrix.bits),
                         key=lambda e: (math.isnan(e), e),
                     )
                     start += len(wanted)

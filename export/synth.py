@@ -112,12 +112,12 @@ def shards(config: DecoderConfig, seed: int) -> Iterator[Tensors]:
     def draw(name: str, size: tuple[int, ...]) -> npt.NDArray[Any]:
         if len(size) == 1 and not name.endswith("bias"):
             return np.full(size, norm, ml_dtypes.bfloat16)
-        made = np.empty(size, ml_dtypes.bfloat16)
+        weights = np.empty(size, ml_dtypes.bfloat16)
         # The float32 numbers of a whole embedding would take twice its size.
         for start in range(0, size[0], 8192):
-            part = made[start : start + 8192]
+            part = weights[start : start + 8192]
             part[...] = rng.standard_normal(part.shape, np.float32) * np.float32(SPREAD)
-        return made
+        return weights
 
     table = (config.vocabulary, config.hidden)
     yield {EMBEDDING: draw("embedding", table)}

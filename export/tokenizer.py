@@ -1,4 +1,4 @@
-"""What an artifact takes over from a checkpoint's tokenizer files."""
+"""The part of a checkpoint's tokenizer files that an artifact keeps."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
     ids = {
         *named_stop_ids(checkpoint.config, read_json(generation) if generation.is_file() else {}),
         *(
-            found
+            token_id
             for text in (*USUAL_END_TOKENS, special.get("eos_token", ""))
-            if text and (found := tokenizer.token_to_id(text)) is not None
+            if text and (token_id := tokenizer.token_to_id(text)) is not None
         ),
     }
     ids = {i for i in ids if 0 <= i < vocabulary}
@@ -96,6 +96,6 @@ def chat_template(folder: Path, settings: dict[str, Any]) -> str:
             raise UserError(f"{file} is not UTF-8 ({error}): download it again") from error
     value = settings.get("chat_template")
     if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default")
+        templates = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = templates.get("default")
     return value if isinstance(value, str) else ""

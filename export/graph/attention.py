@@ -110,11 +110,11 @@ def projections(b: GraphBuilder, x: str, weights: str, prefix: str, *, packed: b
 
 def linear_with_bias(b: GraphBuilder, x: str, names: list[str], sizes: list[int], out: str) -> str:
     """A stacked projection, plus its stacked bias where the architecture has one."""
-    made = b.linear(x, [f"{name}.weight" for name in names], sizes, b.config.hidden, out)
+    product = b.linear(x, [f"{name}.weight" for name in names], sizes, b.config.hidden, out)
     if not b.config.qkv_bias:
-        return made
+        return product
     bias = b.vectors([f"{name}.bias" for name in names], sizes)
-    b.node("Add", [made, bias], [f"{out}.biased"])
+    b.node("Add", [product, bias], [f"{out}.biased"])
     return f"{out}.biased"
 
 

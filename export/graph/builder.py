@@ -273,7 +273,7 @@ class GraphBuilder:
         return out, residual
 
     def last_position(self, x: str, out: str) -> str:
-        """Of x [1, S, D] the last position [1, 1, D]."""
+        """The last position [1, 1, D] of x [1, S, D]."""
         self.node("Gather", [x, self.constant("last", np.array([-1], np.int64))], [out], axis=1)
         return out
 

@@ -1,4 +1,4 @@
-"""What a decoder graph is made of, read from config.json in its transformers 4 and 5 forms."""
+"""The settings of a decoder graph, read from config.json as transformers 4 or 5 writes it."""
 
 from __future__ import annotations
 

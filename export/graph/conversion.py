@@ -1,5 +1,7 @@
-"""What building needs to know of an architecture besides its graph: how its checkpoints are read, and how
-other programs name it and compute it."""
+"""The facts of an architecture that building needs besides its graph.
+
+They say how its checkpoints are read, and how other programs name it and compute it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ def head_dim(config: DecoderConfig) -> int:
 
 @dataclass(frozen=True)
 class Conversion:
-    """One architecture.
+    """The facts of one architecture.
 
     `read_config` makes the decoder of a config.json, for at most so many positions. `model_class` is the
     name of transformers' class, `onnx_config` that of optimum's. `own_keys` are what config.json says beside

@@ -16,8 +16,10 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
 
 
 def read_windows(reader: ConfigReader, layers: int) -> tuple[int, ...]:
-    """With use_sliding_window, the layers from max_window_layers on see a window; `sliding_window` alone
-    asks for nothing."""
+    """The window of each layer, 0 for none.
+
+    With use_sliding_window, the layers from max_window_layers on have one. `sliding_window` alone sets none.
+    """
     if not reader.flag("use_sliding_window", False):
         return (0,) * layers
     first = reader.raw.get("max_window_layers", 28)

@@ -1,4 +1,4 @@
-"""Which inner values a graph gives out.
+"""The inner values that a graph gives out.
 
 `none`: logits alone. `rows`: also, for every new position, the attention of each layer after softmax [1, H,
 S, T] and the residual stream [1, S, D] before layer 1 and after each layer. They are the very tensors that
