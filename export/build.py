@@ -132,8 +132,7 @@ def within(on_bytes: Callable[[int, int], None], total: int) -> Callable[[int], 
 def write(
     model: Model, to: Target, manifest: Manifest, folder: Path, on_bytes: Callable[[int], None] = ignore
 ) -> None:
-    """Writes the folder under a temporary name and renames it, so that a killed build leaves nothing that
-    looks finished."""
+    """Writes the folder under a temporary name and renames it, so that a killed build leaves none."""
     working = folder.parent / f".{folder.name}.building"
     new_parent = not folder.parent.exists()
     if working.exists():

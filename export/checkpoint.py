@@ -123,8 +123,7 @@ class Checkpoint:
         return str(self._slice(name).get_dtype())
 
     def row_blocks(self, name: str, shape: tuple[int, ...]) -> Iterator[Array]:
-        """Float32 blocks of consecutive rows; raises UserError when the shape differs or a number is not
-        finite."""
+        """Float32 blocks of consecutive rows; raises UserError for another shape or numbers not finite."""
         part = self._slice(name)
         stored = tuple(part.get_shape())
         if stored != shape:

@@ -181,10 +181,10 @@ def reference(
     """Export through optimum with raw attentions and hidden states, in float32; needs
     edgetrace[reference]."""
     on_file = functools.partial(say_fetching, console)
-    made = make_reference(source, out, revision=revision or None, on_file=on_file)
-    size = sum(record.size for record in made.files.values()) / 1e6
+    result = make_reference(source, out, revision=revision or None, on_file=on_file)
+    size = sum(record.size for record in result.files.values()) / 1e6
     console.print(
-        f"{out}: {size:.1f} MB; hidden_states.{made.layers} is taken {made.last_hidden} the final norm",
+        f"{out}: {size:.1f} MB; hidden_states.{result.layers} is taken {result.last_hidden} the final norm",
         markup=False,
         soft_wrap=True,
     )

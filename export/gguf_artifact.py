@@ -32,8 +32,7 @@ class Written(NamedTuple):
 
 
 def source_kind(checkpoint: Checkpoint, to: Precision) -> Kind:
-    """The type in which matrices are written first: the precision's own, or the checkpoint's where they are
-    quantised afterwards."""
+    """The type in which matrices are written first: the precision's own, or one to quantise from."""
     if not to.quantized:
         return F16 if to.bits == 16 else F32
     types = {checkpoint.dtype(name) for name in checkpoint.names() if len(checkpoint.shape(name)) > 1}
@@ -83,8 +82,7 @@ def write_files(
 def provable(
     checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, folder: Path, name: str
 ) -> Vocabulary:
-    """The vocabulary to write: with a tokenizer only if llama.cpp then gives tokenizer.json's ids for the
-    corpus."""
+    """The vocabulary to write; its tokenizer is kept if llama.cpp then gives tokenizer.json's ids."""
     vocabulary = read_vocabulary(tokenizer, config.vocabulary, checkpoint.config.get("bos_token_id"))
     if vocabulary.model == "none":
         return vocabulary

@@ -217,8 +217,7 @@ def special_ids(
     after: list[int],
     first: object,
 ) -> dict[str, int]:
-    """Ids by GGUF's role: bos, eos, unk, pad and eot where there are such tokens. llama.cpp makes up those
-    that are missing."""
+    """Ids by GGUF's role: bos, eos, unk, pad, eot, where there are any. llama.cpp makes up missing ones."""
     roles = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     ids = {
         role: tokenizer.token_to_id(files.special_tokens[name])
@@ -238,8 +237,10 @@ def special_ids(
 
 
 def prove(path: Path, files: TokenizerFiles) -> str:
-    """ "" when llama.cpp, with the GGUF file at `path`, gives tokenizer.json's ids for the corpus; else
-    where it does not."""
+    """Compares llama.cpp's ids, with the GGUF file at `path`, with tokenizer.json's on the corpus.
+
+    Gives "" where all are equal, else a sentence that names the first text with others.
+    """
     theirs, ours = LlamaTokenizer(path), JsonTokenizer(files.tokenizer)
     for text in CORPUS:
         for special in (False, True):

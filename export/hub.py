@@ -43,8 +43,7 @@ TRUE = ("1", "ON", "YES", "TRUE")  # as the library reads its switches
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A whole snapshot: `revision` is its commit (40 hex digits), `differences` are those of
-    `facts.differences`."""
+    """A whole snapshot: `revision` is its commit (40 hex digits), `differences` come from export.facts."""
 
     hub: str
     revision: str
@@ -76,7 +75,7 @@ def fetch(
     """The files of a registry model at `revision`; without one, at the head of main, resolved once to its
     commit.
 
-    `on_file` hears name and size in bytes of each file before it is fetched; `free` measures the disk in
+    `on_file` takes name and size in bytes of each file before it is fetched; `free` measures the disk in
     bytes. Reads HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE. Raises UserError when the model is
     unknown or gated, the hub is not reached, the disk is too small, or a download breaks off; the same call
     then goes on where that one stopped.
@@ -132,8 +131,7 @@ def refuse_missing(hub: str, commit: str, files: Mapping[str, RemoteFile], names
 
 
 def weight_names(names: Iterable[str], folder: Path) -> list[str]:
-    """The weight files that count, as export.checkpoint chooses them: the one file, or those the index in
-    `folder` lists."""
+    """The weight files that export.checkpoint reads: the one file, or those the index in `folder` lists."""
     if WHOLE_WEIGHTS in names:
         return [WHOLE_WEIGHTS]
     if not (folder / WEIGHTS_INDEX).is_file():
@@ -162,8 +160,7 @@ def downloaded(entry: RegistryEntry, folder: Path) -> Downloaded:
 
 
 def remember(folder: Path, ref: str) -> None:
-    """Writes which commit a branch or tag stood for, where the library and `cached` look when there is no
-    network."""
+    """Writes the commit of a branch or tag where the library and `cached` look without a network."""
     if ref == folder.name:
         return
     path = folder.parent.parent / "refs" / ref

@@ -32,8 +32,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class RemoteFile(NamedTuple):
-    """One file of a commit: `size` in bytes, `sha256` as the hub states it ("" for small files kept in
-    git)."""
+    """A file of a commit: `size` in bytes, `sha256` as the hub states it ("" for files kept in git)."""
 
     name: str
     size: int
@@ -70,8 +69,7 @@ class Hub:
         self.api = HfApi(endpoint=self.endpoint, library_name="edgetrace", library_version=edge.__version__)
 
     def listing(self, ref: str) -> tuple[str, dict[str, RemoteFile]]:
-        """Commit and files of a branch, tag or commit; raises UserError, or NotReachedError when no hub
-        answers."""
+        """Commit and files of a branch, tag or commit. Raises UserError or NotReachedError (no answer)."""
         try:
             info = self.api.model_info(self.model, revision=ref, files_metadata=True, timeout=TIMEOUT_S)
             siblings = info.siblings or []
@@ -116,8 +114,7 @@ class Hub:
         return 0
 
     def file(self, file: RemoteFile, commit: str, on_file: Callable[[str, int], None]) -> Path:
-        """The file in the cache, fetched when it is not there; raises UserError when that fails ATTEMPTS
-        times."""
+        """The file in the cache, fetched where it is missing; raises UserError when ATTEMPTS times fail."""
         fresh = not self.has(file, commit)
         if fresh:
             on_file(file.name, file.size)
@@ -160,8 +157,7 @@ class Hub:
         ) from trouble
 
     def refusal(self, error: HfHubHTTPError, ref: str) -> UserError:
-        """The hub's refusal in one sentence. Gated before unknown: the library derives the one from the
-        other."""
+        """The hub's refusal in one sentence. Gated comes before unknown, of which the library derives it."""
         token = get_token() is not None
         if isinstance(error, GatedRepoError) and token:
             return UserError(
@@ -192,8 +188,7 @@ def status_of(error: HfHubHTTPError) -> int:
 
 
 def refuse_damage(path: Path, file: RemoteFile) -> None:
-    """Removes a fetched file whose SHA-256 is not the hub's: a part written before a power cut may hold
-    anything."""
+    """Removes a fetched file whose SHA-256 is not the hub's, as after a power cut. Raises UserError then."""
     if not file.sha256:
         return
     with path.open("rb") as stream:
@@ -208,8 +203,7 @@ def refuse_damage(path: Path, file: RemoteFile) -> None:
 
 
 def reason(error: BaseException | None) -> str:
-    """The innermost cause in a few words: clients wrap "Connection refused" in several layers of their
-    own."""
+    """The innermost cause in a few words: clients wrap "Connection refused" in several layers."""
     words, seen = type(error).__name__, error
     while seen is not None:
         if "timeout" in type(seen).__name__.lower():

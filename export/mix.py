@@ -159,8 +159,7 @@ def find(
 
 
 def prefixes(base: Trial, alone: dict[str, Trial]) -> list[tuple[str, ...]]:
-    """The groups that help, in order of KL saved for each byte added: the first, the first two, and so
-    on."""
+    """The groups that help, in order of KL saved for each byte added: the first, the first two, ..."""
 
     def worth(name: str) -> float:
         trial = alone[name]
@@ -171,8 +170,7 @@ def prefixes(base: Trial, alone: dict[str, Trial]) -> list[tuple[str, ...]]:
 
 
 class Bench:
-    """Builds artifacts in a folder for a while and measures each on the full-precision model's own
-    answers."""
+    """Builds artifacts in a temporary folder and measures each on the full-precision model's own answers."""
 
     def __init__(
         self,
@@ -184,13 +182,8 @@ class Bench:
         questions: Sequence[Question],
         max_new_tokens: int,
     ) -> None:
-        self._source, self._work, self._revision, self._context, self._runtime = (
-            source,
-            work,
-            revision,
-            context,
-            runtime,
-        )
+        self._source, self._work, self._revision = source, work, revision
+        self._context, self._runtime = context, runtime
         self._number = 0
         full = self._build(FULL, ())
         run_job(

@@ -58,8 +58,7 @@ class Item:
 
 
 def read_items(folder: Path = TEXT) -> tuple[Item, ...]:
-    """All items, files in the order of their names. Raises UserError that names the file and what is wrong
-    in it."""
+    """All items, files in the order of their names. Raises UserError that names the file and the fault."""
     paths = sorted(folder.glob("*.toml"))
     if not paths:
         raise UserError(f"{folder} holds no .toml files: give the folder of the training text")

@@ -22,8 +22,7 @@ LARGE_BLOCK, SMALL_BLOCK = 256, 32  # llama.cpp's; rows that neither divides sta
 
 @dataclass(frozen=True)
 class Target:
-    """A precision to write; `wide` are the groups of matrices that a mixed one keeps in 8 bits, see
-    `group`."""
+    """A precision to write; `wide` are the groups (see `group`) that a mixed one keeps in 8 bits."""
 
     precision: Precision
     wide: tuple[str, ...] = ()

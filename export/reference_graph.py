@@ -57,8 +57,7 @@ class Outputs(NamedTuple):
 
 
 def open_reference(folder: Path) -> Reference:
-    """Reads reference.json and checks its files; raises UserError when something is missing, cut or
-    altered."""
+    """Reads reference.json and checks its files; raises UserError when one is missing, cut or altered."""
     location = folder / REFERENCE_NAME
     if not location.is_file():
         raise UserError(

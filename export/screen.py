@@ -16,8 +16,7 @@ def say_fetching(where: Console, name: str, size: int) -> None:
 
 
 class WriteBar:
-    """A bar of the bytes of weights that a build has written, on stderr. A context manager: leaving it ends
-    the bar."""
+    """A bar of the bytes of weights written, on stderr. A context manager that ends the bar on leaving."""
 
     def __init__(self) -> None:
         columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()

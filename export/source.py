@@ -65,8 +65,7 @@ def resolve(
 
 
 def pinned(model_id: str, out: Path) -> str | None:
-    """The commit that artifacts of this model in `out` were built from, so that later precisions come from
-    the same one."""
+    """The commit that artifacts of this model in `out` were built from, for the next precisions too."""
     for path in sorted(out.glob(f"*/{MANIFEST_NAME}")):
         with contextlib.suppress(UserError):
             manifest = Artifact.open(path.parent, verify=False).manifest

@@ -37,8 +37,7 @@ def spare_bytes(checkpoint: Checkpoint, to: Target) -> int:
 
 
 def check_space(out: Path, needed: int, backend: str) -> None:
-    """Raises UserError when the disk of `out` is too small for `needed` bytes, or too little memory is
-    available for a build of the backend."""
+    """Raises UserError when the disk of `out`, or the memory for the backend's build, is too small."""
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent

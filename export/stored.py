@@ -20,8 +20,10 @@ from export.verdict import CHECKPOINT, Check
 
 
 class Matrix(NamedTuple):
-    """The form of a weight in a graph: `bits` 32 is float32 (`transposed` where MatMul reads it), 8 or 4 are
-    blocks with scales."""
+    """The form of a weight in a graph: `bits` 32 is float32, 8 or 4 are blocks with scales.
+
+    `transposed` where MatMul reads it.
+    """
 
     bits: int
     transposed: bool = False
@@ -74,8 +76,7 @@ class Stored:
         return self._arrays[name]
 
     def rows(self, name: str, start: int, stop: int, width: int) -> Array:
-        """Rows of a matrix [N, width] as float32; blocks are worth (number - 2^(bits-1)) * scale, low nibble
-        first."""
+        """Rows [N, width] as float32; blocks hold (number - 2^(bits-1)) * scale, low nibble first."""
         matrix = self.matrices[name]
         if matrix.bits == 32:
             array = self.array(name)

@@ -25,8 +25,7 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class TokenizerFiles(NamedTuple):
-    """tokenizer.json's path, chat template ("" where there is none), special tokens by role, sorted stop
-    ids."""
+    """Path of tokenizer.json, chat template ("": none), special tokens by role, sorted stop ids."""
 
     tokenizer: Path
     chat_template: str
@@ -35,8 +34,10 @@ class TokenizerFiles(NamedTuple):
 
 
 def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
-    """The tokenizer of a model with so many ids. Raises UserError when tokenizer.json is missing or damaged,
-    or when nothing says where an answer ends."""
+    """The tokenizer of a model with so many ids.
+
+    Raises UserError when tokenizer.json is missing or damaged, or when nothing says where an answer ends.
+    """
     folder = checkpoint.folder
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -86,8 +87,7 @@ def id_list(value: Any) -> list[int]:
 
 
 def chat_template(folder: Path, settings: dict[str, Any]) -> str:
-    """chat_template.jinja, or `chat_template` in tokenizer_config.json (a string, or named ones with a
-    `default`)."""
+    """chat_template.jinja, or `chat_template` of tokenizer_config.json (a string, or a `default`)."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         try:

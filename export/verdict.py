@@ -85,8 +85,7 @@ class Distance:
 
 
 class Probe(NamedTuple):
-    """Token ids, of which the first `prefill` enter at once. It is compared at positions prefill-1 to the
-    last."""
+    """Token ids, of which the first `prefill` enter at once; compared at positions prefill-1 to the last."""
 
     name: str
     ids: tuple[int, ...]

@@ -86,8 +86,7 @@ class Backend(Protocol):
     taps_lost: str
 
     def prefill(self, ids: Sequence[int]) -> Taps:
-        """Appends the ids to the cache; taps of the last one. Raises ValueError when empty or beyond
-        `capacity`."""
+        """Appends the ids to the cache; taps of the last one. Raises ValueError for none or too many."""
 
     def step(self, token_id: int) -> Taps:
         """Appends one id to the cache and returns its taps."""

@@ -28,8 +28,10 @@ FTYPE = "LLAMA_FTYPE_"
 
 
 def open_artifact(path: str | Path) -> Artifact:
-    """An artifact folder, or a GGUF file: one of an artifact, or any other. Raises UserError when it cannot
-    be used."""
+    """Opens an artifact folder or a GGUF file. Raises UserError when it cannot be used.
+
+    A GGUF file that lies in an artifact folder opens that artifact.
+    """
     path = Path(path)
     if not path.is_file():
         return Artifact.open(path)
@@ -103,8 +105,7 @@ def named_ends(header: Header) -> tuple[int, ...]:
 
 
 def beside(path: Path, tokens: list[str], vocabulary: Vocabulary) -> dict[str, FileRecord]:
-    """tokenizer.json in the same folder, if it spells the file's tokens; raises UserError when it is another
-    model's."""
+    """tokenizer.json in the same folder, if there is one; raises UserError when it is another model's."""
     file = path.parent / TOKENIZER_NAME
     if not file.is_file():
         if not vocabulary.present:

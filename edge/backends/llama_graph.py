@@ -14,8 +14,7 @@ OVERHEAD_BYTES = 368
 
 
 class Tensor(ctypes.Structure):
-    """ggml_tensor, which the binding does not define. `ne` are sizes, innermost first, `nb` strides in
-    bytes."""
+    """ggml_tensor, which the binding does not define; `ne` are sizes, innermost first, `nb` strides."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -90,8 +89,7 @@ class Plan:
 
 
 def wanted_names(spec: ModelSpec) -> dict[bytes, tuple[str, int]]:
-    """Name in llama.cpp's graph -> kind and number; raises TapError for an architecture that is not
-    traced."""
+    """Name in llama.cpp's graph -> kind and number; raises TapError for an untraced architecture."""
     if spec.architecture not in ARCHITECTURES:
         raise TapError(f"the names in llama.cpp's graph of {spec.architecture!r} are not known")
     layers, embedding = spec.layers, ARCHITECTURES[spec.architecture].embedding

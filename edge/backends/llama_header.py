@@ -38,8 +38,7 @@ class InitParams(ctypes.Structure):
 
 
 class TensorEntry(NamedTuple):
-    """One tensor of a file: `type` as ggml names it (F32, Q4_K), in capitals; bytes and place in the data
-    section."""
+    """A tensor of a file: type in ggml's capitals (F32, Q4_K), place in the data section, size in bytes."""
 
     name: str
     type: str
@@ -121,8 +120,7 @@ class Header:
         ]
 
     def value(self, key: str) -> Any:
-        """A number, bool, string (bytes that are no UTF-8 replaced) or list of them; None for a key that is
-        not there."""
+        """A number, bool, string or list of them; None without the key. Bytes not in UTF-8 are replaced."""
         index = self._call("gguf_find_key", INDEX, (POINTER, ctypes.c_char_p))(self._context, key.encode())
         if index < 0:
             return None

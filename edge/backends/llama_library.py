@@ -42,8 +42,7 @@ class Log:
 
 
 def llama_cpp() -> Any:
-    """The low-level module of llama-cpp-python; raises UserError when it is not installed or cannot be
-    loaded."""
+    """The low-level module of llama-cpp-python; raises UserError when it cannot be imported."""
     try:
         return importlib.import_module("llama_cpp.llama_cpp")
     except (ImportError, OSError, RuntimeError, FileNotFoundError) as error:

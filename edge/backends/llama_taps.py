@@ -156,8 +156,7 @@ class TapReader:
         return self._learning
 
     def _call(self, address: int, ask: bool, data: Any) -> bool:
-        """The callback, some hundred times a token: without interest, or after an error, it lets the graph
-        run through."""
+        """The callback, called some hundred times a token; after an error it lets the graph run through."""
         try:
             if ask:
                 wanted = self._wanted

@@ -27,8 +27,7 @@ PROBE = 3  # tokens of the pass that checks the taps when a model is opened
 
 
 def cache_type(artifact: Artifact, runtime: Runtime) -> str:
-    """f16 or f32: what was asked for, or f32 for weights in float32, so that nothing is rounded that need
-    not be."""
+    """The type of cached numbers: the one chosen, else f32 for weights in float32 and f16 for others."""
     if runtime.kv_cache:
         return runtime.kv_cache
     known = PRECISIONS.get(artifact.manifest.precision)
@@ -233,8 +232,11 @@ class LlamaBackend:
         self.taps_lost = str(error)
 
     def _check_taps(self) -> None:
-        """Loses the taps unless those of a short prompt and a step make sense, and equal those with every
-        node by itself: when the nodes are learned, and when they are known."""
+        """Loses the taps unless those of a short prompt and a step are right.
+
+        They must be sensible. They must equal those with every node read by itself, both when the nodes are
+        learned and when they are known.
+        """
         ids = [i % self.spec.vocabulary for i in range(1, min(PROBE, self.capacity) + 1)]
         try:
             apart, learning, known = (self._probe(ids, every) for every in (True, False, False))
@@ -265,8 +267,7 @@ class LlamaBackend:
 
 
 def check_values(rows: Array, hidden: Array, keys: int) -> None:
-    """Raises TapError unless rows [L, H, keys] are distributions over the keys and hidden [L+1, D] is finite
-    and was written."""
+    """Raises TapError unless rows [L, H, keys] sum to one and hidden [L+1, D] is finite and was written."""
     sums = rows.sum(axis=-1)
     if rows.shape[-1] != keys or not (rows >= 0.0).all() or not (np.abs(sums - 1.0) < 1e-3).all():
         raise TapError("llama.cpp's attention rows do not sum to one over the positions")

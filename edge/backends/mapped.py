@@ -14,8 +14,7 @@ HEADING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")
 
 
 class Mapping(NamedTuple):
-    """Part of a file in this process's address space; `clean`: nothing was written to it, the file has it
-    all."""
+    """Part of a file in this process's address space; `clean` where nothing was written to it."""
 
     start: int
     length: int
@@ -37,8 +36,7 @@ def mappings(smaps: str) -> list[Mapping]:
 
 
 def trim() -> None:
-    """Gives freed memory back to the system, which glibc keeps for later; does nothing where the C library
-    has no such call."""
+    """Gives freed memory that glibc keeps back to the system; does nothing with other C libraries."""
     give: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if give is not None:
         give(ctypes.c_size_t(0))

@@ -60,8 +60,10 @@ def memory_needed(
 
 
 def laid_out(precision: str) -> float:
-    """Memory that weights take as the kernels read them, over their size in the file; the most there is for
-    an ONNX precision that is not in the table."""
+    """Memory that weights take as the kernels read them, over their size in the file.
+
+    For an ONNX precision that is not in the table: the largest there is.
+    """
     if precision in PRECISIONS:
         return PRECISIONS[precision].laid_out
     return max(row.laid_out for row in PRECISIONS.values()) if backend_of(precision) == ONNX else 1.0
@@ -82,8 +84,7 @@ def needed_by(
 
 
 def check_memory(artifact: Artifact, cache_bytes_each: int, capacity: int, free: int | None = None) -> None:
-    """Raises UserError, with what would fit, when the memory that is free (default: this machine's) will not
-    do."""
+    """Raises UserError, with what would fit, when `free` memory (default: this machine's) is too little."""
     free = available_memory() if free is None else free
     needed = needed_by(artifact, cache_bytes_each, capacity)
     if free is None or needed.total <= free:

@@ -1,5 +1,4 @@
-"""ONNX Runtime on the CPU: every buffer is made once and bound; a step copies nothing that it does not
-need."""
+"""ONNX Runtime on the CPU. Every buffer is made once and bound; a step copies only what it needs."""
 
 from __future__ import annotations
 
@@ -222,8 +221,7 @@ class OnnxBackend:
         self._bound_ids = 0
 
     def _chunk_patterns(self, new: int, total: int, *, last: bool) -> Array:
-        """The buffer for a chunk's attention [L, H, S, T]: a part for each layer in the last chunk, else one
-        for all layers."""
+        """Buffer of a chunk's attention [L, H, S, T]: in the last chunk a part for each layer, else one."""
         spec = self.spec
         size = spec.heads * new * total
         if not self._patterns.size:  # for all that any chunk may need, most of which is never touched

@@ -47,8 +47,7 @@ def find(artifact: Artifact) -> Path | None:
 
 
 def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
-    """The graph to load: laid out before, or now, or the artifact's own where that is not worth it or not
-    possible."""
+    """The graph to load: laid out before or now, or the artifact's own where it cannot or need not be."""
     plain = artifact.path / GRAPH_NAME
     size = artifact.manifest.size
     if size < WORTH:
@@ -95,8 +94,7 @@ def make(artifact: Artifact, folder: Path, threads: int) -> None:
 
 
 def identity(artifact: Artifact, root: Path = SYSTEM) -> str:
-    """SHA-256 (hex) of what decides the layout: the artifact, onnxruntime's version, the kinds of core and
-    what they can do."""
+    """SHA-256 (hex) of what decides the layout: the artifact, onnxruntime's version, and the cores."""
     cpuinfo = read_text(root / "proc/cpuinfo") or platform.processor()
     kinds = sorted(
         set(entries(cpuinfo, "vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features"))

@@ -22,8 +22,7 @@ LIBRARY = {LLAMA_CPP: "llama-cpp-python"}  # distribution of a backend's library
 
 
 def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
-    """Raises UserError for a choice that the artifact's backend does not have, for a graph that it no longer
-    runs, and for threads that would only wait."""
+    """Raises UserError for choices, graphs or threads that the artifact's backend does not support."""
     if (runtime.threads or 0) > (most := MOST_THREADS * usable_cores()):
         raise UserError(
             f"--threads is {runtime.threads} and this process may use {usable_cores()} processors: give at "
@@ -91,8 +90,7 @@ class Loader:
 
 
 def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: OnNote) -> Backend:
-    """Checks the choice and loads the backend at once; see Loader.load. Raises UserError where either
-    fails."""
+    """Checks the choice and loads the backend at once, as Loader.load does. Raises UserError as both do."""
     return Loader(artifact, runtime).load(capacity, on_note)
 
 

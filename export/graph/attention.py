@@ -21,8 +21,7 @@ FUSED_ROPE_MULTIPLE = 16  # with do_rotary the kernel takes head sizes that are 
 
 
 class AttentionInputs:
-    """Graph inputs that every attention node shares, and rope tables made once for each base, with the scale
-    in them."""
+    """Graph inputs that all attention nodes share, and rope tables, one for each base, with its scale."""
 
     def __init__(self, b: GraphBuilder) -> None:
         self.b = b
@@ -55,8 +54,10 @@ class AttentionInputs:
 def attention(
     b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weights: str, pattern: str
 ) -> str:
-    """Attention and output projection of x [1, S, D] -> [1, S, D]; the attention after softmax [1, H, S, T]
-    is named `pattern`, and not given out where that is ""."""
+    """Attention and output projection of x [1, S, D] -> [1, S, D].
+
+    `pattern` names the attention after softmax [1, H, S, T]; "" does not give it out.
+    """
     c = b.config
     prefix = f"layers.{layer}.attention"
     cos, sin = shared.tables(layer)
@@ -91,8 +92,7 @@ def attention(
 
 
 def projections(b: GraphBuilder, x: str, weights: str, prefix: str, *, packed: bool) -> list[str]:
-    """Query, key and value as the fused node takes them: one packed tensor and two blanks, or three
-    tensors."""
+    """Query, key and value for the fused node: one packed tensor and two blanks, or three tensors."""
     c = b.config
     names = [f"{weights}.{part}_proj" for part in "qkv"]
     sizes = [heads * c.head_dim for heads in (c.heads, c.kv_heads, c.kv_heads)]

@@ -35,7 +35,7 @@ class ExternalData:
     """The weight file beside the graph: appended to once, in order, never held in memory."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
-        """`on_bytes` hears how many bytes are written, chunk by chunk."""
+        """`on_bytes` is called with the number of bytes of each chunk written."""
         self.name = path.name
         self._stream = path.open("wb")
         self._on_bytes = on_bytes

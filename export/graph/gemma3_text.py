@@ -1,5 +1,7 @@
-"""model_type `gemma3_text`: Gemma 3's text models. Norms before and after with weights 1 + w, window layers
-with a rope base of their own, a scaled embedding."""
+"""model_type `gemma3_text`: Gemma 3's text models.
+
+Norms before and after with weights 1 + w, window layers with a rope base of their own, a scaled embedding.
+"""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ class TapWriter:
         self.on = mode != "none"
 
     def attention(self, layer: int) -> str:
-        """Name of a layer's attention (0-based), `attention.<layer>`; "" for a plain graph, which has none
-        to give."""
+        """Name of a layer's attention (0-based), `attention.<layer>`; "" for a graph without taps."""
         return (
             self._output(f"attention.{layer}", [1, self.b.config.heads, "new", "total"]) if self.on else ""
         )
