@@ -17,8 +17,8 @@ def differences(
 ) -> list[str]:
     """Differences of config.json and generation_config.json from the registry, a sentence each.
 
-    Facts that the registry does not state are not compared, nor is the shape of a configuration that is not
-    read: it is refused with its reason when the model is built.
+    Facts that the registry does not state are not compared. Nor is a shape that cannot be read: the build
+    refuses it and gives the reason.
     """
     expected: dict[str, Any] = {"model_type": entry.model_type}
     actual: dict[str, Any] = {"model_type": config.get("model_type")}

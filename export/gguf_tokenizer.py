@@ -1,8 +1,8 @@
 """A checkpoint's tokenizer as llama.cpp can hold it, or the reason why it cannot.
 
-llama.cpp knows pre-tokenizers by name and splits text with regular expressions of its own, so only forms
-known to be the same are written; `prove` then lets llama.cpp encode a corpus. Edgetrace itself always
-encodes with tokenizer.json; what is written here serves other programs that read the file.
+llama.cpp knows pre-tokenizers by name and splits text with regular expressions of its own. So only forms
+known to be the same are written, and `prove` compares the ids of a corpus. Edgetrace itself always encodes
+with tokenizer.json; what is written here serves other programs that read the file.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""A model of the hub, fetched at one commit, with everything that stands in its way said before anything
-heavy starts.
+"""Fetches a model of the hub at one commit; checks access and space before any large download.
 
 Files go to huggingface_hub's own cache, so that what transformers has fetched is not fetched again. Small
 files come first and weights last: a snapshot whose weights are whole is whole.
@@ -72,13 +71,13 @@ def fetch(
     on_file: Callable[[str, int], None] = lambda name, size: None,
     free: Callable[[Path], int] = free_bytes,
 ) -> Downloaded:
-    """The files of a registry model at `revision`; without one, at the head of main, resolved once to its
-    commit.
+    """The files of a registry model at `revision` (default: the head of main, resolved once to its commit).
 
     `on_file` takes name and size in bytes of each file before it is fetched; `free` measures the disk in
-    bytes. Reads HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE. Raises UserError when the model is
-    unknown or gated, the hub is not reached, the disk is too small, or a download breaks off; the same call
-    then goes on where that one stopped.
+    bytes. Reads HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE.
+
+    Raises UserError when the model is unknown or gated, the hub is not reached, the disk is too small,
+    or a download breaks off. The same call then goes on where that one stopped.
     """
     if not entry.hub:
         raise UserError(f"{entry.model_id} is embedded, not on the hub: build it by its id")

@@ -1,9 +1,9 @@
 """The search for onnx-int4-mixed: which groups of matrices int4 should keep in 8 bits.
 
-Each group alone in 8 bits says what its 4 bits cost in KL against full precision, on the full-precision
-model's answers to calibration questions. Groups are then taken in order of gain for each added byte, and
-every step of that order is measured as a whole, since gains do not add up; the best one within the budget is
-built. The log says everything that was measured.
+Each group alone in 8 bits shows what its 4 bits cost in KL against full precision, on the full-precision
+model's answers to calibration questions. Groups are then added in order of gain for each added byte. Every
+step of that order is measured as a whole, since gains do not add up. The best one within the budget is
+built. The log has everything that was measured.
 """
 
 from __future__ import annotations

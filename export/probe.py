@@ -1,5 +1,4 @@
-"""Makes the tiny models with which `edge doctor` tries the installed llama.cpp: one of each architecture,
-seeded random weights.
+"""Makes the tiny models with random weights on which `edge doctor` tries llama.cpp, one an architecture.
 
 `python -m export.probe edge/data`
 """

@@ -1,10 +1,9 @@
-"""optimum's export of a checkpoint with raw attentions and hidden states: tensors for those who want them,
-and a yardstick that shares no line with our own graphs.
+"""Exports a checkpoint through optimum with raw attentions and hidden states.
 
-model.onnx takes input_ids [B, S], attention_mask [B, T], position_ids [B, S] (not gemma3) and
-past_key_values.*, and gives logits [B, S, V], present.*, hidden_states.0..L [B, S, D] and attentions.0..L-1
-[B, H, S, T]. Whether hidden_states.L was taken before or after the final norm depends on architecture and
-library; reference.json says which, as measured.
+The tensors are a yardstick that shares no code with our own graphs. model.onnx takes input_ids [B, S],
+attention_mask [B, T], position_ids [B, S] (not gemma3) and past_key_values.*. It gives logits [B, S, V],
+present.*, hidden_states.0..L [B, S, D] and attentions.0..L-1 [B, H, S, T]. Whether hidden_states.L was taken
+before or after the final norm depends on architecture and library; reference.json has it as measured.
 
 The whole model is traced by torch in float32: a model of 1.2 billion parameters takes 12 GB of memory.
 """

@@ -1,4 +1,4 @@
-"""A reference as it lies in its folder: what reference.json holds, and its graph run without a cache."""
+"""A reference read from its folder: reference.json, and its graph run without a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights as an artifact stores them: read back, dequantised, and held against the checkpoint's."""
+"""The weights as an artifact stores them, dequantised and compared with the checkpoint's."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""A checkpoint of a real model's exact shape with seeded random weights: for speed, memory and limits
-without the hub.
+"""Writes a checkpoint of a real model's exact shape with seeded random weights.
 
-What it answers means nothing. Weights are written one layer a shard, so that no more than one matrix of the
-embedding's size is in memory.
+It serves to measure speed, memory and limits without the hub; its answers mean nothing. Weights are written
+one layer a shard, so that no more than one matrix of the embedding's size is in memory.
 """
 
 from __future__ import annotations

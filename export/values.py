@@ -195,9 +195,10 @@ def link(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def float_activations(artifact: Artifact) -> Iterator[Artifact]:
-    """The same artifact for a while elsewhere, with kernels that multiply float32 activations
-    (accuracy_level 0): its weights and wiring can then be judged without the noise of rounded
-    activations."""
+    """A temporary copy of the artifact with kernels that multiply float32 activations (accuracy_level 0).
+
+    Its weights and wiring can then be judged without the noise of rounded activations.
+    """
     place = artifact.path.resolve()
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"{place.parent} cannot be written: verify a copy of the artifact")

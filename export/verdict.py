@@ -50,10 +50,10 @@ ROUNDED_ACTIVATIONS = Tolerances(logits=0.35, attention_entropy=0.16, hidden=0.3
 class Check:
     """A number of one artifact against one yardstick; NaN is a failure.
 
-    `value` is what `tolerance` judges; `absolute` the largest error in the number's own unit, None where
-    there is none. `where` names the worst place; `first` the first layer (or tensor) beyond the tolerance,
-    near the cause, "" if none; `layers` has the number of each layer: attention layers 1..L, residual
-    streams 0..L (0 is the embedding).
+    `value` is what `tolerance` judges; `absolute` is the largest error in the number's own unit, None
+    where there is none. `where` names the worst place. `first` names the first layer (or tensor) beyond
+    the tolerance, near the cause, "" if none. `layers` has the number of each layer: attention layers
+    1..L, or residual streams 0..L (0 is the embedding).
     """
 
     number: str

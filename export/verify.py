@@ -1,8 +1,8 @@
-"""Artifacts against their checkpoint: is what was built what the checkpoint says?
+"""Verifies artifacts against their checkpoint.
 
-Three questions, each with a tolerance: do the stored weights follow from the checkpoint's, does the artifact
-compute what transformers eager float32 computes with the weights it stores (and what optimum's graph
-computes, where one is given), and, without a tolerance, how far is it from full precision (KL in nats)?
+Do the stored weights follow from the checkpoint's, within a tolerance? Does the artifact compute what
+transformers eager float32 computes with the stored weights, within a tolerance? The same against optimum's
+graph, where one is given. Without a tolerance: how far is it from full precision (KL in nats)?
 
 At gemma-3-1b's shape the peak was 11.8 GB resident, pages of mapped files counted (optimum's reference of
 1.2 billion parameters takes 12 GB as well).

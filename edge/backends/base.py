@@ -31,15 +31,17 @@ KV_CACHES = {"f16": CacheType(1, 2), "f32": CacheType(0, 4)}
 
 @dataclass(frozen=True)
 class Runtime:
-    """The choices of how a model is run.
+    """The choices of how a model is run. Raises UserError for an unknown word.
 
-    `threads` None: all processors this process may use. `taps`: "rows" wants attention and hidden states or
-    an error, "auto" goes on with logits alone where they cannot be had, "none" never asks for them.
-    `prepack` is for onnxruntime: its weights are laid out for this processor once and kept beside the
-    artifact. `anyway` starts although memory or disk may not do. The others are llama.cpp's alone:
-    `kv_cache` the type of cached numbers (None: f32 for weights in float32, else f16), `low_memory` no
-    second copy of the weights laid out for the processor, `gpu_layers` so many layers on a GPU. Raises
-    UserError for an unknown word.
+    `threads` None: all processors this process may use.
+    `taps`: "rows" needs attention and hidden states, else it is an error. "auto" goes on with logits alone
+    where there are none. "none" never reads them.
+    `prepack`, for onnxruntime: weights are laid out for this processor once and kept beside the artifact.
+    `anyway`: starts although memory or disk may be too small.
+
+    For llama.cpp alone: `kv_cache` is the type of cached numbers (None: f32 for weights in float32, else
+    f16). `low_memory` makes no second copy of the weights, laid out for the processor. `gpu_layers` is
+    the number of layers on a GPU.
     """
 
     threads: int | None = None
@@ -75,8 +77,8 @@ class LlamaSettings:
 class Backend(Protocol):
     """A model with a KV cache of `capacity` positions, of which the first `length` are filled.
 
-    `cache_bytes_each` is the size of one cached number; `taps_lost` says why attention and hidden states
-    that were wanted are missing from now on, "" where they are not.
+    `cache_bytes_each` is the size of one cached number. `taps_lost` is the reason why attention and hidden
+    states will be missing although they were wanted, "" where they are not missing.
     """
 
     spec: ModelSpec

@@ -70,9 +70,9 @@ def compiled_callback() -> Callback:
 class CompiledPass:
     """The state that the compiled callback works on, one pass at a time.
 
-    `python` is the address of the callback for passes that learn. The offsets are those of name, data and
-    sizes in a tensor; attention and hidden are the addresses of the buffers to fill, `capacity` the numbers
-    in the first.
+    `python` is the address of the callback for passes that learn. `name_at`, `data_at` and `sizes_at`
+    are offsets in a tensor. `attention` and `hidden` are addresses of the buffers to fill; `capacity` is
+    the size of the first in numbers.
     """
 
     def __init__(

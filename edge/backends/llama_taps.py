@@ -1,15 +1,14 @@
-"""Attention rows and residual streams out of llama.cpp's graph, through its evaluation callback.
+"""Attention rows and residual streams from llama.cpp's graph, through its evaluation callback.
 
-The library asks about every node of the graph before it computes it (`ask`), and calls again with the data
-of those that were wanted. Each wanted node splits the graph, which costs time, so only one a layer is: the
-attention after softmax. The residual stream that enters a layer is still in place when that layer's
-attention is computed, because it is added to it afterwards, and is read then; the last one is wanted by
-itself. `edge.backends.llamacpp` checks on the loaded model that this gives the same bits as wanting every
-node.
+The library asks about every node of the graph before it computes it (`ask`). It calls again with the data of
+the nodes that were wanted. Each wanted node splits the graph, which costs time. So only one in each layer is
+wanted: the attention after softmax. The residual stream that enters a layer is read then too: it is still in
+place, because the attention is added to it afterwards. The last stream is wanted by itself.
+`edge.backends.llamacpp` checks on the loaded model that this gives the same bits as wanting every node.
 
 A callback that raised, or returned False with the data, would leave the rest of the graph uncomputed without
-an error. So everything is caught and kept for `finish`, which also tells a pass whose callback was cut off
-from one that ended.
+an error. So every exception is caught and kept for `finish`, which also detects a callback that was cut
+off.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class TapReader:
     """Collects the last position's rows of one pass at a time.
 
     `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every
-    node's name; later ones know the nodes by address and check the names of those alone, in C where a
-    compiler is there. `every` wants each node by itself, for the check. Arrays: `rows` [L, H, K] and
+    node's name. Later ones know the nodes by address and check only their names, in C where there is a
+    compiler. With `every`, each node is wanted by itself, for the check. Arrays: `rows` [L, H, K] and
     `hidden` [L+1, D], views that the next pass overwrites.
     """
 

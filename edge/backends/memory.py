@@ -1,8 +1,8 @@
 """The memory that a model will take, estimated before anything is loaded.
 
-The figures are upper estimates held against measurements at true size (docs/memory.md,
-benchmarks/memory.py). Memory is what must stay resident for a model to run at the speed of memory: weights
-as the kernels read them, cache, buffers and the programs around.
+The figures are upper estimates, compared with measurements at true size (docs/memory.md,
+benchmarks/memory.py). They count what must stay resident for a model to run at the speed of memory: weights
+as the kernels read them, cache, buffers and the programs.
 """
 
 from __future__ import annotations

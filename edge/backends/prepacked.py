@@ -1,9 +1,9 @@
 """Weights as this processor's kernels read them, kept in a folder of the artifact and mapped from there.
 
-onnxruntime lays weights out anew each time that it loads a model and holds the copy in memory of its own.
-What it laid out once can be saved and mapped: less to hold, nothing to copy, the same bits. The layout is
-that of one version on one kind of processor, so the folder says whose it is and what its bytes should be;
-anything else is thrown away and made again.
+onnxruntime lays weights out anew each time that it loads a model, in memory of its own. The layout can be
+saved once and mapped: less memory, no copy, the same bits. It holds for one version on one kind of
+processor. So the folder records both, with checksums of its files; a folder that does not match is removed
+and made again.
 """
 
 from __future__ import annotations

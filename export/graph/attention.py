@@ -1,10 +1,11 @@
 """Grouped-query attention with rope and a KV cache, as one fused node that also gives its pattern.
 
 GroupQueryAttention's fourth output `output_qk` with `qk_output=2` is the attention after softmax, [1, H, S,
-T], heads in transformers' order, zero outside a window. The scale of the scores lies in the rope tables,
-half of it (its square root) for the queries and half for the keys, and the node's own is 1: with any other,
-onnxruntime's x86 kernel that gives the attention out lays all keys out anew for every token, which takes
-most of its time (docs/performance.md).
+T], heads in transformers' order, zero outside a window.
+
+The node's own scale of the scores is 1. The scale lies in the rope tables: its square root in those of the
+queries, and in those of the keys. With any other scale, onnxruntime's x86 kernel that gives the attention
+out lays all keys out anew for every token, which takes most of its time (docs/performance.md).
 """
 
 from __future__ import annotations

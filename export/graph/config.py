@@ -43,9 +43,9 @@ class Rope:
     def tables(self, head_dim: int, context: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """cos and sin, each [context, head_dim / 2] float32.
 
-        Inverse frequencies in float32 and the angles as their float32 product with the position, as
-        transformers' rotary embedding computes them: in float64 long positions would drift from the model as
-        it was trained.
+        Inverse frequencies are float32, and angles are their float32 product with the position, as in
+        transformers' rotary embedding. In float64, long positions would drift from the model as it was
+        trained.
         """
         frequencies = self.frequencies(head_dim)
         if self.scaling is not None:
@@ -71,13 +71,13 @@ def scale_llama3(frequencies: npt.NDArray[np.float32], scaling: Llama3Scaling) -
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Everything `export.graph.decoder` needs to know of a model.
+    """The settings of a model that `export.graph.decoder` builds from.
 
-    `positions` is how many config.json declares, of which `context` are built: it bounds the rope tables and
-    the KV cache. `windows` has for each layer the number of keys a
-    query sees (0: all). Window layers turn by `local_rope` where there is one. `norm_offset` is added to
-    every norm weight; `sandwich_norms` puts a norm behind attention and MLP as well; `qk_norm` one on each
-    query and key head before rope.
+    `positions` is how many config.json declares. `context` of them are built: it bounds the rope tables
+    and the KV cache. `windows` has for each layer the number of keys a query sees (0: all). Window
+    layers turn by `local_rope` where there is one. `norm_offset` is added to every norm weight.
+    `sandwich_norms` puts a norm behind attention and MLP as well. `qk_norm` puts one on each query and
+    key head before rope.
     """
 
     model_type: str

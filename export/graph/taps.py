@@ -1,9 +1,9 @@
 """The inner values that a graph gives out.
 
 `none`: logits alone. `rows`: also, for every new position, the attention of each layer after softmax [1, H,
-S, T] and the residual stream [1, S, D] before layer 1 and after each layer. They are the very tensors that
-the layers compute with, so that no node is added to the graph; that tracing keeps the last position's rows
-alone is up to who runs it. `raw` is another name for `rows`, deprecated.
+S, T] and the residual stream [1, S, D] before layer 1 and after each layer. They are the tensors that the
+layers compute with, so no node is added to the graph. The backend then keeps the last position's rows alone.
+`raw` is another name for `rows`, deprecated.
 """
 
 from __future__ import annotations
