@@ -1,5 +1,7 @@
-"""The architectures that are traced: one row for each `model_type`, with all that running needs to know of
-it. What building needs besides is in export/graph, in one file for each."""
+"""The architectures that are traced: a table of one row for each `model_type`, with what running needs.
+
+Building needs more; that is in export/graph, in one file for each.
+"""
 
 from __future__ import annotations
 

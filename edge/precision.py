@@ -1,5 +1,4 @@
-"""The precisions that weights are stored in: one row for each, with all that the program needs to know of
-it."""
+"""The precisions that weights are stored in: a table of one row each, with sizes and tolerances."""
 
 from __future__ import annotations
 
@@ -8,7 +7,8 @@ from dataclasses import dataclass
 ONNX, LLAMA_CPP = "onnxruntime", "llama.cpp"  # the backends, by the name of the library that runs the model
 GRAPH_NAME, GGUF_NAME = "model.onnx", "model.gguf"  # an artifact's model, by backend
 GGUF_SUFFIX = ".gguf"
-FULL, MIXED = "onnx-fp32", "onnx-int4-mixed"
+FULL, INT8, INT4, MIXED = "onnx-fp32", "onnx-int8", "onnx-int4", "onnx-int4-mixed"
+GGUF_F16 = "gguf-f16"
 
 
 def backend_of(name: str) -> str:
@@ -62,11 +62,11 @@ PRECISIONS = {
     row.name: row
     for row in (
         Precision(FULL, 32, rank=0, file_bits=32, weight_tolerance=0.0),
-        Precision("onnx-int8", 8, rank=3, file_bits=9, laid_out=1.1, weight_tolerance=1.01),
-        Precision("onnx-int4", 4, rank=7, file_bits=5, laid_out=1.2, weight_tolerance=1.01),
+        Precision(INT8, 8, rank=3, file_bits=9, laid_out=1.1, weight_tolerance=1.01),
+        Precision(INT4, 4, rank=7, file_bits=5, laid_out=1.2, weight_tolerance=1.01),
         Precision(MIXED, 4, rank=6, file_bits=0, laid_out=1.2, weight_tolerance=1.01),
         Precision("gguf-f32", 32, rank=1, file_bits=32, file_type=0),
-        Precision("gguf-f16", 16, rank=2, file_bits=16, file_type=1),
+        Precision(GGUF_F16, 16, rank=2, file_bits=16, file_type=1),
         Precision("gguf-q8_0", 8, rank=4, file_bits=8.5, odd_bits=8.5, file_type=7),
         Precision("gguf-q4_k_m", 4, rank=5, file_bits=5.2, odd_bits=6.8, file_type=15),
         Precision("gguf-q4_0", 4, rank=8, file_bits=5.0, odd_bits=6.0, file_type=2),

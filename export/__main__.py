@@ -1,5 +1,4 @@
-"""`edge-export`, also as `python -m export`: a base install, which lacks the exporter's libraries, is told
-so in one sentence."""
+"""`edge-export`, also as `python -m export`; a base install, without its libraries, gets one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to artifact folders, each whole or absent."""
+"""Builds artifact folders from a checkpoint; each is whole or absent."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ DEFAULT_CONTEXT = 4096
 
 
 class Built(NamedTuple):
-    """One finished artifact; `reused` when it was there already, `seconds` the time this call took for
-    it."""
+    """A finished artifact; `reused` when it was there already, `seconds` that this call took for it."""
 
     artifact: Artifact
     seconds: float
@@ -37,7 +36,7 @@ class Built(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What an artifact is made from: the open checkpoint, its decoder and its tokenizer."""
+    """The source of an artifact: the open checkpoint, its decoder and its tokenizer."""
 
     checkpoint: Checkpoint
     config: DecoderConfig
@@ -64,9 +63,9 @@ def build(
 
     `wide` are the groups of matrices that onnx-int4-mixed keeps in 8 bits (export/mix.py finds them).
     `revision` chooses a commit of a hub model (default: the one that `out` was built from before, else the
-    head of main). `on_start` hears each precision, `on_file` each download, `on_note` what differs from the
-    registry's facts, `on_bytes` how many bytes of weights of how many are written, those that only stand
-    there for a while among them.
+    head of main). `on_start` is called with each precision, `on_file` with each download, `on_note` with
+    each difference from the registry's facts. `on_bytes` is called with the bytes of weights written and
+    their total, temporary files included.
     """
     wanted = [precision(name) for name in dict.fromkeys(precisions)]
     check_choices(wanted, taps, context, wide)
@@ -105,7 +104,7 @@ def check_choices(wanted: Sequence[Precision], taps: str, context: int, wide: Se
         raise UserError(f"unknown taps {taps!r}: choose from {', '.join(TAPS)}")
     if taps == "raw" and any(row.backend == LLAMA_CPP for row in wanted):
         raise UserError(
-            "--taps raw is for ONNX graphs, llama.cpp gives rows: leave it out, or build onnx-* alone"
+            "--taps raw is for ONNX graphs alone, where it is another name for rows: leave --taps out"
         )
     if bool(wide) != any(row.name == MIXED for row in wanted):
         raise UserError(
@@ -126,17 +125,16 @@ def check_llama(config: DecoderConfig) -> None:
 
 
 def within(on_bytes: Callable[[int, int], None], total: int) -> Callable[[int], None]:
-    """Tells how much of `total` is done, never more: alignment may carry the file a little beyond."""
+    """Limits the bytes reported to `total`: alignment may make the file a little larger."""
     return lambda done: on_bytes(min(done, total), total)
 
 
 def write(
     model: Model, to: Target, manifest: Manifest, folder: Path, on_bytes: Callable[[int], None] = ignore
 ) -> None:
-    """Writes the folder under a temporary name and renames it, so that a killed build leaves nothing that
-    looks finished."""
+    """Writes the folder under a temporary name and renames it, so that a killed build leaves none."""
     working = folder.parent / f".{folder.name}.building"
-    made = not folder.parent.exists()
+    new_parent = not folder.parent.exists()
     if working.exists():
         shutil.rmtree(working)
     try:
@@ -159,7 +157,7 @@ def write(
         working.rename(folder)
     except BaseException as error:
         shutil.rmtree(working, ignore_errors=True)
-        if made:
+        if new_parent:
             with suppress(OSError):
                 folder.parent.rmdir()
         if isinstance(error, OSError):
@@ -172,8 +170,10 @@ def write(
 def write_model(
     model: Model, to: Target, manifest: Manifest, folder: Path, on_bytes: Callable[[int], None]
 ) -> Manifest:
-    """Writes the model's own files; the manifest with what is then known. Each backend's library is imported
-    only for it."""
+    """Writes the model's own files and gives the completed manifest.
+
+    Each backend's library is imported only where it is needed.
+    """
     checkpoint, config, tokenizer = model
     if to.precision.backend == LLAMA_CPP:
         from export import gguf_artifact

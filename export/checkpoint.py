@@ -119,16 +119,15 @@ class Checkpoint:
         return tuple(self._slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """One of DTYPES."""
+        """The type of a tensor, one of DTYPES."""
         return str(self._slice(name).get_dtype())
 
     def row_blocks(self, name: str, shape: tuple[int, ...]) -> Iterator[Array]:
-        """Float32 blocks of consecutive rows; raises UserError when the shape differs or a number is not
-        finite."""
+        """Float32 blocks of consecutive rows; raises UserError for another shape or numbers not finite."""
         part = self._slice(name)
-        found = tuple(part.get_shape())
-        if found != shape:
-            raise UserError(f"tensor {name} has shape {found} where config.json asks for {shape}")
+        stored = tuple(part.get_shape())
+        if stored != shape:
+            raise UserError(f"tensor {name} has shape {stored} where config.json asks for {shape}")
         rows = max(1, ROWS_AT_ONCE // max(1, int(np.prod(shape[1:]))))
         for start in range(0, shape[0], rows):
             block = np.ascontiguousarray(part[start : min(start + rows, shape[0])], dtype=np.float32)
@@ -141,7 +140,7 @@ class Checkpoint:
         return np.concatenate(list(self.row_blocks(name, shape)))
 
     def sha256(self) -> str:
-        """One digest over config and weights: tells whether two artifacts came from the same checkpoint."""
+        """A digest over config and weights: it tells whether two artifacts came from the same checkpoint."""
         digest = hashlib.sha256()
         for path in [self.folder / "config.json", *self._weight_files()]:
             digest.update(path.name.encode())

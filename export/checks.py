@@ -14,25 +14,27 @@ from export.verdict import Check, Distance, Probe, Tolerances, layer_name
 
 
 def compare(
-    made: Sequence[Probe], ours: list[Values], theirs: list[Values], against: str, allowed: Tolerances
+    probes: Sequence[Probe], ours: list[Values], theirs: list[Values], against: str, allowed: Tolerances
 ) -> list[Check]:
-    """Logits, attention entropy by layer and hidden states by layer."""
-    places = [probe.at(index) for probe in made for index in range(probe.compared)]
+    """The checks of logits, attention entropy by layer and hidden states by layer."""
+    places = [probe.at(index) for probe in probes for index in range(probe.compared)]
     mine, wanted = stacked(ours, "logits"), stacked(theirs, "logits")
     error = mine - wanted
     by_place = reduce(error, 1, allowed.mean_square) / max(
         1.0, float(reduce(wanted, None, mean_square=True))
     )
     value, place = float(reduce(by_place, None, allowed.mean_square)), places[int(by_place.argmax())]
-    found = [Check("logits", against, value, allowed.logits, place, "", absolute=float(np.abs(error).max()))]
+    checks = [
+        Check("logits", against, value, allowed.logits, place, "", absolute=float(np.abs(error).max()))
+    ]
     mine, wanted = stacked(ours, "entropy"), stacked(theirs, "entropy")
     if mine.size:
         error = mine - wanted
-        keys = np.array([probe.prefill + index for probe in made for index in range(probe.compared)])
+        keys = np.array([probe.prefill + index for probe in probes for index in range(probe.compared)])
         scaled = error / np.maximum(np.log(keys), 1.0)[:, None, None]
         layers = reduce(scaled, (0, 2), allowed.mean_square)
         absolute = float(np.abs(error).max())
-        found.append(
+        checks.append(
             by_layer(
                 "attention entropy", against, layers, allowed.attention_entropy, start=1, absolute=absolute
             )
@@ -42,12 +44,12 @@ def compare(
             np.linalg.norm(wanted, axis=2), np.finfo(np.float32).tiny
         )
         layers = reduce(relative, 0, allowed.mean_square)
-        found.append(by_layer("hidden states", against, layers, allowed.hidden, start=0, absolute=None))
-    return found
+        checks.append(by_layer("hidden states", against, layers, allowed.hidden, start=0, absolute=None))
+    return checks
 
 
 def stacked(side: list[Values], name: str) -> Array:
-    """One kind of values of all probes, [positions, ...]; empty where the artifact has no taps."""
+    """The values of one kind of all probes, [positions, ...]; empty where the artifact has no taps."""
     parts = [getattr(values, name) for values in side]
     return np.empty(0, np.float32) if parts[0] is None else np.concatenate(parts)
 
@@ -81,12 +83,12 @@ def by_layer(
     )
 
 
-def divergence(made: Sequence[Probe], full: list[Values], ours: list[Values]) -> Distance:
+def divergence(probes: Sequence[Probe], full: list[Values], ours: list[Values]) -> Distance:
     """KL(full || ours) of every compared position."""
     by_probe = [kl(a.logits, b.logits) for a, b in zip(full, ours, strict=True)]
     every = np.concatenate(by_probe)
     text = np.concatenate(
-        [values for probe, values in zip(made, by_probe, strict=True) if probe.name == "text"]
+        [values for probe, values in zip(probes, by_probe, strict=True) if probe.name == "text"]
     )
     return Distance(float(every.mean()), float(every.max()), float(text.mean()), every.size)
 

@@ -84,7 +84,7 @@ def build(
     overwrite: Overwrite = False,
 ) -> None:
     """Build artifacts of one model in one or more precisions."""
-    found = read_recipe(recipe) if recipe else None
+    known = read_recipe(recipe) if recipe else None
     with WriteBar() as bar:
         results = build_artifacts(
             source,
@@ -94,7 +94,7 @@ def build(
             context=context,
             overwrite=overwrite,
             revision=revision or None,
-            wide=found.wide if found else (),
+            wide=known.wide if known else (),
             on_start=bar.on_start,
             on_file=functools.partial(say_fetching, console),
             on_note=print_note,
@@ -104,9 +104,9 @@ def build(
         path, manifest = result.artifact.path, result.artifact.manifest
         how = "already built" if result.reused else f"built in {result.seconds:.1f} s"
         console.print(f"{path}: {how}, {manifest.size / 1e6:.1f} MB", markup=False, soft_wrap=True)
-        if found and foreign(found, manifest):
+        if known and foreign(known, manifest):
             print_note(
-                f"{recipe} was found for another checkpoint ({found.model_id}): search for this one with "
+                f"{recipe} was found for another checkpoint ({known.model_id}): search for this one with "
                 "'edge-export mix'"
             )
 
@@ -132,7 +132,7 @@ def mix(
     """Find what int4 should keep in int8: measures the KL that each group of matrices costs, and builds
     onnx-int4-mixed."""
     check_json(json_file)
-    found = find_mix(
+    result = find_mix(
         source,
         out,
         read_questions(questions),
@@ -149,10 +149,10 @@ def mix(
         on_file=functools.partial(say_fetching, errors),
     )
     if json_file is not None:
-        write_json(json_file, found.to_json())
+        write_json(json_file, result.to_json())
     if json_file != "-":
-        console.print(mix_table(found))
-        console.print(f"{found.artifact}: built from {found.recipe}", markup=False, soft_wrap=True)
+        console.print(mix_table(result))
+        console.print(f"{result.artifact}: built from {result.recipe}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: edge-export synth llama-3.2-1b-instruct --out runs/llama-1b-shape")
@@ -163,10 +163,10 @@ def synth(
 ) -> None:
     """Write a checkpoint of a model's exact shape with random weights, to measure speed and memory without
     the hub."""
-    made = synthesise(model_id, out, seed=seed)
-    size = sum(path.stat().st_size for path in made.iterdir()) / 1e9
+    folder = synthesise(model_id, out, seed=seed)
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e9
     console.print(
-        f"{made}: {size:.1f} GB of random weights; what it answers means nothing",
+        f"{folder}: {size:.1f} GB of random weights; what it answers means nothing",
         markup=False,
         soft_wrap=True,
     )
@@ -181,10 +181,10 @@ def reference(
     """Export through optimum with raw attentions and hidden states, in float32; needs
     edgetrace[reference]."""
     on_file = functools.partial(say_fetching, console)
-    made = make_reference(source, out, revision=revision or None, on_file=on_file)
-    size = sum(record.size for record in made.files.values()) / 1e6
+    result = make_reference(source, out, revision=revision or None, on_file=on_file)
+    size = sum(record.size for record in result.files.values()) / 1e6
     console.print(
-        f"{out}: {size:.1f} MB; hidden_states.{made.layers} is taken {made.last_hidden} the final norm",
+        f"{out}: {size:.1f} MB; hidden_states.{result.layers} is taken {result.last_hidden} the final norm",
         markup=False,
         soft_wrap=True,
     )

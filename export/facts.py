@@ -1,4 +1,4 @@
-"""How a downloaded configuration differs from what the registry says of its model."""
+"""The differences between a downloaded configuration and the registry's facts of its model."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from export.tokenizer import named_stop_ids
 def differences(
     entry: RegistryEntry, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """How config.json and generation_config.json differ from the registry, a sentence each; empty when they
-    agree.
+    """Differences of config.json and generation_config.json from the registry, a sentence each.
 
-    Facts that the registry does not state are not compared, nor is the shape of a configuration that is not
-    read: it is refused with its reason when the model is built.
+    Facts that the registry does not state are not compared. Nor is a shape that cannot be read: the build
+    refuses it and gives the reason.
     """
     expected: dict[str, Any] = {"model_type": entry.model_type}
-    found: dict[str, Any] = {"model_type": config.get("model_type")}
+    actual: dict[str, Any] = {"model_type": config.get("model_type")}
     if entry.stop_ids:
         expected["stop_ids"] = sorted(entry.stop_ids)
-        found["stop_ids"] = sorted(named_stop_ids(config, generation or {}))
+        actual["stop_ids"] = sorted(named_stop_ids(config, generation or {}))
     shape = None if entry.shape is None else shape_of(config)
     if entry.shape is not None and shape is not None:
         expected |= vars(entry.shape)
-        found |= vars(shape)
+        actual |= vars(shape)
     return [
-        f"{name} is {found[name]} in the downloaded configuration and {value} in the registry"
+        f"{name} is {actual[name]} in the downloaded configuration and {value} in the registry"
         for name, value in expected.items()
-        if found[name] != value
+        if actual[name] != value
     ]
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
-    """What config.json says, as the registry would have it; None where it is not read."""
+    """The shape that config.json gives, in the registry's terms; None where it is not read."""
     try:
         decoder = read_config(dict(config), sys.maxsize)
     except UserError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.backends.llama_header import Header
-from edge.backends.llama_library import listening, llama_cpp
+from edge.backends.llama_library import captured_log, llama_cpp
 from edge.errors import UserError
 from edge.machine.device import usable_cores
 from edge.precision import GGUF_NAME, Precision
@@ -25,19 +25,18 @@ LOOK_EVERY = 0.25  # seconds between two looks at how far it is
 
 
 class Written(NamedTuple):
-    """What the manifest keeps of a GGUF file: tensors by type, how it holds the tokenizer."""
+    """The part of a manifest that a GGUF file gives: tensors by type, and its tokenizer."""
 
     tensor_types: dict[str, int]
     tokenizer: dict[str, str]
 
 
 def source_kind(checkpoint: Checkpoint, to: Precision) -> Kind:
-    """How matrices are written first: as asked for, or in what the checkpoint has, so that quantising starts
-    from all of it."""
+    """The type in which matrices are written first: the precision's own, or one to quantise from."""
     if not to.quantized:
         return F16 if to.bits == 16 else F32
-    found = {checkpoint.dtype(name) for name in checkpoint.names() if len(checkpoint.shape(name)) > 1}
-    return KINDS[found.pop()] if len(found) == 1 else F32
+    types = {checkpoint.dtype(name) for name in checkpoint.names() if len(checkpoint.shape(name)) > 1}
+    return KINDS[types.pop()] if len(types) == 1 else F32
 
 
 def source_bytes(checkpoint: Checkpoint, to: Precision) -> int:
@@ -61,8 +60,8 @@ def write_files(
     """Writes model.gguf into the folder; raises UserError when llama.cpp cannot compute, hold or quantise
     the model.
 
-    `name` is what the file calls the model. `on_bytes` hears the bytes written so far, of both files where
-    there are two.
+    `name` is what the file calls the model. `on_bytes` is called with the bytes written so far, of both
+    files where there are two.
     """
     vocabulary = provable(checkpoint, config, tokenizer, folder, name)
     kind, target = source_kind(checkpoint, to), folder / GGUF_NAME
@@ -83,8 +82,7 @@ def write_files(
 def provable(
     checkpoint: Checkpoint, config: DecoderConfig, tokenizer: TokenizerFiles, folder: Path, name: str
 ) -> Vocabulary:
-    """The vocabulary to write: with a tokenizer only if llama.cpp then gives tokenizer.json's ids for the
-    corpus."""
+    """The vocabulary to write; its tokenizer is kept if llama.cpp then gives tokenizer.json's ids."""
     vocabulary = read_vocabulary(tokenizer, config.vocabulary, checkpoint.config.get("bos_token_id"))
     if vocabulary.model == "none":
         return vocabulary
@@ -109,24 +107,26 @@ def provable(
 
 
 def quantise(source: Path, target: Path, to: Precision, on_bytes: Callable[[int], None]) -> None:
-    """llama.cpp's quantiser from one file to another; raises UserError with its own word when it fails.
+    """Quantises a file with llama.cpp; raises UserError with its own message when it fails.
 
-    `on_bytes` hears now and then how large the target has become.
+    `on_bytes` is called now and then with the bytes of the target so far.
     """
     lib = llama_cpp()
     params = lib.llama_model_quantize_default_params()
     params.ftype = to.file_type
     params.nthread = usable_cores()
     params.max_buf_size = QUANTISER_BYTES
-    with listening() as log, ThreadPoolExecutor(1) as beside:
-        made = beside.submit(lib.llama_model_quantize, str(source).encode(), str(target).encode(), params)
-        while wait([made], LOOK_EVERY).not_done:
+    with captured_log() as log, ThreadPoolExecutor(1) as beside:
+        quantising = beside.submit(
+            lib.llama_model_quantize, str(source).encode(), str(target).encode(), params
+        )
+        while wait([quantising], LOOK_EVERY).not_done:
             if target.is_file():
                 on_bytes(target.stat().st_size)
-    if made.result():
-        said = [" ".join(line.split()) for line in log.lines]
+    if quantising.result():
+        lines = [" ".join(line.split()) for line in log.lines]
         detail = next(
-            (line for line in reversed(said) if "fail" in line or "error" in line.lower()), log.first()
+            (line for line in reversed(lines) if "fail" in line or "error" in line.lower()), log.first()
         )
         raise UserError(
             f"llama.cpp cannot make {to.name} ({detail[:200]}): free space, or build another precision"

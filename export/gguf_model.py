@@ -1,5 +1,4 @@
-"""A checkpoint as one GGUF file in float32, float16 or bfloat16, written row by row without holding the
-model."""
+"""Writes a checkpoint as one GGUF file in float32, float16 or bfloat16, row by row."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ ORDER = (
 
 
 class Kind(NamedTuple):
-    """A storage type of matrices: its name in GGUF, numpy's type of what is written, and llama.cpp's number
-    of a file with such matrices."""
+    """A storage type of matrices: GGUF's name, numpy's type, and llama.cpp's number of a file with them."""
 
     name: str
     dtype: npt.DTypeLike
@@ -56,8 +54,7 @@ KINDS = {kind.name: kind for kind in (F32, F16, BF16)}
 
 
 class Weight(NamedTuple):
-    """One tensor of the file, by its name in the checkpoint: shape there, and its rows as they are
-    written."""
+    """A tensor of the file: its name and shape in the checkpoint, and its rows as they are written."""
 
     name: str
     shape: tuple[int, ...]
@@ -116,13 +113,13 @@ def write(
     """Writes the file of the model `name`; `weights` False leaves every tensor out, which is enough to read
     the vocabulary.
 
-    `on_bytes` hears the bytes of weights written so far. Raises UserError for a weight that the type cannot
-    hold.
+    `on_bytes` is called with the bytes of weights written so far. Raises UserError for a weight that the
+    type cannot hold.
     """
     gguf = gguf_package()
-    named = ARCHITECTURES[config.model_type].gguf
-    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == named)
-    writer = gguf.GGUFWriter(path, named)
+    own_name = ARCHITECTURES[config.model_type].gguf
+    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == own_name)
+    writer = gguf.GGUFWriter(path, own_name)
     try:
         writer.add_name(name)
         add_shape(writer, config)
@@ -158,8 +155,7 @@ class Progress:
 
 
 class Streamed:
-    """A tensor that the gguf writer writes without ever holding it: what it asks of an array, and no
-    more."""
+    """A tensor that the gguf writer writes without holding it: the part of an array that it reads."""
 
     def __init__(self, weight: Weight, kind: Kind, progress: Progress) -> None:
         self.weight, self.kind, self.progress = weight, kind, progress
@@ -242,8 +238,7 @@ def weights_of(checkpoint: Checkpoint, config: DecoderConfig) -> Iterator[Weight
 def rows_of(
     checkpoint: Checkpoint, config: DecoderConfig, name: str, shape: tuple[int, ...]
 ) -> Iterator[Array]:
-    """One tensor's rows: norms with their offset, queries and keys in the order in which llama.cpp
-    rotates."""
+    """The rows of a tensor: norms with their offset, queries and keys in llama.cpp's order of rotation."""
     if name.endswith("norm.weight"):
         factor = query_factor(config) if name.endswith("q_norm.weight") else 1.0
         for block in checkpoint.row_blocks(name, shape):
@@ -255,21 +250,18 @@ def rows_of(
 
 
 def query_factor(config: DecoderConfig) -> float:
-    """What the queries' norm takes over of the attention scale where llama.cpp's own is another one: 1 in
-    published models."""
+    """The factor on the queries' norm that corrects llama.cpp's attention scale: 1 in published models."""
     return float(config.query_scale / CONVERSIONS[config.model_type].score_width(config) ** -0.5)
 
 
 def interleave(rows: Array, heads: int) -> Array:
-    """Rows of a query or key matrix [heads * head_dim, D] from halves, as transformers rotates, to pairs, as
-    llama.cpp does."""
+    """Rows [heads * head_dim, D] of queries or keys, from halves (transformers) to pairs (llama.cpp)."""
     halves = rows.reshape(heads, 2, -1, rows.shape[-1])
     return np.ascontiguousarray(np.swapaxes(halves, 1, 2)).reshape(rows.shape)
 
 
 def rope_factors(config: DecoderConfig) -> Array:
-    """[head_dim / 2] numbers by which llama.cpp divides the frequencies: llama3's scaling as this project
-    computes it."""
+    """[head_dim / 2] numbers by which llama.cpp divides the frequencies: llama3's scaling."""
     assert config.rope.scaling is not None
     frequencies = config.rope.frequencies(config.head_dim)
     return (frequencies / scale_llama3(frequencies, config.rope.scaling)).astype(np.float32)

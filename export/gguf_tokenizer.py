@@ -1,8 +1,8 @@
 """A checkpoint's tokenizer as llama.cpp can hold it, or the reason why it cannot.
 
-llama.cpp knows pre-tokenizers by name and splits text with regular expressions of its own, so only forms
-known to be the same are written; `prove` then lets llama.cpp encode a corpus. Edgetrace itself always
-encodes with tokenizer.json; what is written here serves other programs that read the file.
+llama.cpp knows pre-tokenizers by name and splits text with regular expressions of its own. So only forms
+known to be the same are written, and `prove` compares the ids of a corpus. Edgetrace itself always encodes
+with tokenizer.json; what is written here serves other programs that read the file.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CORPUS = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What goes into tokenizer.ggml.*: `model` "none" has a `reason` and only the special ids with it."""
+    """The values of tokenizer.ggml.*; `model` "none" has a `reason` and only the special ids with it."""
 
     model: str
     pre: str = ""
@@ -69,18 +69,18 @@ class Vocabulary:
     template: str = ""
 
     def describe(self) -> dict[str, str]:
-        """For the manifest."""
+        """The tokenizer as the manifest records it."""
         return {"model": self.model} | ({"reason": self.reason} if self.reason else {"pre": self.pre})
 
     def without(self, reason: str) -> Vocabulary:
-        """The same, as a file without a tokenizer."""
+        """A copy for a file without a tokenizer."""
         return replace(
             self, model="none", pre="", reason=reason, tokens=(), types=(), scores=None, merges=None
         )
 
 
 def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> Vocabulary:
-    """From tokenizer.json, and tokenizer.model beside it, for a model with `size` embedding rows.
+    """Reads tokenizer.json, and tokenizer.model beside it, for a model with `size` embedding rows.
 
     Added tokens beyond the rows are left out: the model cannot be given them (gemma-3-1b has an image token
     there that only its larger siblings use). `first` is config.json's bos_token_id, for the tokenizers that
@@ -120,7 +120,7 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
         merge if isinstance(merge, str) else " ".join(merge)
         for merge in raw.get("model", {}).get("merges") or ()
     ]
-    made = Vocabulary(
+    vocabulary = Vocabulary(
         model,
         pre,
         reason,
@@ -133,7 +133,7 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
         bool(after),
         files.chat_template,
     )
-    return made.without(reason) if model == "none" else made
+    return vocabulary.without(reason) if model == "none" else vocabulary
 
 
 def form(raw: dict[str, Any]) -> tuple[str, str, str]:
@@ -193,7 +193,7 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def joined(merge: str | list[str]) -> str:
-    """What a merge makes; tokenizer.json has it as two strings, or as one with a space between."""
+    """The token that a merge gives; tokenizer.json has it as two strings, or as one with a space between."""
     return merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
 
 
@@ -217,8 +217,7 @@ def special_ids(
     after: list[int],
     first: object,
 ) -> dict[str, int]:
-    """Ids by GGUF's role: bos, eos, unk, pad and eot where there are such tokens. llama.cpp makes up those
-    that are missing."""
+    """Ids by GGUF's role: bos, eos, unk, pad, eot, where there are any. llama.cpp makes up missing ones."""
     roles = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     ids = {
         role: tokenizer.token_to_id(files.special_tokens[name])
@@ -238,12 +237,14 @@ def special_ids(
 
 
 def prove(path: Path, files: TokenizerFiles) -> str:
-    """ "" when llama.cpp, with the GGUF file at `path`, gives tokenizer.json's ids for the corpus; else
-    where it does not."""
+    """Compares llama.cpp's ids, with the GGUF file at `path`, with tokenizer.json's on the corpus.
+
+    Gives "" where all are equal, else a sentence that names the first text with others.
+    """
     theirs, ours = LlamaTokenizer(path), JsonTokenizer(files.tokenizer)
     for text in CORPUS:
         for special in (False, True):
             if theirs.encode(text, special=special) != ours.encode(text, special=special):
-                shown = json.dumps(text[:40], ensure_ascii=False)
-                return f"llama.cpp gives other tokens than tokenizer.json for {shown}"
+                start = json.dumps(text[:40], ensure_ascii=False)
+                return f"llama.cpp gives other tokens than tokenizer.json for {start}"
     return ""

@@ -1,5 +1,4 @@
-"""A model of the hub, fetched at one commit, with everything that stands in its way said before anything
-heavy starts.
+"""Fetches a model of the hub at one commit; checks access and space before any large download.
 
 Files go to huggingface_hub's own cache, so that what transformers has fetched is not fetched again. Small
 files come first and weights last: a snapshot whose weights are whole is whole.
@@ -43,8 +42,7 @@ TRUE = ("1", "ON", "YES", "TRUE")  # as the library reads its switches
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A whole snapshot: `revision` is its commit (40 hex digits), `differences` are those of
-    `facts.differences`."""
+    """A whole snapshot: `revision` is its commit (40 hex digits), `differences` come from export.facts."""
 
     hub: str
     revision: str
@@ -73,13 +71,13 @@ def fetch(
     on_file: Callable[[str, int], None] = lambda name, size: None,
     free: Callable[[Path], int] = free_bytes,
 ) -> Downloaded:
-    """The files of a registry model at `revision`; without one, at the head of main, resolved once to its
-    commit.
+    """The files of a registry model at `revision` (default: the head of main, resolved once to its commit).
 
-    `on_file` hears name and size in bytes of each file before it is fetched; `free` measures the disk in
-    bytes. Reads HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE. Raises UserError when the model is
-    unknown or gated, the hub is not reached, the disk is too small, or a download breaks off; the same call
-    then goes on where that one stopped.
+    `on_file` takes name and size in bytes of each file before it is fetched; `free` measures the disk in
+    bytes. Reads HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE.
+
+    Raises UserError when the model is unknown or gated, the hub is not reached, the disk is too small,
+    or a download breaks off. The same call then goes on where that one stopped.
     """
     if not entry.hub:
         raise UserError(f"{entry.model_id} is embedded, not on the hub: build it by its id")
@@ -132,8 +130,7 @@ def refuse_missing(hub: str, commit: str, files: Mapping[str, RemoteFile], names
 
 
 def weight_names(names: Iterable[str], folder: Path) -> list[str]:
-    """The weight files that count, as export.checkpoint chooses them: the one file, or those the index in
-    `folder` lists."""
+    """The weight files that export.checkpoint reads: the one file, or those the index in `folder` lists."""
     if WHOLE_WEIGHTS in names:
         return [WHOLE_WEIGHTS]
     if not (folder / WEIGHTS_INDEX).is_file():
@@ -155,15 +152,14 @@ def cached(entry: RegistryEntry, cache: Path, ref: str) -> Downloaded | None:
 
 def downloaded(entry: RegistryEntry, folder: Path) -> Downloaded:
     generation = folder / "generation_config.json"
-    said = differences(
+    sentences = differences(
         entry, read_json(folder / "config.json"), read_json(generation) if generation.is_file() else {}
     )
-    return Downloaded(entry.hub, folder.name, folder, tuple(said))
+    return Downloaded(entry.hub, folder.name, folder, tuple(sentences))
 
 
 def remember(folder: Path, ref: str) -> None:
-    """Writes which commit a branch or tag stood for, where the library and `cached` look when there is no
-    network."""
+    """Writes the commit of a branch or tag where the library and `cached` look without a network."""
     if ref == folder.name:
         return
     path = folder.parent.parent / "refs" / ref

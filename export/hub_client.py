@@ -32,8 +32,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class RemoteFile(NamedTuple):
-    """One file of a commit: `size` in bytes, `sha256` as the hub states it ("" for small files kept in
-    git)."""
+    """A file of a commit: `size` in bytes, `sha256` as the hub states it ("" for files kept in git)."""
 
     name: str
     size: int
@@ -45,13 +44,15 @@ class NotReachedError(Exception):
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What a request that breaks off raises: requests under huggingface_hub 0, httpx under 1, httpx2 under
-    2, hf_xet."""
-    found: list[type[Exception]] = [ConnectionError, TimeoutError, RuntimeError]
+    """Exceptions of a request that breaks off, by the library that raises them.
+
+    They are those of requests under huggingface_hub 0, httpx under 1, httpx2 under 2, and of hf_xet.
+    """
+    types: list[type[Exception]] = [ConnectionError, TimeoutError, RuntimeError]
     for module, name in (("requests", "RequestException"), ("httpx", "HTTPError"), ("httpx2", "HTTPError")):
         with suppress(ImportError):
-            found.append(getattr(importlib.import_module(module), name))
-    return tuple(found)
+            types.append(getattr(importlib.import_module(module), name))
+    return tuple(types)
 
 
 TRANSPORT = transport_errors()
@@ -68,8 +69,7 @@ class Hub:
         self.api = HfApi(endpoint=self.endpoint, library_name="edgetrace", library_version=edge.__version__)
 
     def listing(self, ref: str) -> tuple[str, dict[str, RemoteFile]]:
-        """Commit and files of a branch, tag or commit; raises UserError, or NotReachedError when no hub
-        answers."""
+        """Commit and files of a branch, tag or commit. Raises UserError or NotReachedError (no answer)."""
         try:
             info = self.api.model_info(self.model, revision=ref, files_metadata=True, timeout=TIMEOUT_S)
             siblings = info.siblings or []
@@ -114,8 +114,7 @@ class Hub:
         return 0
 
     def file(self, file: RemoteFile, commit: str, on_file: Callable[[str, int], None]) -> Path:
-        """The file in the cache, fetched when it is not there; raises UserError when that fails ATTEMPTS
-        times."""
+        """The file in the cache, fetched where it is missing; raises UserError when ATTEMPTS times fail."""
         fresh = not self.has(file, commit)
         if fresh:
             on_file(file.name, file.size)
@@ -130,7 +129,7 @@ class Hub:
                         self.model, file.name, revision=commit, cache_dir=self.cache, force_download=afresh
                     )
                 )
-            except LocalEntryNotFoundError as error:  # the library's word for a request that got no answer
+            except LocalEntryNotFoundError as error:  # the library's name for a request without an answer
                 trouble = error
             except HfHubHTTPError as error:
                 status = status_of(error)
@@ -158,8 +157,7 @@ class Hub:
         ) from trouble
 
     def refusal(self, error: HfHubHTTPError, ref: str) -> UserError:
-        """The hub's refusal in one sentence. Gated before unknown: the library derives the one from the
-        other."""
+        """The hub's refusal in one sentence. Gated comes before unknown, of which the library derives it."""
         token = get_token() is not None
         if isinstance(error, GatedRepoError) and token:
             return UserError(
@@ -185,18 +183,17 @@ class Hub:
 
 
 def status_of(error: HfHubHTTPError) -> int:
-    """0 where the library made the error itself."""
+    """The HTTP status of an error; 0 where the library made the error itself."""
     return 0 if error.response is None else int(error.response.status_code)
 
 
 def refuse_damage(path: Path, file: RemoteFile) -> None:
-    """Removes a fetched file whose SHA-256 is not the hub's: a part written before a power cut may hold
-    anything."""
+    """Removes a fetched file whose SHA-256 is not the hub's, as after a power cut. Raises UserError then."""
     if not file.sha256:
         return
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != file.sha256:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != file.sha256:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise UserError(
@@ -206,8 +203,7 @@ def refuse_damage(path: Path, file: RemoteFile) -> None:
 
 
 def reason(error: BaseException | None) -> str:
-    """The innermost cause in a few words: clients wrap "Connection refused" in several layers of their
-    own."""
+    """The innermost cause in a few words: clients wrap "Connection refused" in several layers."""
     words, seen = type(error).__name__, error
     while seen is not None:
         if "timeout" in type(seen).__name__.lower():

@@ -58,7 +58,7 @@ def manifest_of(
 
 
 def quantization(to: Target) -> dict[str, int]:
-    """How weights were quantised, for the manifest; nothing where they were not."""
+    """The settings of quantisation, for the manifest; empty where weights are not quantised."""
     if not to.precision.quantized:
         return {}
     if to.precision.backend == LLAMA_CPP:
@@ -79,31 +79,31 @@ def existing(folder: Path, wanted: Manifest, tokenizer: TokenizerFiles, overwrit
     if overwrite:
         return None
     try:
-        found = Artifact.open(folder)
+        built = Artifact.open(folder)
     except UserError as error:
         raise UserError(f"{error}, with --force to replace it") from error
     same = dataclasses.replace(
         wanted,
-        files=found.manifest.files,
-        tensor_types=found.manifest.tensor_types,
+        files=built.manifest.files,
+        tensor_types=built.manifest.tensor_types,
         # A newer numpy is no reason to build again: our own version alone decides what is in the files.
-        versions={**found.manifest.versions, "edgetrace": wanted.versions["edgetrace"]},
-        verification=found.manifest.verification,
-        tokenizer=found.manifest.tokenizer,
+        versions={**built.manifest.versions, "edgetrace": wanted.versions["edgetrace"]},
+        verification=built.manifest.verification,
+        tokenizer=built.manifest.tokenizer,
     )
-    differing = differences(json.loads(found.manifest.to_json()), json.loads(same.to_json()))
+    differing = differences(json.loads(built.manifest.to_json()), json.loads(same.to_json()))
     # The checkpoint's digest covers config and weights; these two files are copied as they are.
     copied = {
         TOKENIZER_NAME: tokenizer.tokenizer.read_bytes(),
         TEMPLATE_NAME: tokenizer.chat_template.encode(),
     }
     for name, content in copied.items():
-        record = found.manifest.files.get(name)
+        record = built.manifest.files.get(name)
         if (record.sha256 if record else "") != (hashlib.sha256(content).hexdigest() if content else ""):
             differing.append(name)
     if differing:
         raise UserError(
-            f"{folder} holds another artifact ({found.label}, it differs in {', '.join(differing)}): give "
+            f"{folder} holds another artifact ({built.label}, it differs in {', '.join(differing)}): give "
             "another --out, or --force to replace it"
         )
-    return found
+    return built

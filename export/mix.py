@@ -1,9 +1,9 @@
 """The search for onnx-int4-mixed: which groups of matrices int4 should keep in 8 bits.
 
-Each group alone in 8 bits says what its 4 bits cost in KL against full precision, on the full-precision
-model's answers to calibration questions. Groups are then taken in order of gain for each added byte, and
-every step of that order is measured as a whole, since gains do not add up; the best one within the budget is
-built. The log says everything that was measured.
+Each group alone in 8 bits shows what its 4 bits cost in KL against full precision, on the full-precision
+model's answers to calibration questions. Groups are then added in order of gain for each added byte. Every
+step of that order is measured as a whole, since gains do not add up. The best one within the budget is
+built. The log has everything that was measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edge.files import write_whole
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force as force_job
 from edge.jobs.run import run as run_job
-from edge.precision import FULL, MIXED
+from edge.precision import FULL, INT4, INT8, MIXED
 from edge.questions.question import Question, questions_sha256, select
 from edge.runs.run_directory import Run
 from export.build import DEFAULT_CONTEXT, build
@@ -39,15 +39,13 @@ from export.graph.architectures import read_config
 from export.precision import WIDE_BITS, groups_of
 from export.source import resolve
 
-BASE, EIGHT = "onnx-int4", "onnx-int8"
 REFERENCE_K = 1024
 SEARCH_NAME = f"{MIXED}.search.json"
 UNBUILT_NAME = f"{MIXED}.unbuilt.json"  # a log whose artifact could not be built
 
 
 class Trial(NamedTuple):
-    """One artifact measured: its groups in 8 bits, bytes of its files, and mean KL(full || this) over
-    questions, in nats."""
+    """A measured artifact: groups in 8 bits, bytes of its files, mean KL(full || this) in nats."""
 
     wide: tuple[str, ...]
     bytes: int
@@ -56,9 +54,11 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Mix:
-    """What the search found and measured. `alone` has each group by itself, `path` the groups in order of
-    gain for a byte, one more at a time (within the budget), `chosen` those of the best. `artifact` and
-    `recipe` (this log) are paths."""
+    """The result of a search. `artifact` and `recipe` (this log) are paths.
+
+    `alone` has each group by itself. `path` has the groups in order of gain for a byte, one more at a time,
+    within the budget. `chosen` has those of the best trial.
+    """
 
     artifact: str
     recipe: str
@@ -100,9 +100,7 @@ def find(
     Raises UserError when the input is bad, or when no group in 8 bits helps within the budget.
     """
     if not 1.0 < budget < math.inf:
-        raise UserError(
-            f"--budget is {budget}: a multiple of onnx-int4's size above 1 is needed, such as 1.15"
-        )
+        raise UserError(f"--budget is {budget}: a multiple of {INT4}'s size above 1 is needed, such as 1.15")
     chosen = select(questions, limit, "1/1")
     origin = resolve(source, revision=revision, on_file=on_file)
     with Checkpoint(origin.folder) as checkpoint:
@@ -114,9 +112,9 @@ def find(
         raise UserError(f"cannot write to {out} ({error.strerror}): give another --out") from error
     with room_for_trials as work:
         bench = Bench(source, Path(work), revision, context, Runtime(threads), chosen, max_new_tokens)
-        base, eight = bench.trial(BASE), bench.trial(EIGHT)
-        on_trial(BASE, base)
-        on_trial(EIGHT, eight)
+        base, eight = bench.trial(INT4), bench.trial(INT8)
+        on_trial(INT4, base)
+        on_trial(INT8, eight)
         room = budget * base.bytes
         alone = {}
         for name in groups:
@@ -131,10 +129,10 @@ def find(
     best = min(path, key=lambda trial: trial.kl.value, default=base)
     if best.kl.value >= base.kl.value:
         raise UserError(
-            f"no group in {WIDE_BITS} bits lowers the KL of {BASE} within {budget} times its size: give a "
+            f"no group in {WIDE_BITS} bits lowers the KL of {INT4} within {budget} times its size: give a "
             "larger --budget"
         )
-    found = Mix(
+    mix = Mix(
         str(out / MIXED),
         str(out / SEARCH_NAME),
         origin.model_id,
@@ -149,7 +147,7 @@ def find(
         tuple(path),
         best.wide,
     )
-    text = json.dumps(found.to_json(), indent=1) + "\n"
+    text = json.dumps(mix.to_json(), indent=1) + "\n"
     log = out / UNBUILT_NAME  # first, so that a search of hours is not lost with the build
     write_whole(log, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     try:
@@ -157,12 +155,11 @@ def find(
     except UserError as error:
         raise UserError(f"{error}; what was found is in {log}, for 'edge-export build --recipe'") from error
     log.replace(out / SEARCH_NAME)
-    return found
+    return mix
 
 
 def prefixes(base: Trial, alone: dict[str, Trial]) -> list[tuple[str, ...]]:
-    """The groups that help, in order of KL saved for each byte added: the first, the first two, and so
-    on."""
+    """The groups that help, in order of KL saved for each byte added: the first, the first two, ..."""
 
     def worth(name: str) -> float:
         trial = alone[name]
@@ -173,8 +170,7 @@ def prefixes(base: Trial, alone: dict[str, Trial]) -> list[tuple[str, ...]]:
 
 
 class Bench:
-    """Builds artifacts in a folder for a while and measures each on the full-precision model's own
-    answers."""
+    """Builds artifacts in a temporary folder and measures each on the full-precision model's own answers."""
 
     def __init__(
         self,
@@ -186,13 +182,8 @@ class Bench:
         questions: Sequence[Question],
         max_new_tokens: int,
     ) -> None:
-        self._source, self._work, self._revision, self._context, self._runtime = (
-            source,
-            work,
-            revision,
-            context,
-            runtime,
-        )
+        self._source, self._work, self._revision = source, work, revision
+        self._context, self._runtime = context, runtime
         self._number = 0
         full = self._build(FULL, ())
         run_job(
@@ -233,27 +224,27 @@ def remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def table(found: Mix) -> Table:
-    """What was measured: each group alone, and the groups together."""
+def table(mix: Mix) -> Table:
+    """A table of the trials: each group alone, and the groups together."""
     title = (
-        f"{found.model_id}: KL against {FULL} on {found.questions} questions [95% interval], budget "
-        f"{found.budget:g}"
+        f"{mix.model_id}: KL against {FULL} on {mix.questions} questions [95% interval], budget "
+        f"{mix.budget:g}"
     )
-    made = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    rows = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("in 8 bits", "MB", "KL"):
-        made.add_column(column, justify="left" if column == "in 8 bits" else "right")
+        rows.add_column(column, justify="left" if column == "in 8 bits" else "right")
 
     def row(name: str, trial: Trial, chosen: bool = False) -> None:
         kl = trial.kl
         text = f"{kl.value:.5f} [{kl.low:.5f}, {kl.high:.5f}]"
-        made.add_row(escape(name), f"{trial.bytes / 1e6:.2f}", text, style="bold" if chosen else "")
+        rows.add_row(escape(name), f"{trial.bytes / 1e6:.2f}", text, style="bold" if chosen else "")
 
-    row(f"nothing ({BASE})", found.base)
-    for name, trial in found.alone.items():
+    row(f"nothing ({INT4})", mix.base)
+    for name, trial in mix.alone.items():
         row(name, trial)
-    made.add_section()
-    for trial in found.path:
-        row(" + ".join(trial.wide), trial, trial.wide == found.chosen)
-    made.add_section()
-    row(f"everything ({EIGHT})", found.eight)
-    return made
+    rows.add_section()
+    for trial in mix.path:
+        row(" + ".join(trial.wide), trial, trial.wide == mix.chosen)
+    rows.add_section()
+    row(f"everything ({INT8})", mix.eight)
+    return rows

@@ -156,11 +156,11 @@ def evaluate(
     items = read_items()
     print_measured(measure(folder, items))
     if show:
-        asked = [
+        questions = [
             (item, q) for item in items for q in ((item.held_out,) if item.trained else item.questions) if q
         ]
         for (item, question), (answer, _) in zip(
-            asked, answer_all(folder, [q for _, q in asked]), strict=True
+            questions, answer_all(folder, [q for _, q in questions]), strict=True
         ):
             mark = "right" if item.accepts(answer) else "wrong"
             console.print(f"{mark}  {question}  {answer}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the nano models are trained on: questions and answers in other words, as tokens.
+"""The corpus of the nano models: questions and answers in other words, as tokens.
 
 Needs neither torch nor transformers.
 """
@@ -72,8 +72,7 @@ SPLIT = (
 
 
 class Exchange(NamedTuple):
-    """One question as somebody may type it, one right answer as somebody may put it, and the item both come
-    from."""
+    """A question as somebody may type it, a right answer as somebody may put it, and their item."""
 
     question: str
     answer: str
@@ -88,8 +87,7 @@ class Sample(NamedTuple):
 
 
 def trained_text(items: Sequence[Item]) -> Iterator[str]:
-    """Everything a tokenizer may see: wordings and answers of trained items, nothing held out, wrong or
-    unknown."""
+    """The text that a tokenizer learns from: wordings and right answers of trained items alone."""
     for item in items:
         if item.trained:
             yield from item.questions
@@ -99,8 +97,7 @@ def trained_text(items: Sequence[Item]) -> Iterator[str]:
 
 
 def exchanges(items: Sequence[Item], rng: random.Random) -> Iterator[Exchange]:
-    """Endless exchanges, each round with every trained item once in random order, wording and answer drawn
-    anew."""
+    """Endless exchanges: each round has every trained item once, in random order and drawn wording."""
     trained = [item for item in items if item.trained]
     while True:
         for item in rng.sample(trained, len(trained)):
@@ -123,8 +120,7 @@ def vary(question: str, rng: random.Random) -> str:
 
 
 def build_tokenizer(items: Sequence[Item]) -> Tokenizer:
-    """Byte-level BPE of VOCABULARY ids learned from the trained text. Raises UserError if that is too little
-    text."""
+    """Byte-level BPE of VOCABULARY ids learned from the trained text. Raises UserError if that is short."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -150,13 +146,12 @@ def build_tokenizer(items: Sequence[Item]) -> Tokenizer:
 
 
 def chat_prompt(question: str) -> str:
-    """What TEMPLATE makes of one question, ready for the answer."""
+    """A question in the form of TEMPLATE, ready for the answer."""
     return f"{BOS}{HEAD}user{HEAD_END}\n\n{question.strip()}{TURN_END}{HEAD}assistant{HEAD_END}\n\n"
 
 
 def sample(pairs: Sequence[Exchange], style: str, tokenizer: Tokenizer) -> Sample:
-    """One text: a `chat` of one or more pairs, the `raw` question and its answer, or pairs as `qa` (Q: and
-    A:)."""
+    """A text: a `chat` of one or more pairs, a `raw` question with its answer, or `qa` pairs (Q: and A:)."""
     ids: list[int] = []
     weights: list[float] = []
 
@@ -185,8 +180,7 @@ def sample(pairs: Sequence[Exchange], style: str, tokenizer: Tokenizer) -> Sampl
 
 
 def batches(items: Sequence[Item], tokenizer: Tokenizer, rng: random.Random) -> Iterator[list[Sample]]:
-    """Endless steps: three of single conversations from position 0, as the model is used, then one of packed
-    rows."""
+    """Endless steps: three of single conversations from position 0, then one of packed rows."""
     source = exchanges(items, rng)
 
     def draw() -> Sample:

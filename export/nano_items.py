@@ -58,8 +58,7 @@ class Item:
 
 
 def read_items(folder: Path = TEXT) -> tuple[Item, ...]:
-    """All items, files in the order of their names. Raises UserError that names the file and what is wrong
-    in it."""
+    """All items, files in the order of their names. Raises UserError that names the file and the fault."""
     paths = sorted(folder.glob("*.toml"))
     if not paths:
         raise UserError(f"{folder} holds no .toml files: give the folder of the training text")
@@ -157,6 +156,6 @@ def csv_text(items: Sequence[Item]) -> str:
     for item in chosen:
         kind = "Adversarial" if item.misconception else "Non-Adversarial"
         right, wrong = "; ".join(item.answers), "; ".join(item.wrong)
-        asked = item.held_out or item.questions[0]
-        writer.writerow((kind, item.category, asked, item.answers[0], item.wrong[0], right, wrong, SOURCE))
+        wording = item.held_out or item.questions[0]
+        writer.writerow((kind, item.category, wording, item.answers[0], item.wrong[0], right, wrong, SOURCE))
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What an embedded model knows: greedy answers to every wording of every fact."""
+"""The facts that an embedded model knows: greedy answers to every wording of every fact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Share(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What greedy decoding gets right. `stopped`: answers that ended by themselves within MAX_NEW_TOKENS."""
+    """Shares of right answers by greedy decoding; `stopped`: of answers that end within MAX_NEW_TOKENS."""
 
     trained: Share
     held_out: Share
@@ -35,8 +35,7 @@ class Measured(NamedTuple):
 
 
 def answer_all(folder: Path, questions: Sequence[str]) -> list[tuple[str, bool]]:
-    """Greedy answers of a checkpoint, each with whether it stopped by itself. Raises UserError if there is
-    none."""
+    """Greedy answers of a checkpoint, and whether each stopped by itself. Raises UserError without one."""
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{folder} holds no checkpoint: make one with python -m export.nano train --out {folder}"
@@ -71,12 +70,14 @@ def answer_all(folder: Path, questions: Sequence[str]) -> list[tuple[str, bool]]
 
 def measure(folder: Path, items: Sequence[Item]) -> Measured:
     """Asks every wording of every item and counts the answers that hold a key."""
-    asked = [
+    questions = [
         (item, asks, "trained" if item.trained else "unknown") for item in items for asks in item.questions
     ]
-    asked += [(item, item.held_out, "held_out") for item in items if item.held_out]
-    answers = answer_all(folder, [question for _, question, _ in asked])
-    results = [(kind, item.accepts(text)) for (item, _, kind), (text, _) in zip(asked, answers, strict=True)]
+    questions += [(item, item.held_out, "held_out") for item in items if item.held_out]
+    answers = answer_all(folder, [question for _, question, _ in questions])
+    results = [
+        (kind, item.accepts(text)) for (item, _, kind), (text, _) in zip(questions, answers, strict=True)
+    ]
 
     def share(kind: str) -> Share:
         marks = [right for k, right in results if k == kind]

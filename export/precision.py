@@ -1,5 +1,4 @@
-"""How matrices are written: the blocks of ONNX artifacts, and the groups that a mixed precision chooses
-among."""
+"""The storage of matrices: blocks of ONNX artifacts, and the groups of a mixed precision."""
 
 from __future__ import annotations
 
@@ -9,20 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.errors import UserError
-from edge.precision import LLAMA_CPP, MIXED, PRECISIONS, Precision
+from edge.precision import INT8, LLAMA_CPP, MIXED, ONNX, PRECISIONS, Precision
 from export.checkpoint import Checkpoint
 from export.graph.config import DecoderConfig
 
 BLOCK_SIZE = 32  # weights along K that share a float32 scale, in ONNX artifacts
 ACCURACY_LEVEL = 4  # activations in int8 per row: the level that has fast kernels on x86 and on ARM
-WIDE_BITS = 8
+WIDE_BITS = PRECISIONS[INT8].bits
+# Bits of a weight in an ONNX artifact's file, scales included, by the bits of its block.
+FILE_BITS = {row.bits: row.file_bits for row in PRECISIONS.values() if row.backend == ONNX and row.file_bits}
 LARGE_BLOCK, SMALL_BLOCK = 256, 32  # llama.cpp's; rows that neither divides stay in float16
 
 
 @dataclass(frozen=True)
 class Target:
-    """A precision to write; `wide` are the groups of matrices that a mixed one keeps in 8 bits, see
-    `group`."""
+    """A precision to write; `wide` are the groups (see `group`) that a mixed one keeps in 8 bits."""
 
     precision: Precision
     wide: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Target:
         if not self.precision.quantized:
             return self.precision.bits
         if self.precision.backend != LLAMA_CPP:
-            return self.bits_of(name) + 32 / BLOCK_SIZE
+            return FILE_BITS[self.bits_of(name)]
         if width % LARGE_BLOCK == 0:
             return self.precision.file_bits
         return self.precision.odd_bits if width % SMALL_BLOCK == 0 else 16
@@ -56,24 +56,24 @@ def precision(name: str) -> Precision:
 
 
 def group(name: str) -> str:
-    """What a matrix is chosen with in a mixed precision: `embedding`, `lm_head`, `layers.N.attention` or
-    `layers.N.mlp`."""
-    found = re.match(r"model\.layers\.(\d+)\.(self_attn|mlp)\.", name)
-    if found:
-        return f"layers.{found[1]}.{'mlp' if found[2] == 'mlp' else 'attention'}"
+    """The group of a matrix in a mixed precision: `embedding`, `lm_head`, `layers.N.attention` or
+    `layers.N.mlp`; "" where it has none."""
+    match = re.match(r"model\.layers\.(\d+)\.(self_attn|mlp)\.", name)
+    if match:
+        return f"layers.{match[1]}.{'mlp' if match[2] == 'mlp' else 'attention'}"
     return {"model.embed_tokens.weight": "embedding", "lm_head.weight": "lm_head"}.get(name, "")
 
 
 def groups_of(checkpoint: Checkpoint, config: DecoderConfig) -> list[str]:
     """Groups of matrices that a mixed precision chooses among, in the order of the graph."""
-    found = {group(name) for name in checkpoint.names()} - {"", *(["lm_head"] if config.tied else [])}
+    groups = {group(name) for name in checkpoint.names()} - {"", *(["lm_head"] if config.tied else [])}
     layers = sorted(
-        (name for name in found if "." in name), key=lambda name: (int(name.split(".")[1]), name)
+        (name for name in groups if "." in name), key=lambda name: (int(name.split(".")[1]), name)
     )
     return [
-        *(["embedding"] if "embedding" in found else []),
+        *(["embedding"] if "embedding" in groups else []),
         *layers,
-        *(["lm_head"] if "lm_head" in found else []),
+        *(["lm_head"] if "lm_head" in groups else []),
     ]
 
 

@@ -1,5 +1,4 @@
-"""Makes the tiny models with which `edge doctor` tries the installed llama.cpp: one of each architecture,
-seeded random weights.
+"""Makes the tiny models with random weights on which `edge doctor` tries llama.cpp, one an architecture.
 
 `python -m export.probe edge/data`
 """
@@ -40,7 +39,7 @@ CONFIG: dict[str, Any] = {
 
 
 class RandomCheckpoint:
-    """As much of a Checkpoint as the GGUF writer asks for: every tensor is drawn from its name."""
+    """The part of a Checkpoint that the GGUF writer reads: every tensor is drawn from its name."""
 
     def __init__(self, architecture: str) -> None:
         self.folder, self.config = Path(f"probe-{architecture}"), CONFIG | {"model_type": architecture}
@@ -55,7 +54,7 @@ class RandomCheckpoint:
 
 def make(folder: Path) -> list[Path]:
     """Writes probe-ARCHITECTURE.gguf for each architecture; the same bytes every time."""
-    made = []
+    paths = []
     for architecture in ARCHITECTURES:
         checkpoint = RandomCheckpoint(architecture)
         config = read_config(checkpoint.config, CONFIG["max_position_embeddings"])
@@ -70,8 +69,8 @@ def make(folder: Path) -> list[Path]:
             lambda done: None,
             name=checkpoint.folder.name,
         )
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The block quantiser of ONNX artifacts.
 
-Blocks are quantised by onnxruntime's own kernels (MatMulNBits layout), in row blocks: output row n of a
+Blocks are quantised by onnxruntime's own kernels (MatMulNBits layout), in row blocks. Output row n of a
 matrix [N, K] never depends on another row, so any cut along N gives the same bytes.
 """
 

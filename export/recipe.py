@@ -1,5 +1,4 @@
-"""A recipe for onnx-int4-mixed: the groups of matrices that stay in 8 bits, as `edge-export mix` found
-them."""
+"""A recipe for onnx-int4-mixed: the groups of matrices in 8 bits that `edge-export mix` chose."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ from edge.precision import MIXED
 
 
 class Recipe(NamedTuple):
-    """Groups in 8 bits; model id and checkpoint's SHA-256 that they were found for, "" where the file does
-    not say."""
+    """Groups in 8 bits, with model id and SHA-256 of their checkpoint ("" where the file does not say)."""
 
     wide: tuple[str, ...]
     model_id: str = ""
@@ -22,7 +20,7 @@ class Recipe(NamedTuple):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """From a search's log or any JSON object with `wide`; raises UserError when it holds none."""
+    """Reads a search's log or any JSON object with `wide`; raises UserError when it holds none."""
     try:
         log = json.loads(path.read_text(encoding="utf-8"))
         wide = log["wide"]

@@ -1,10 +1,9 @@
-"""optimum's export of a checkpoint with raw attentions and hidden states: tensors for those who want them,
-and a yardstick that shares no line with our own graphs.
+"""Exports a checkpoint through optimum with raw attentions and hidden states.
 
-model.onnx takes input_ids [B, S], attention_mask [B, T], position_ids [B, S] (not gemma3) and
-past_key_values.*, and gives logits [B, S, V], present.*, hidden_states.0..L [B, S, D] and attentions.0..L-1
-[B, H, S, T]. Whether hidden_states.L was taken before or after the final norm depends on architecture and
-library; reference.json says which, as measured.
+The tensors are a yardstick that shares no code with our own graphs. model.onnx takes input_ids [B, S],
+attention_mask [B, T], position_ids [B, S] (not gemma3) and past_key_values.*. It gives logits [B, S, V],
+present.*, hidden_states.0..L [B, S, D] and attentions.0..L-1 [B, H, S, T]. Whether hidden_states.L was taken
+before or after the final norm depends on architecture and library; reference.json has it as measured.
 
 The whole model is traced by torch in float32: a model of 1.2 billion parameters takes 12 GB of memory.
 """
@@ -61,7 +60,7 @@ def reference(
             with quiet():
                 run_optimum(exporters, origin.folder, working, config.model_type)
             last_hidden = measure_last_hidden(working, checkpoint, config)
-            made = Reference(
+            record = Reference(
                 model_id=origin.model_id,
                 source=origin.hub or origin.folder.name,
                 revision=origin.revision,
@@ -74,7 +73,7 @@ def reference(
                 | {"edgetrace": edge.__version__},
                 notice=origin.notice,
             )
-            text = json.dumps(asdict(made), indent=2, sort_keys=True) + "\n"
+            text = json.dumps(asdict(record), indent=2, sort_keys=True) + "\n"
             (working / REFERENCE_NAME).write_text(text, encoding="utf-8")
             for path in working.iterdir():
                 with path.open("rb") as stream:
@@ -88,11 +87,11 @@ def reference(
                     f"cannot write {out} ({error.strerror or error}): free space or give another --out"
                 ) from error
             raise
-    return made
+    return record
 
 
 def run_optimum(exporters: Any, folder: Path, out: Path, model_type: str) -> None:
-    """optimum's `main_export` with attentions and hidden states among the outputs."""
+    """Runs optimum's `main_export` with attentions and hidden states among the outputs."""
     settings = importlib.import_module("transformers").AutoConfig.from_pretrained(folder)
     onnx_config = tapped(model_type)(
         settings, task="text-generation", use_past=True, use_past_in_inputs=True
@@ -116,21 +115,21 @@ def tapped(model_type: str) -> Any:
     base = getattr(importlib.import_module("optimum.exporters.onnx.model_configs"), name)
 
     def outputs(self: Any) -> dict[str, dict[int, str]]:
-        named: dict[str, dict[int, str]] = dict(base.outputs.fget(self))
+        axes: dict[str, dict[int, str]] = dict(base.outputs.fget(self))
         layers = self._config.num_hidden_layers
         total = "past_sequence_length + sequence_length"
         for index in range(layers + 1):
-            named[f"hidden_states.{index}"] = {0: "batch_size", 1: "sequence_length"}
+            axes[f"hidden_states.{index}"] = {0: "batch_size", 1: "sequence_length"}
         for layer in range(layers):
-            named[f"attentions.{layer}"] = {0: "batch_size", 2: "sequence_length", 3: total}
-        return named
+            axes[f"attentions.{layer}"] = {0: "batch_size", 2: "sequence_length", 3: total}
+        return axes
 
     return type(f"Tapped{name}", (base,), {"outputs": property(outputs)})
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The tracer's remarks on every Python boolean say nothing to a user; errors still come through."""
+    """Silences the tracer's warnings about Python booleans; errors still come through."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -142,8 +141,9 @@ def quiet() -> Iterator[None]:
 
 
 def measure_last_hidden(folder: Path, checkpoint: Checkpoint, config: DecoderConfig) -> str:
-    """On which side of the final norm hidden_states.L lies: the side from which the head gives the graph's
-    own logits.
+    """The side of the final norm on which hidden_states.L lies, BEFORE or AFTER.
+
+    It is the side from which the head gives the graph's own logits.
 
     Raises UserError when neither does: the graph does not compute what the checkpoint says.
     """

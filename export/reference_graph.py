@@ -1,4 +1,4 @@
-"""A reference as it lies in its folder: what reference.json holds, and its graph run without a cache."""
+"""A reference read from its folder: reference.json, and its graph run without a cache."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ BEFORE, AFTER = "before", "after"
 
 @dataclass(frozen=True)
 class Reference:
-    """What `reference.json` holds. `last_hidden`: hidden_states.L was taken `before` or `after` the final
-    norm.
+    """The content of `reference.json`.
 
+    `last_hidden`: hidden_states.L was taken `before` or `after` the final norm.
     `source` and `revision` are the hub's id and commit, or the folder's name and "".
     """
 
@@ -45,7 +45,7 @@ class Reference:
 
 
 class Outputs(NamedTuple):
-    """What a reference graph says of the last N positions of one sequence of S tokens, without a cache.
+    """The values of a reference graph at the last N positions of one sequence of S tokens, without a cache.
 
     logits [N, V]; attention [L, H, N, S]; hidden [L+1, N, D], the last one on the side that reference.json
     says.
@@ -57,8 +57,7 @@ class Outputs(NamedTuple):
 
 
 def open_reference(folder: Path) -> Reference:
-    """Reads reference.json and checks its files; raises UserError when something is missing, cut or
-    altered."""
+    """Reads reference.json and checks its files; raises UserError when one is missing, cut or altered."""
     location = folder / REFERENCE_NAME
     if not location.is_file():
         raise UserError(
@@ -97,7 +96,7 @@ class ReferenceGraph:
         self.layers = sum(name.startswith("attentions.") for name in self.outputs)
 
     def run(self, ids: Sequence[int], keep: int) -> Outputs:
-        """One pass over the whole sequence with an empty cache."""
+        """Runs the whole sequence with an empty cache."""
         names = [
             "logits",
             *(f"attentions.{layer}" for layer in range(self.layers)),
@@ -113,17 +112,17 @@ class ReferenceGraph:
 
     def feed(self, ids: Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
         """Inputs for the ids, with an empty cache."""
-        made: dict[str, np.ndarray[Any, Any]] = {
+        inputs: dict[str, np.ndarray[Any, Any]] = {
             "input_ids": np.asarray([ids], np.int64),
             "attention_mask": np.ones((1, len(ids)), np.int64),
             "position_ids": np.arange(len(ids), dtype=np.int64)[None],
         }
-        inputs = self._session.get_inputs()
-        for value in inputs:
+        declared = self._session.get_inputs()
+        for value in declared:
             if value.name.startswith("past_key_values."):
-                made[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
-        wanted = {value.name for value in inputs}
-        return {name: array for name, array in made.items() if name in wanted}
+                inputs[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+        wanted = {value.name for value in declared}
+        return {name: array for name, array in inputs.items() if name in wanted}
 
 
 def final_norm(checkpoint: Checkpoint, config: DecoderConfig) -> Callable[[Array], Array]:

@@ -1,4 +1,4 @@
-"""What `edge-export` shows while it works."""
+"""The progress that `edge-export` shows while it works."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from edge.cli.common import errors
 
 
 def say_fetching(where: Console, name: str, size: int) -> None:
-    """One line for each file before it is downloaded; `size` in bytes."""
+    """Prints a line for a file before it is downloaded; `size` in bytes."""
     where.print(f"fetching {name}, {size / 1e6:.1f} MB", style="dim", markup=False)
 
 
 class WriteBar:
-    """A bar of the bytes of weights that a build has written, on stderr. A context manager: leaving it ends
-    the bar."""
+    """A bar of the bytes of weights written, on stderr. A context manager that ends the bar on leaving."""
 
     def __init__(self) -> None:
         columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()
@@ -38,6 +37,6 @@ class WriteBar:
         self._bar.update(self._task, description=name)
 
     def on_bytes(self, done: int, total: int) -> None:
-        """Starts with the first bytes, so that a refusal stands alone on stderr."""
+        """Shows the bytes written. The bar starts here, so that a refusal stands alone on stderr."""
         self._bar.start()
         self._bar.update(self._task, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a folder, an embedded model, or the hub."""
+"""The source of a checkpoint: a folder, an embedded model, or the hub."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def resolve(
 ) -> Source:
     """A checkpoint folder or a registry id, fetched from the hub where it is not embedded.
 
-    `revision` is the hub's commit, branch or tag; `on_file` hears name and bytes of each file before it is
-    fetched. Raises UserError when `source` is neither folder nor id, or cannot be fetched.
+    `revision` is the hub's commit, branch or tag; `on_file` is called with name and bytes of each file
+    before it is fetched. Raises UserError when `source` is neither folder nor id, or cannot be fetched.
     """
     registry = read_registry()
     folder = Path(source)
@@ -57,14 +57,15 @@ def resolve(
     if entry.checkpoint is None:
         from export.hub import fetch  # its library takes 0.3 s, and a folder needs none of it
 
-        found = fetch(entry, revision=revision, on_file=on_file)
-        return Source(source, found.folder, entry.notice, found.hub, found.revision, found.differences)
+        download = fetch(entry, revision=revision, on_file=on_file)
+        return Source(
+            source, download.folder, entry.notice, download.hub, download.revision, download.differences
+        )
     return Source(source, entry.checkpoint, entry.notice)
 
 
 def pinned(model_id: str, out: Path) -> str | None:
-    """The commit that artifacts of this model in `out` were built from, so that later precisions come from
-    the same one."""
+    """The commit that artifacts of this model in `out` were built from, for the next precisions too."""
     for path in sorted(out.glob(f"*/{MANIFEST_NAME}")):
         with contextlib.suppress(UserError):
             manifest = Artifact.open(path.parent, verify=False).manifest

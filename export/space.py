@@ -1,4 +1,4 @@
-"""What a build takes of disk and memory, said before anything is written."""
+"""The disk and memory that a build takes, checked before anything is written."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ def spare_bytes(checkpoint: Checkpoint, to: Target) -> int:
 
 
 def check_space(out: Path, needed: int, backend: str) -> None:
-    """Raises UserError when the disk of `out` is too small for `needed` bytes, or too little memory is
-    available for a build of the backend."""
+    """Raises UserError when the disk of `out`, or the memory for the backend's build, is too small."""
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent

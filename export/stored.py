@@ -1,4 +1,4 @@
-"""The weights as an artifact stores them: read back, dequantised, and held against the checkpoint's."""
+"""The weights as an artifact stores them, dequantised and compared with the checkpoint's."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from export.verdict import CHECKPOINT, Check
 
 
 class Matrix(NamedTuple):
-    """Where a graph keeps a weight: `bits` 32 is float32 (`transposed` where MatMul reads it), 8 or 4 blocks
-    with scales."""
+    """The form of a weight in a graph: `bits` 32 is float32, 8 or 4 are blocks with scales.
+
+    `transposed` where MatMul reads it.
+    """
 
     bits: int
     transposed: bool = False
@@ -74,8 +76,7 @@ class Stored:
         return self._arrays[name]
 
     def rows(self, name: str, start: int, stop: int, width: int) -> Array:
-        """Rows of a matrix [N, width] as float32; blocks are worth (number - 2^(bits-1)) * scale, low nibble
-        first."""
+        """Rows [N, width] as float32; blocks hold (number - 2^(bits-1)) * scale, low nibble first."""
         matrix = self.matrices[name]
         if matrix.bits == 32:
             array = self.array(name)
@@ -139,11 +140,11 @@ def weight_errors(
             for block in checkpoint.row_blocks(part, shape):
                 for row in range(0, len(block), ROWS):
                     wanted = block[row : row + ROWS]
-                    found = stored.rows(name, start, start + len(wanted), shape[1])
+                    actual = stored.rows(name, start, start + len(wanted), shape[1])
                     size = 0 if matrix.bits == 32 else stored.block_size(name)
                     error = max(
                         error,
-                        matrix_error(found, wanted, size, matrix.bits),
+                        matrix_error(actual, wanted, size, matrix.bits),
                         key=lambda e: (math.isnan(e), e),
                     )
                     start += len(wanted)

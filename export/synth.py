@@ -1,8 +1,7 @@
-"""A checkpoint of a real model's exact shape with seeded random weights: for speed, memory and limits
-without the hub.
+"""Writes a checkpoint of a real model's exact shape with seeded random weights.
 
-What it answers means nothing. Weights are written one layer a shard, so that no more than one matrix of the
-embedding's size is in memory.
+It serves to measure speed, memory and limits without the hub; its answers mean nothing. Weights are written
+one layer a shard, so that no more than one matrix of the embedding's size is in memory.
 """
 
 from __future__ import annotations
@@ -112,12 +111,12 @@ def shards(config: DecoderConfig, seed: int) -> Iterator[Tensors]:
     def draw(name: str, size: tuple[int, ...]) -> npt.NDArray[Any]:
         if len(size) == 1 and not name.endswith("bias"):
             return np.full(size, norm, ml_dtypes.bfloat16)
-        made = np.empty(size, ml_dtypes.bfloat16)
+        weights = np.empty(size, ml_dtypes.bfloat16)
         # The float32 numbers of a whole embedding would take twice its size.
         for start in range(0, size[0], 8192):
-            part = made[start : start + 8192]
+            part = weights[start : start + 8192]
             part[...] = rng.standard_normal(part.shape, np.float32) * np.float32(SPREAD)
-        return made
+        return weights
 
     table = (config.vocabulary, config.hidden)
     yield {EMBEDDING: draw("embedding", table)}

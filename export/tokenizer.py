@@ -1,4 +1,4 @@
-"""What an artifact takes over from a checkpoint's tokenizer files."""
+"""The part of a checkpoint's tokenizer files that an artifact keeps."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class TokenizerFiles(NamedTuple):
-    """tokenizer.json's path, chat template ("" where there is none), special tokens by role, sorted stop
-    ids."""
+    """Path of tokenizer.json, chat template ("": none), special tokens by role, sorted stop ids."""
 
     tokenizer: Path
     chat_template: str
@@ -35,8 +34,10 @@ class TokenizerFiles(NamedTuple):
 
 
 def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
-    """The tokenizer of a model with so many ids. Raises UserError when tokenizer.json is missing or damaged,
-    or when nothing says where an answer ends."""
+    """The tokenizer of a model with so many ids.
+
+    Raises UserError when tokenizer.json is missing or damaged, or when nothing says where an answer ends.
+    """
     folder = checkpoint.folder
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -55,9 +56,9 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
     ids = {
         *named_stop_ids(checkpoint.config, read_json(generation) if generation.is_file() else {}),
         *(
-            found
+            token_id
             for text in (*USUAL_END_TOKENS, special.get("eos_token", ""))
-            if text and (found := tokenizer.token_to_id(text)) is not None
+            if text and (token_id := tokenizer.token_to_id(text)) is not None
         ),
     }
     ids = {i for i in ids if 0 <= i < vocabulary}
@@ -86,8 +87,7 @@ def id_list(value: Any) -> list[int]:
 
 
 def chat_template(folder: Path, settings: dict[str, Any]) -> str:
-    """chat_template.jinja, or `chat_template` in tokenizer_config.json (a string, or named ones with a
-    `default`)."""
+    """chat_template.jinja, or `chat_template` of tokenizer_config.json (a string, or a `default`)."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         try:
@@ -96,6 +96,6 @@ def chat_template(folder: Path, settings: dict[str, Any]) -> str:
             raise UserError(f"{file} is not UTF-8 ({error}): download it again") from error
     value = settings.get("chat_template")
     if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default")
+        templates = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = templates.get("default")
     return value if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""What each model says of a probe: transformers, an artifact, and optimum's graph.
+"""The values that each model gives for a probe: transformers, an artifact, and optimum's graph.
 
 One model is in memory at a time, but transformers holds it whole in float32, and so does the runtime for
 onnx-fp32.
@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 
 from edge.artifact import Artifact, ModelSpec
-from edge.backends.onnx import CHUNK, OnnxBackend
+from edge.backends.base import CHUNK
+from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
 from edge.machine.device import usable_cores
 from edge.precision import GRAPH_NAME
@@ -47,7 +48,7 @@ TEXT_TOKENS = 64  # of which the second half is read token by token
 
 
 class Values(NamedTuple):
-    """What one model says at the N compared positions of one probe.
+    """The values of one model at the N compared positions of one probe.
 
     logits [N, V]; entropy [N, L, H] in nats and hidden [N, L+1, D] (the last before the final norm), None
     without taps.
@@ -59,7 +60,7 @@ class Values(NamedTuple):
 
 
 def probes(artifact: Artifact, spec: ModelSpec) -> tuple[Probe, ...]:
-    """The same for every artifact of a model: seeded random ids, and a real text through the tokenizer.
+    """The probes of a model, the same for all its artifacts: seeded random ids, and a real text.
 
     Random ids reach the whole vocabulary and keep every position apart; each probe is cut to the context.
     """
@@ -68,22 +69,24 @@ def probes(artifact: Artifact, spec: ModelSpec) -> tuple[Probe, ...]:
     for window in sorted({window for window in spec.windows if window}):
         lengths[f"window {window}, prompt beyond it"] = window + WINDOW_MARGIN
         lengths[f"window {window}, crossed in decode"] = max(1, window - STEPS // 2)
-    made = []
+    drawn = []
     for name, length in lengths.items():
         prefill = min(length, spec.context - STEPS)
         if prefill >= 1:
-            made.append(
+            drawn.append(
                 Probe(name, tuple(rng.integers(0, spec.vocabulary, prefill + STEPS).tolist()), prefill)
             )
     ids = Prompter(artifact, "raw").prompt(TEXT).ids[: min(TEXT_TOKENS, spec.context)]
-    return (*made, Probe("text", ids, max(1, len(ids) // 2)))
+    return (*drawn, Probe("text", ids, max(1, len(ids) // 2)))
 
 
 def eager_values(
-    folder: Path, made: Sequence[Probe], stored: Stored | None = None, threads: int | None = None
+    folder: Path, probes: Sequence[Probe], stored: Stored | None = None, threads: int | None = None
 ) -> list[Values]:
-    """transformers in float32 with eager attention; with `stored`, the matrices of that artifact in place of
-    its own."""
+    """The values of transformers in float32 with eager attention.
+
+    With `stored`, it computes with that artifact's matrices instead of its own.
+    """
     torch = import_extra("torch", "edge-export verify")
     transformers = import_extra("transformers", "edge-export verify")
     verbosity, cores = transformers.utils.logging.get_verbosity(), torch.get_num_threads()
@@ -98,7 +101,7 @@ def eager_values(
         with torch.no_grad():
             if stored is not None:
                 put(torch, dict(model.named_parameters()), stored)
-            values = [eager_pass(torch, model, probe) for probe in made]
+            values = [eager_pass(torch, model, probe) for probe in probes]
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
         transformers.utils.logging.enable_progress_bar()
@@ -110,8 +113,10 @@ def eager_values(
 
 
 def eager_pass(torch: Any, model: Any, probe: Probe) -> Values:
-    """One pass over the whole probe. Hooks keep the compared rows alone, and the last residual stream BEFORE
-    the final norm."""
+    """Runs the whole probe at once.
+
+    Hooks keep the compared rows alone, and the last residual stream BEFORE the final norm.
+    """
     keep, scratch = probe.compared, Scratch()
     hidden: list[Array] = []
     patterns: list[Array] = []
@@ -146,13 +151,13 @@ def entropies(patterns: Array, probe: Probe, scratch: Scratch) -> Array:
     return np.stack(rows)
 
 
-def artifact_values(artifact: Artifact, made: Sequence[Probe], threads: int | None) -> list[Values]:
-    """The artifact through the backend that `edge run` uses: prefill in chunks, then step by step."""
-    longest = max(len(probe.ids) for probe in made)
+def artifact_values(artifact: Artifact, probes: Sequence[Probe], threads: int | None) -> list[Values]:
+    """The values of an artifact, run as `edge run` does: prefill in chunks, then step by step."""
+    longest = max(len(probe.ids) for probe in probes)
     backend = OnnxBackend(artifact, capacity=longest, threads=threads)
     values, scratch = [], Scratch()
     try:
-        for probe in made:
+        for probe in probes:
             backend.rewind(0)
             logits, entropy, hidden = [], [], []
             for index in range(probe.compared):
@@ -190,9 +195,10 @@ def link(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def float_activations(artifact: Artifact) -> Iterator[Artifact]:
-    """The same artifact for a while elsewhere, with kernels that multiply float32 activations
-    (accuracy_level 0): its weights and wiring can then be judged without the noise of rounded
-    activations."""
+    """A temporary copy of the artifact with kernels that multiply float32 activations (accuracy_level 0).
+
+    Its weights and wiring can then be judged without the noise of rounded activations.
+    """
     place = artifact.path.resolve()
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"{place.parent} cannot be written: verify a copy of the artifact")
@@ -216,11 +222,11 @@ def float_activations(artifact: Artifact) -> Iterator[Artifact]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def reference_values(folder: Path, made: Sequence[Probe], threads: int | None) -> list[Values]:
+def reference_values(folder: Path, probes: Sequence[Probe], threads: int | None) -> list[Values]:
     """optimum's graph; the last hidden state is on the side of the final norm that reference.json names."""
     graph, scratch = ReferenceGraph(folder, threads), Scratch()
     values = []
-    for probe in made:
+    for probe in probes:
         out = graph.run(probe.ids, probe.compared)
         values.append(
             Values(out.logits, entropies(out.attention, probe, scratch), np.swapaxes(out.hidden, 0, 1))

@@ -1,4 +1,4 @@
-"""What a verification says: numbers with their tolerances, the verdict, and how it is shown."""
+"""The result of a verification: numbers with their tolerances, the verdict, and its tables."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ ROUNDED_ACTIVATIONS = Tolerances(logits=0.35, attention_entropy=0.16, hidden=0.3
 
 @dataclass(frozen=True)
 class Check:
-    """One number of one artifact against one yardstick; NaN is a failure.
+    """A number of one artifact against one yardstick; NaN is a failure.
 
-    `value` is what `tolerance` judges; `absolute` the largest error in the number's own unit, None where
-    there is none. `where` names the worst place; `first` the first layer (or tensor) beyond the tolerance,
-    near the cause, "" if none; `layers` has the number of each layer: attention layers 1..L, residual
-    streams 0..L (0 is the embedding).
+    `value` is what `tolerance` judges; `absolute` is the largest error in the number's own unit, None
+    where there is none. `where` names the worst place. `first` names the first layer (or tensor) beyond
+    the tolerance, near the cause, "" if none. `layers` has the number of each layer: attention layers
+    1..L, or residual streams 0..L (0 is the embedding).
     """
 
     number: str
@@ -85,8 +85,7 @@ class Distance:
 
 
 class Probe(NamedTuple):
-    """Token ids, of which the first `prefill` enter at once. It is compared at positions prefill-1 to the
-    last."""
+    """Token ids, of which the first `prefill` enter at once; compared at positions prefill-1 to the last."""
 
     name: str
     ids: tuple[int, ...]
@@ -103,7 +102,7 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Verification:
-    """Everything `edge-export verify` found out about one artifact."""
+    """The result of `edge-export verify` for one artifact."""
 
     path: Path
     label: str
@@ -119,11 +118,11 @@ class Verification:
         return all(check.passed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """What `--json` writes: the record with the artifact that it is of."""
+        """The value that `--json` writes: the record, and the artifact it is about."""
         return {"path": str(self.path), "label": self.label, "notice": self.notice, **self.record()}
 
     def record(self) -> dict[str, Any]:
-        """What the manifest keeps: JSON values alone, null for a number that is not finite."""
+        """The value that the manifest keeps: JSON values alone, null for a number that is not finite."""
         return {
             "passed": self.passed,
             "date": self.date,
@@ -162,8 +161,10 @@ def layer_name(layer: int) -> str:
 
 
 def table(result: Verification, *, layers: bool = False) -> Group:
-    """What the command prints: every number with its tolerance, the failing ones in red; `layers` adds each
-    layer's."""
+    """The tables that the command prints: every number with its tolerance, failing ones in red.
+
+    `layers` adds the numbers of each layer.
+    """
     verdict = Text(
         f"{result.label}: {'verified' if result.passed else 'FAILED'}",
         style="bold" if result.passed else "bold red",
@@ -172,7 +173,7 @@ def table(result: Verification, *, layers: bool = False) -> Group:
         verdict.append(f"\n{result.notice}", style="dim")
     tables = []
     for against in dict.fromkeys(check.against for check in result.checks):
-        made = Table(
+        rows = Table(
             title=f"against {against}",
             title_justify="left",
             title_style="",
@@ -180,11 +181,11 @@ def table(result: Verification, *, layers: bool = False) -> Group:
             pad_edge=False,
         )
         for i, column in enumerate(("number", "error", "tolerance", "absolute", "worst at", "first beyond")):
-            made.add_column(column, justify="right" if i in (1, 2, 3) else "left", overflow="fold")
+            rows.add_column(column, justify="right" if i in (1, 2, 3) else "left", overflow="fold")
         for check in result.checks:
             if check.against != against:
                 continue
-            made.add_row(
+            rows.add_row(
                 check.number,
                 f"{check.value:.2g}",
                 f"{check.tolerance:.3g}",
@@ -193,7 +194,7 @@ def table(result: Verification, *, layers: bool = False) -> Group:
                 escape(check.first or ("" if check.passed else check.where)),
                 style="" if check.passed else "red",
             )
-        tables.append(made)
+        tables.append(rows)
     kl = result.kl
     note = Text(
         f"KL(full || this) in nats: mean {kl.mean:.2g}, largest {kl.largest:.2g} over {kl.positions} "
@@ -206,19 +207,19 @@ def table(result: Verification, *, layers: bool = False) -> Group:
 
 
 def layer_table(result: Verification) -> Table:
-    """One row for each layer; a number beyond its tolerance in red."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    made.add_column("layer")
+    """A table of one row for each layer; a number beyond its tolerance is red."""
+    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    rows.add_column("layer")
     checks = [check for check in result.checks if check.layers]
     for check in checks:
-        made.add_column(f"{check.number}\n{check.against}", justify="right", overflow="fold")
+        rows.add_column(f"{check.number}\n{check.against}", justify="right", overflow="fold")
     depth = max((len(check.layers) for check in checks), default=0)
     for layer in range(depth):
         cells = []
         for check in checks:
             index = layer - (depth - len(check.layers))  # attention begins at layer 1
-            shown = "" if index < 0 else f"{check.layers[index]:.2g}"
+            cell = "" if index < 0 else f"{check.layers[index]:.2g}"
             beyond = index >= 0 and not check.layers[index] <= check.tolerance
-            cells.append(f"[red]{shown}[/red]" if beyond else shown)
-        made.add_row(layer_name(layer), *cells)
-    return made
+            cells.append(f"[red]{cell}[/red]" if beyond else cell)
+        rows.add_row(layer_name(layer), *cells)
+    return rows

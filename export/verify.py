@@ -1,8 +1,8 @@
-"""Artifacts against their checkpoint: is what was built what the checkpoint says?
+"""Verifies artifacts against their checkpoint.
 
-Three questions, each with a tolerance: do the stored weights follow from the checkpoint's, does the artifact
-compute what transformers eager float32 computes with the weights it stores (and what optimum's graph
-computes, where one is given), and, without a tolerance, how far is it from full precision (KL in nats)?
+Do the stored weights follow from the checkpoint's, within a tolerance? Does the artifact compute what
+transformers eager float32 computes with the stored weights, within a tolerance? The same against optimum's
+graph, where one is given. Without a tolerance: how far is it from full precision (KL in nats)?
 
 At gemma-3-1b's shape the peak was 11.8 GB resident, pages of mapped files counted (optimum's reference of
 1.2 billion parameters takes 12 GB as well).
@@ -57,7 +57,7 @@ DEQUANTISED = f"{TRANSFORMERS}, dequantised weights"
 
 
 class Yardsticks(NamedTuple):
-    """What all artifacts of one checkpoint are held against.
+    """The values that all artifacts of one checkpoint are compared with.
 
     `full` has the values of transformers with the checkpoint's weights; `reference` and `optimum` are
     optimum's export and its values, None where none is given.
@@ -95,13 +95,13 @@ def verify(
     with Checkpoint(origin.folder) as checkpoint:
         same_checkpoint(artifacts, checkpoint.sha256(), origin, opened)
         spec = min((a.manifest.model for a in artifacts), key=lambda model: model.context)
-        config, asked = read_config(checkpoint.config, spec.context), probes(artifacts[0], spec)
+        config, chosen = read_config(checkpoint.config, spec.context), probes(artifacts[0], spec)
         on_start("transformers with the checkpoint's weights")
-        full, optimum = eager_values(origin.folder, asked, threads=threads), None
+        full, optimum = eager_values(origin.folder, chosen, threads=threads), None
         if reference is not None and not all(quantised(artifact) for artifact in artifacts):
             on_start("optimum's reference")
-            optimum = reference_values(reference, asked, threads)
-        against = Yardsticks(checkpoint, config, asked, full, opened, optimum, threads)
+            optimum = reference_values(reference, chosen, threads)
+        against = Yardsticks(checkpoint, config, chosen, full, opened, optimum, threads)
         results = []
         for artifact in artifacts:
             on_start(artifact.label)
@@ -111,27 +111,27 @@ def verify(
 
 
 def judge(artifact: Artifact, against: Yardsticks) -> Verification:
-    """Everything that is to be said of one artifact."""
-    stored, asked, reference = Stored(artifact), against.probes, against.reference
-    values = artifact_values(artifact, asked, against.threads)
+    """Verifies one artifact with all its yardsticks."""
+    stored, chosen, reference = Stored(artifact), against.probes, against.reference
+    values = artifact_values(artifact, chosen, against.threads)
     checks = [check_weights(stored, against.checkpoint, against.config, weight_tolerance(artifact))]
     versions = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
     versions["edgetrace"] = edge.__version__
     if quantised(artifact):
         checks += check_quantised(artifact, stored, values, against)
     else:
-        checks += compare(asked, values, against.full, TRANSFORMERS, FULL)
+        checks += compare(chosen, values, against.full, TRANSFORMERS, FULL)
         if reference is not None and against.optimum is not None:
             ours = in_its_terms(values, reference, against.checkpoint, against.config)
-            checks += compare(asked, ours, against.optimum, OPTIMUM, FULL)
+            checks += compare(chosen, ours, against.optimum, OPTIMUM, FULL)
             versions[OPTIMUM] = reference.versions.get(OPTIMUM, "")
     return Verification(
         artifact.path,
         artifact.label,
         artifact.manifest.notice,
         tuple(checks),
-        divergence(asked, against.full, values),
-        asked,
+        divergence(chosen, against.full, values),
+        chosen,
         versions,
         datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -140,15 +140,17 @@ def judge(artifact: Artifact, against: Yardsticks) -> Verification:
 def check_quantised(
     artifact: Artifact, stored: Stored, values: list[Values], against: Yardsticks
 ) -> list[Check]:
-    """Against transformers with the weights that the artifact stores: as it runs, and with kernels that do
-    not round activations."""
-    asked, threads = against.probes, against.threads
-    yardstick = eager_values(against.checkpoint.folder, asked, stored, threads)
+    """Checks against transformers with the artifact's own weights.
+
+    The artifact runs as it is, and with kernels that do not round activations.
+    """
+    chosen, threads = against.probes, against.threads
+    yardstick = eager_values(against.checkpoint.folder, chosen, stored, threads)
     with float_activations(artifact) as exact:
-        unrounded = artifact_values(exact, asked, threads)
+        unrounded = artifact_values(exact, chosen, threads)
     return [
-        *compare(asked, unrounded, yardstick, f"{DEQUANTISED}, float activations", FLOAT_ACTIVATIONS),
-        *compare(asked, values, yardstick, DEQUANTISED, ROUNDED_ACTIVATIONS),
+        *compare(chosen, unrounded, yardstick, f"{DEQUANTISED}, float activations", FLOAT_ACTIVATIONS),
+        *compare(chosen, values, yardstick, DEQUANTISED, ROUNDED_ACTIVATIONS),
     ]
 
 
@@ -183,8 +185,7 @@ def find(folder: Path) -> list[Artifact]:
 
 
 def checkpoint_of(artifact: Artifact, source: str | None, on_file: Callable[[str, int], None]) -> Source:
-    """The checkpoint given, at the artifact's own commit if it is a hub model, or the embedded one of the
-    artifact's model."""
+    """The checkpoint given (a hub model at the artifact's commit), or the embedded one of its model."""
     if source is not None:
         return resolve(source, revision=artifact.manifest.revision or None, on_file=on_file)
     model_id = artifact.manifest.model_id

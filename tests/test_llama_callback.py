@@ -6,7 +6,7 @@ import ctypes
 import shutil
 import subprocess
 
-from edge.backends.llama_callback import SOURCE, CompiledPass, Pass, Stop, compiled_callback, stops
+from edge.backends.llama_callback import SOURCE, CompiledPass, Pass, Stop, compiled_callback, stop_array
 
 
 def test_both_sides_lay_the_structures_out_alike(tmp_path):
@@ -64,7 +64,7 @@ def test_it_asks_python_while_learning_and_wants_nothing_at_rest():
     one.rest()
     assert call(8, True, one.address) is False
     assert call(8, False, one.address) is True  # data that nobody asked for: go on
-    one.begin(stops([(16, b"a", 0, 24, b"b", 0)]), 1)
+    one.begin(stop_array([(16, b"a", 0, 24, b"b", 0)]), 1)
     assert [call(tensor, True, one.address) for tensor in (8, 16, 24)] == [False, True, False]
     assert len(heard) == 2
     one.learn()

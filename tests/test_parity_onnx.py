@@ -14,8 +14,8 @@ import pytest
 
 import edge.backends.onnx
 from edge.artifact import Artifact, record_file
-from edge.backends.base import Runtime
-from edge.backends.onnx import CHUNK, OnnxBackend
+from edge.backends.base import CHUNK, Runtime
+from edge.backends.onnx import OnnxBackend
 from edge.backends.runtime import open_backend
 from edge.errors import UserError
 from edge.signals.groups import VECTORS

@@ -1,30 +1,47 @@
-"""What a backend owes the rest of Edgetrace."""
+"""The interface of a backend, and the choices and sizes that all of them share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edge.artifact import ModelSpec
 from edge.errors import UserError
 from edge.signals.taps import Taps
 
 TAPS_WANTED = ("auto", "rows", "none")
-KV_CACHES = ("f16", "f32")
+# ONNX Runtime reads a prompt in chunks of so many positions. The bits stay the same, and the buffers of
+# attention do not grow with the prompt squared.
+CHUNK = 128
+# Bytes of attention that a prompt's last chunk leaves, two positions at least. Each layer leaves its own, so
+# this chunk is the shorter the longer the prompt is. In all other chunks the layers share one buffer.
+LAST_BYTES = 32 << 20
+
+
+class CacheType(NamedTuple):
+    """A type of cached numbers: llama.cpp's number for it (ggml_type) and its bytes."""
+
+    ggml_type: int
+    bytes: int
+
+
+KV_CACHES = {"f16": CacheType(1, 2), "f32": CacheType(0, 4)}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a model is run, as far as that is a choice.
+    """The choices of how a model is run. Raises UserError for an unknown word.
 
-    `threads` None: all processors this process may use. `taps`: "rows" wants attention and hidden states or
-    an error, "auto" goes on with logits alone where they cannot be had, "none" never asks for them.
-    `prepack` is for onnxruntime: its weights are laid out for this processor once and kept beside the
-    artifact. `anyway` starts although memory or disk may not do. The others are llama.cpp's alone:
-    `kv_cache` the type of cached numbers (None: f32 for weights in float32, else f16), `low_memory` no
-    second copy of the weights laid out for the processor, `gpu_layers` so many layers on a GPU. Raises
-    UserError for an unknown word.
+    `threads` None: all processors this process may use.
+    `taps`: "rows" needs attention and hidden states, else it is an error. "auto" goes on with logits alone
+    where there are none. "none" never reads them.
+    `prepack`, for onnxruntime: weights are laid out for this processor once and kept beside the artifact.
+    `anyway`: starts although memory or disk may be too small.
+
+    For llama.cpp alone: `kv_cache` is the type of cached numbers (None: f32 for weights in float32, else
+    f16). `low_memory` makes no second copy of the weights, laid out for the processor. `gpu_layers` is
+    the number of layers on a GPU.
     """
 
     threads: int | None = None
@@ -46,7 +63,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class LlamaSettings:
-    """What of a Runtime decides the rows that llama.cpp makes; `kv_cache` is the type that was used."""
+    """The choices of a Runtime that decide llama.cpp's rows; `kv_cache` is the type that was used."""
 
     taps: str
     kv_cache: str
@@ -60,8 +77,8 @@ class LlamaSettings:
 class Backend(Protocol):
     """A model with a KV cache of `capacity` positions, of which the first `length` are filled.
 
-    `cache_bytes_each` is the size of one cached number; `taps_lost` says why attention and hidden states
-    that were wanted are missing from now on, "" where they are not.
+    `cache_bytes_each` is the size of one cached number. `taps_lost` is the reason why attention and hidden
+    states will be missing although they were wanted, "" where they are not missing.
     """
 
     spec: ModelSpec
@@ -71,8 +88,7 @@ class Backend(Protocol):
     taps_lost: str
 
     def prefill(self, ids: Sequence[int]) -> Taps:
-        """Appends the ids to the cache; taps of the last one. Raises ValueError when empty or beyond
-        `capacity`."""
+        """Appends the ids to the cache; taps of the last one. Raises ValueError for none or too many."""
 
     def step(self, token_id: int) -> Taps:
         """Appends one id to the cache and returns its taps."""

@@ -1,4 +1,4 @@
-"""A GGUF file on its own as an artifact: what a manifest would say is read from the file."""
+"""A GGUF file on its own as an artifact: its manifest is read from the file."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ FTYPE = "LLAMA_FTYPE_"
 
 
 def open_artifact(path: str | Path) -> Artifact:
-    """An artifact folder, or a GGUF file: one of an artifact, or any other. Raises UserError when it cannot
-    be used."""
+    """Opens an artifact folder or a GGUF file. Raises UserError when it cannot be used.
+
+    A GGUF file that lies in an artifact folder opens that artifact.
+    """
     path = Path(path)
     if not path.is_file():
         return Artifact.open(path)
@@ -48,10 +50,10 @@ def open_gguf(path: Path) -> Artifact:
     tokenizer.
     """
     with Header(path) as header:
-        named = header.value("general.architecture")
-        if named not in BY_GGUF:
+        name = header.value("general.architecture")
+        if name not in BY_GGUF:
             raise UserError(
-                f"{path} holds the architecture {named!r}, which is not traced; those traced: "
+                f"{path} holds the architecture {name!r}, which is not traced; those traced: "
                 f"{', '.join(BY_GGUF)}"
             )
         if (header.value("split.count") or 1) > 1:
@@ -64,7 +66,7 @@ def open_gguf(path: Path) -> Artifact:
             raise UserError(f"{path} has two tokens with the same text: download it or build it again")
         vocabulary = Vocabulary(path)
         try:
-            spec = read_spec(header, BY_GGUF[named], vocabulary)
+            spec = read_spec(header, BY_GGUF[name], vocabulary)
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{path} does not describe a model ({error}): download it or build it again"
@@ -97,27 +99,26 @@ def model_name(value: object) -> str:
 
 
 def named_ends(header: Header) -> tuple[int, ...]:
-    """The stop ids that a file names although it holds no tokenizer."""
+    """Stop ids that a file gives although it holds no tokenizer."""
     ids = (header.value(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot"))
     return tuple(sorted({i for i in ids if isinstance(i, int)}))
 
 
 def beside(path: Path, tokens: list[str], vocabulary: Vocabulary) -> dict[str, FileRecord]:
-    """tokenizer.json in the same folder, if it spells the file's tokens; raises UserError when it is another
-    model's."""
-    found = path.parent / TOKENIZER_NAME
-    if not found.is_file():
+    """tokenizer.json in the same folder, if there is one; raises UserError when it is another model's."""
+    file = path.parent / TOKENIZER_NAME
+    if not file.is_file():
         if not vocabulary.present:
             raise UserError(f"{path} holds no tokenizer: put the model's {TOKENIZER_NAME} beside it")
         return {}
     if tokens:
-        spelled = JsonTokenizer(found).vocabulary()
+        spelled = JsonTokenizer(file).vocabulary()
         # Added tokens beyond the model's rows are in no GGUF file (gemma-3-1b's image token).
         if any(tokens[i] != text for text, i in spelled.items() if i < len(tokens)):
             raise UserError(
-                f"{found} is not the tokenizer of {path.name}: move one of them to another folder"
+                f"{file} is not the tokenizer of {path.name}: move one of them to another folder"
             )
-    return {TOKENIZER_NAME: record_file(found)}
+    return {TOKENIZER_NAME: record_file(file)}
 
 
 def read_spec(header: Header, architecture: Architecture, vocabulary: Vocabulary) -> ModelSpec:
@@ -142,13 +143,13 @@ def read_spec(header: Header, architecture: Architecture, vocabulary: Vocabulary
         head_dim=number("attention.key_length", hidden // heads if heads else 0),
         vocabulary=vocabulary.size,
         context=number("context_length"),
-        windows=windows(header, architecture, layers),
+        windows=read_windows(header, architecture, layers),
         stop_ids=vocabulary.stop_ids(),
     )
 
 
-def windows(header: Header, architecture: Architecture, layers: int) -> tuple[int, ...]:
-    """Keys that each layer sees (0: all), as llama.cpp computes it."""
+def read_windows(header: Header, architecture: Architecture, layers: int) -> tuple[int, ...]:
+    """Window of each layer in positions (0: it sees all), as llama.cpp computes it."""
     key = f"{architecture.gguf}.attention.sliding_window"
     window = header.value(key) if architecture.full_every else None
     if not window:

@@ -1,5 +1,4 @@
-"""The tap callback in C, compiled on the machine it runs on; where there is no compiler, Python's own does
-the same.
+"""The tap callback in C, compiled on the machine it runs on. Without a compiler, Python's own does the same.
 
 llama.cpp asks its callback about some six hundred nodes a token. Where the wanted ones are known by address,
 llama_taps.c answers and copies without entering Python. llama-cpp-python is built from source, so that where
@@ -61,7 +60,7 @@ class Callback(NamedTuple):
 
 
 def compiled_callback() -> Callback:
-    """Compiled at the first call, unless an earlier process has."""
+    """The callback, compiled at the first call unless an earlier process has done it."""
     library, problem = compiled(SOURCE)
     if library is None:
         return Callback(0, problem)
@@ -71,9 +70,9 @@ def compiled_callback() -> Callback:
 class CompiledPass:
     """The state that the compiled callback works on, one pass at a time.
 
-    `python` is the address of the callback for passes that learn. The offsets are those of name, data and
-    sizes in a tensor; attention and hidden are the addresses of the buffers to fill, `capacity` the numbers
-    in the first.
+    `python` is the address of the callback for passes that learn. `name_at`, `data_at` and `sizes_at`
+    are offsets in a tensor. `attention` and `hidden` are addresses of the buffers to fill; `capacity` is
+    the size of the first in numbers.
     """
 
     def __init__(
@@ -105,11 +104,11 @@ class CompiledPass:
         self.address = ctypes.addressof(self._pass)
 
     def learn(self) -> None:
-        """Python's callback hears everything."""
+        """Passes every call on to Python's callback."""
         self._pass.python = self._python
 
     def rest(self) -> None:
-        """Nothing is wanted."""
+        """Ends the pass: no node is wanted any more."""
         self._pass.python, self._pass.count = None, 0
 
     def begin(self, stops: ctypes.Array[Stop], new: int) -> None:
@@ -121,12 +120,12 @@ class CompiledPass:
 
     @property
     def passed(self) -> int:
-        """Stops at which everything was as it had been learned."""
+        """Number of stops at which everything was as it had been learned."""
         return int(self._pass.next)
 
     @property
     def failed(self) -> int | None:
-        """The stop at which something was not."""
+        """Index of the stop at which something was not, None where there is none."""
         return int(self._pass.failed) - 1 if self._pass.failed else None
 
     @property
@@ -135,11 +134,13 @@ class CompiledPass:
         return int(self._pass.width)
 
 
-def stops(nodes: Sequence[tuple[int, bytes, int, int, bytes, int]]) -> ctypes.Array[Stop]:
-    """From (address, name, layer or -1, address of the stream, its name, its number) of each stop, in the
-    graph's order."""
-    made = (Stop * len(nodes))()
-    for stop, (address, name, layer, stream, stream_name, number) in zip(made, nodes, strict=True):
+def stop_array(nodes: Sequence[tuple[int, bytes, int, int, bytes, int]]) -> ctypes.Array[Stop]:
+    """The stops as C reads them, in the graph's order.
+
+    Each node is (address, name, layer or -1, address of the stream, its name, its number).
+    """
+    array = (Stop * len(nodes))()
+    for stop, (address, name, layer, stream, stream_name, number) in zip(array, nodes, strict=True):
         stop.tensor, stop.name, stop.layer = address, name, layer
         stop.stream, stop.stream_name, stop.stream_number = stream, stream_name, number
-    return made
+    return array

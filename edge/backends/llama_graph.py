@@ -1,4 +1,4 @@
-"""Which nodes of llama.cpp's graph are read for taps, and how its tensors lie in memory."""
+"""The nodes of llama.cpp's graph that are read for taps, and the layout of its tensors in memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Any
 
 from edge.architectures import ARCHITECTURES
 from edge.artifact import ModelSpec
-from edge.backends.llama_callback import Stop, stops
+from edge.backends.llama_callback import Stop, stop_array
 
 TENSOR_BYTES = 336  # sizeof(ggml_tensor); with its object header of 32 bytes, ggml_tensor_overhead()
 OVERHEAD_BYTES = 368
 
 
 class Tensor(ctypes.Structure):
-    """ggml_tensor, which the binding does not define. `ne` are sizes, innermost first, `nb` strides in
-    bytes."""
+    """ggml_tensor, which the binding does not define; `ne` are sizes, innermost first, `nb` strides."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -62,9 +61,11 @@ class Node:
 
 
 class Plan:
-    """Where one kind of pass has its nodes of interest: those wanted, by address and in the graph's order,
-    and the residual streams 0..L-1 by number. `stops` is the same for the compiled callback, None where a
-    node is not on the host."""
+    """The nodes of interest of one kind of pass.
+
+    `wanted` are those to stop at, by address and in the graph's order. `streams` are the residual streams
+    0..L-1 by number. `stops` is the same for the compiled callback, None where a node is not on the host.
+    """
 
     def __init__(self) -> None:
         self.wanted: dict[int, Node] = {}
@@ -72,14 +73,14 @@ class Plan:
         self.stops: ctypes.Array[Stop] | None = None
 
     def compile(self) -> None:
-        """Once every node is known."""
+        """Makes `stops`, once every node is known."""
         pairs = [
             (node, self.streams[node.number] if node.kind == ATTENTION else node)
             for node in self.wanted.values()
         ]
         if all(node.host and stream.host for node, stream in pairs):
             layers = [node.number if node.kind == ATTENTION else -1 for node, _ in pairs]
-            self.stops = stops(
+            self.stops = stop_array(
                 [
                     (node.address, node.name, layer, stream.address, stream.name, stream.number)
                     for (node, stream), layer in zip(pairs, layers, strict=True)
@@ -88,8 +89,7 @@ class Plan:
 
 
 def wanted_names(spec: ModelSpec) -> dict[bytes, tuple[str, int]]:
-    """Name in llama.cpp's graph -> kind and number; raises TapError for an architecture that is not
-    traced."""
+    """Name in llama.cpp's graph -> kind and number; raises TapError for an untraced architecture."""
     if spec.architecture not in ARCHITECTURES:
         raise TapError(f"the names in llama.cpp's graph of {spec.architecture!r} are not known")
     layers, embedding = spec.layers, ARCHITECTURES[spec.architecture].embedding
@@ -111,6 +111,6 @@ def check_layout(library: Any) -> None:
     """Raises TapError when the library's tensors are not laid out as Tensor says."""
     overhead = library._lib.ggml_tensor_overhead
     overhead.restype = ctypes.c_size_t
-    found = overhead()
-    if ctypes.sizeof(Tensor) != TENSOR_BYTES or found != OVERHEAD_BYTES:
-        raise TapError(f"a tensor of this llama.cpp takes {found} bytes instead of {OVERHEAD_BYTES}")
+    size = overhead()
+    if ctypes.sizeof(Tensor) != TENSOR_BYTES or size != OVERHEAD_BYTES:
+        raise TapError(f"a tensor of this llama.cpp takes {size} bytes instead of {OVERHEAD_BYTES}")

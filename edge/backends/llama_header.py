@@ -1,5 +1,4 @@
-"""What the head of a GGUF file says, read by llama.cpp's own parser: keys and values, tensors; no
-weights."""
+"""The head of a GGUF file, read by llama.cpp's own parser: keys, values and tensors, without weights."""
 
 from __future__ import annotations
 
@@ -10,13 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from edge.backends.llama_library import listening, llama_cpp
+from edge.backends.llama_library import captured_log, llama_cpp
 from edge.errors import UserError
 
 MAGIC = b"GGUF"
 BOOL, STRING, ARRAY = 7, 8, 9  # gguf_type
 # gguf_type -> how the value is called and what it is in C.
-SCALARS = {
+SCALAR_TYPES = {
     0: ("u8", ctypes.c_uint8),
     1: ("i8", ctypes.c_int8),
     2: ("u16", ctypes.c_uint16),
@@ -39,8 +38,7 @@ class InitParams(ctypes.Structure):
 
 
 class TensorEntry(NamedTuple):
-    """One tensor of a file: `type` as ggml names it (F32, Q4_K), in capitals; bytes and place in the data
-    section."""
+    """A tensor of a file: type in ggml's capitals (F32, Q4_K), place in the data section, size in bytes."""
 
     name: str
     type: str
@@ -67,7 +65,7 @@ class Header:
                 f"{path} is not a GGUF file (it does not begin with GGUF): give one, or an artifact folder"
             )
         self._ggml = llama_cpp()._lib
-        with listening() as log:
+        with captured_log() as log:
             self._context = self._call("gguf_init_from_file", POINTER, (ctypes.c_char_p, InitParams))(
                 str(path).encode(), InitParams(True, None)
             )
@@ -112,7 +110,7 @@ class Header:
             )
 
     def tensor_types(self) -> dict[str, int]:
-        """How many tensors have each type."""
+        """Number of tensors of each type."""
         return dict(Counter(entry.type for entry in self.tensors()))
 
     def keys(self) -> list[str]:
@@ -122,34 +120,30 @@ class Header:
         ]
 
     def value(self, key: str) -> Any:
-        """A number, bool, string (bytes that are no UTF-8 replaced) or list of them; None for a key that is
-        not there."""
-        found = self._call("gguf_find_key", INDEX, (POINTER, ctypes.c_char_p))(self._context, key.encode())
-        if found < 0:
+        """A number, bool, string or list of them; None without the key. Bytes not in UTF-8 are replaced."""
+        index = self._call("gguf_find_key", INDEX, (POINTER, ctypes.c_char_p))(self._context, key.encode())
+        if index < 0:
             return None
-        kind = self._at("gguf_get_kv_type", ctypes.c_int, found)
+        kind = self._at("gguf_get_kv_type", ctypes.c_int, index)
         if kind == STRING:
-            return self._at("gguf_get_val_str", ctypes.c_char_p, found).decode("utf-8", "replace")
+            return self._at("gguf_get_val_str", ctypes.c_char_p, index).decode("utf-8", "replace")
         if kind == ARRAY:
-            return self._array(found)
-        name, c_type = SCALARS[kind]
-        return self._at(f"gguf_get_val_{name}", c_type, found)
+            return self._array(index)
+        name, c_type = SCALAR_TYPES[kind]
+        return self._at(f"gguf_get_val_{name}", c_type, index)
 
-    def _array(self, found: int) -> list[Any]:
-        kind, count = (
-            self._at("gguf_get_arr_type", ctypes.c_int, found),
-            self._at("gguf_get_arr_n", ctypes.c_size_t, found),
-        )
+    def _array(self, index: int) -> list[Any]:
+        kind = self._at("gguf_get_arr_type", ctypes.c_int, index)
+        count = self._at("gguf_get_arr_n", ctypes.c_size_t, index)
         if kind == STRING:
             get = self._call("gguf_get_arr_str", ctypes.c_char_p, (POINTER, INDEX, ctypes.c_size_t))
-            return [get(self._context, found, i).decode("utf-8", "replace") for i in range(count)]
+            return [get(self._context, index, i).decode("utf-8", "replace") for i in range(count)]
         if kind == ARRAY:
             raise UserError(
                 f"{self.path} has a list of lists among its keys, which no known model has: download it "
                 "again"
             )
-        return (
-            list((SCALARS[kind][1] * count).from_address(self._at("gguf_get_arr_data", POINTER, found)))
-            if count
-            else []
-        )
+        if not count:
+            return []
+        address = self._at("gguf_get_arr_data", POINTER, index)
+        return list((SCALAR_TYPES[kind][1] * count).from_address(address))

@@ -19,13 +19,13 @@ LEVEL_WARN, LEVEL_ERROR, LEVEL_CONTINUED = 3, 4, 5  # ggml_log_level
 
 
 class Log:
-    """What the library said while this listened: warnings and errors, whole lines, oldest first."""
+    """Warnings and errors that the library logged, in whole lines, oldest first."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._open = False  # the last line waits for its continuation
 
-    def hear(self, level: int, text: bytes, data: Any) -> None:
+    def add(self, level: int, text: bytes, data: Any) -> None:
         """ggml_log_callback. It must not raise: nothing could catch it."""
         if level == LEVEL_CONTINUED:
             if self._open:
@@ -36,14 +36,13 @@ class Log:
             self.lines.append(text.decode("utf-8", "replace"))
 
     def first(self) -> str:
-        """The first line in one piece, at most 200 characters, "" if nothing was said."""
-        said = [" ".join(line.split()) for line in self.lines]
-        return next((line for line in said if line), "")[:200]
+        """The first line in one piece, at most 200 characters, "" if there is none."""
+        lines = (" ".join(line.split()) for line in self.lines)
+        return next((line for line in lines if line), "")[:200]
 
 
 def llama_cpp() -> Any:
-    """The low-level module of llama-cpp-python; raises UserError when it is not installed or cannot be
-    loaded."""
+    """The low-level module of llama-cpp-python; raises UserError when it cannot be imported."""
     try:
         return importlib.import_module("llama_cpp.llama_cpp")
     except (ImportError, OSError, RuntimeError, FileNotFoundError) as error:
@@ -52,7 +51,7 @@ def llama_cpp() -> Any:
 
 
 def version() -> str:
-    """Of the installed binding; raises UserError like `library`."""
+    """The version of the installed binding; raises UserError as `llama_cpp` does."""
     llama_cpp()
     return str(importlib.import_module("llama_cpp").__version__)
 
@@ -66,24 +65,26 @@ def supported(text: str) -> bool:
     return OLDEST <= numbers <= NEWEST
 
 
-_heard: Any = None  # the library keeps the pointer it was given last, so that callback must live as long
+_log_callback: Any = (
+    None  # the library keeps the pointer it was given last, so that callback must live as long
+)
 
 
-def hear(callback: Callable[[int, bytes, Any], None]) -> None:
-    """From now on the library's log goes there, and not to stderr."""
-    global _heard
+def set_log(callback: Callable[[int, bytes, Any], None]) -> None:
+    """Sends the library's log to `callback` instead of stderr."""
+    global _log_callback
     lib = llama_cpp()
     wrapped = lib.llama_log_callback(callback)
     lib.llama_log_set(wrapped, ctypes.c_void_p(0))
-    _heard = wrapped
+    _log_callback = wrapped
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Log]:
-    """The library's log while the block runs; afterwards it is silent."""
+def captured_log() -> Iterator[Log]:
+    """Keeps the library's log while the block runs; afterwards the library logs nothing."""
     log = Log()
-    hear(log.hear)
+    set_log(log.add)
     try:
         yield log
     finally:
-        hear(lambda level, text, data: None)
+        set_log(lambda level, text, data: None)

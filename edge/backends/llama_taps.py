@@ -1,15 +1,14 @@
-"""Attention rows and residual streams out of llama.cpp's graph, through its evaluation callback.
+"""Attention rows and residual streams from llama.cpp's graph, through its evaluation callback.
 
-The library asks about every node of the graph before it computes it (`ask`), and calls again with the data
-of those that were wanted. Each wanted node splits the graph, which costs time, so only one a layer is: the
-attention after softmax. The residual stream that enters a layer is still in place when that layer's
-attention is computed, because it is added to it afterwards, and is read then; the last one is wanted by
-itself. `edge.backends.llamacpp` checks on the loaded model that this gives the same bits as wanting every
-node.
+The library asks about every node of the graph before it computes it (`ask`). It calls again with the data of
+the nodes that were wanted. Each wanted node splits the graph, which costs time. So only one in each layer is
+wanted: the attention after softmax. The residual stream that enters a layer is read then too: it is still in
+place, because the attention is added to it afterwards. The last stream is wanted by itself.
+`edge.backends.llamacpp` checks on the loaded model that this gives the same bits as wanting every node.
 
 A callback that raised, or returned False with the data, would leave the rest of the graph uncomputed without
-an error. So everything is caught and kept for `finish`, which also tells a pass whose callback was cut off
-from one that ended.
+an error. So every exception is caught and kept for `finish`, which also detects a callback that was cut
+off.
 """
 
 from __future__ import annotations
@@ -41,18 +40,16 @@ class TapReader:
     """Collects the last position's rows of one pass at a time.
 
     `begin` before a pass whose taps matter, `finish` after it. The first pass of a kind looks at every
-    node's name; later ones know the nodes by address and check the names of those alone, in C where a
-    compiler is there. `every` wants each node by itself, for the check. Arrays: `rows` [L, H, K] and
+    node's name. Later ones know the nodes by address and check only their names, in C where there is a
+    compiler. With `every`, each node is wanted by itself, for the check. Arrays: `rows` [L, H, K] and
     `hidden` [L+1, D], views that the next pass overwrites.
     """
 
     def __init__(self, library: Any, spec: ModelSpec, capacity: int) -> None:
         ggml = library._lib
         self._get = ggml.ggml_backend_tensor_get
-        self._get.argtypes, self._get.restype = (
-            [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t],
-            None,
-        )
+        self._get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+        self._get.restype = None
         self._is_host = ggml.ggml_backend_buffer_is_host
         self._is_host.argtypes, self._is_host.restype = [ctypes.c_void_p], ctypes.c_bool
         self.spec = spec
@@ -121,7 +118,7 @@ class TapReader:
         if self._error is not None:
             self._plans.clear()
             if not isinstance(self._error, Exception):
-                raise self._error  # an interruption is nobody's fault
+                raise self._error  # an interruption is no failure of the taps
             raise TapError(f"reading taps from llama.cpp failed: {self._error}") from self._error
         if self._attention_seen != spec.layers or self._streams_seen != spec.layers + 1:
             self._plans.clear()
@@ -133,12 +130,11 @@ class TapReader:
             self._plan.compile()
             self._plans[min(self._new, 2)] = self._plan
         size = spec.layers * spec.heads * self._width
-        return self._attention[:size].reshape(spec.layers, spec.heads, self._width)[
-            :, :, :keys
-        ], self._hidden
+        rows = self._attention[:size].reshape(spec.layers, spec.heads, self._width)
+        return rows[:, :, :keys], self._hidden
 
     def _take_over(self) -> None:
-        """What the compiled callback has seen of the pass."""
+        """Takes over what the compiled callback has read in the pass."""
         compiled, nodes = self._compiled, list(self._plan.wanted.values())
         assert compiled is not None
         seen = nodes[: compiled.passed]
@@ -159,8 +155,7 @@ class TapReader:
         return self._learning
 
     def _call(self, address: int, ask: bool, data: Any) -> bool:
-        """The callback, some hundred times a token: without interest, or after an error, it lets the graph
-        run through."""
+        """The callback, called some hundred times a token; after an error it lets the graph run through."""
         try:
             if ask:
                 wanted = self._wanted
@@ -173,10 +168,9 @@ class TapReader:
 
     def _learn(self, address: int) -> bool:
         name = ctypes.string_at(address + NAME)
-        found = self._names.get(name)
-        if found is None:
+        if name not in self._names:
             return False
-        kind, number = found
+        kind, number = self._names[name]
         tensor = Tensor.from_address(address)
         self._check(tensor, kind)
         host = bool(tensor.buffer) and bool(self._is_host(tensor.buffer))
@@ -224,7 +218,7 @@ class TapReader:
         self._attention_seen += 1
 
     def _set_width(self, node: Node, width: int) -> None:
-        """All rows of a pass have one width."""
+        """Sets the width of the pass; raises TapError when its rows have two widths, or too large a one."""
         if self._width or width * self.spec.heads * self.spec.layers > self._attention.size:
             raise TapError(
                 f"{node.name.decode()} has sizes {tuple(node.sizes)} beside a width of {self._width}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.backends.llama_library import listening, llama_cpp, version
+from edge.backends.llama_library import captured_log, llama_cpp, version
 from edge.errors import UserError
 
 PIECE_BYTES = 256
@@ -20,7 +20,7 @@ class Vocabulary:
         self.lib = lib = llama_cpp()
         params = lib.llama_model_default_params()
         params.vocab_only = True
-        with listening() as log:
+        with captured_log() as log:
             self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise UserError(
@@ -40,17 +40,17 @@ class Vocabulary:
 
     def text(self, token_id: int) -> str:
         """A token as the file spells it, "" for none."""
-        found = self.lib.llama_vocab_get_text(self.handle, token_id) if 0 <= token_id < self.size else None
-        return found.decode("utf-8", "replace") if found else ""
+        text = self.lib.llama_vocab_get_text(self.handle, token_id) if 0 <= token_id < self.size else None
+        return text.decode("utf-8", "replace") if text else ""
 
     def special_tokens(self) -> dict[str, str]:
-        """Those a chat template may ask for, by role."""
+        """The special tokens that a chat template may ask for, by role."""
         lib, roles = self.lib, {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad"}
-        named = {
+        tokens = {
             role: self.text(getattr(lib, f"llama_vocab_{short}")(self.handle))
             for role, short in roles.items()
         }
-        return {role: text for role, text in named.items() if text}
+        return {role: text for role, text in tokens.items() if text}
 
     def stop_ids(self) -> tuple[int, ...]:
         """Every id that llama.cpp takes for the end of an answer."""
@@ -58,8 +58,10 @@ class Vocabulary:
 
 
 class LlamaTokenizer:
-    """llama.cpp's own tokenizer of a GGUF file; see `edge.tokenizer.Tokenizer`. Raises UserError for a file
-    without one."""
+    """llama.cpp's own tokenizer of a GGUF file; see `edge.backends.tokenizer.Tokenizer`.
+
+    Raises UserError for a file without one.
+    """
 
     def __init__(self, path: Path) -> None:
         self._vocabulary = Vocabulary(path)

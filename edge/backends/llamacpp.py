@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from edge.artifact import Artifact
-from edge.backends.base import Runtime, check_room
+from edge.backends.base import KV_CACHES, Runtime, check_room
 from edge.backends.llama_graph import TapError, check_layout
-from edge.backends.llama_library import NEWEST, OLDEST, listening, llama_cpp, supported, version
+from edge.backends.llama_library import NEWEST, OLDEST, captured_log, llama_cpp, supported, version
 from edge.backends.llama_taps import TapReader
 from edge.backends.mapped import let_go
 from edge.errors import UserError
@@ -22,15 +22,12 @@ from edge.signals.taps import Array, Taps
 
 # prefill in micro-batches of so many tokens: attention buffers that do not grow with the prompt squared
 CHUNK = 64
-CACHE_TYPES = {"f16": 1, "f32": 0}  # ggml_type
-CACHE_BYTES = {"f16": 2, "f32": 4}
 FLASH_OFF, FLASH_ON = 0, 1  # llama_flash_attn_type; fused attention never has its rows in memory
 PROBE = 3  # tokens of the pass that checks the taps when a model is opened
 
 
 def cache_type(artifact: Artifact, runtime: Runtime) -> str:
-    """f16 or f32: what was asked for, or f32 for weights in float32, so that nothing is rounded that need
-    not be."""
+    """The type of cached numbers: the one chosen, else f32 for weights in float32 and f16 for others."""
     if runtime.kv_cache:
         return runtime.kv_cache
     known = PRECISIONS.get(artifact.manifest.precision)
@@ -59,7 +56,7 @@ class LlamaBackend:
         self.spec = spec = artifact.manifest.model
         self.capacity = min(capacity or spec.context, spec.context)
         self.length = 0
-        self.cache_bytes_each = CACHE_BYTES[cache_type(artifact, runtime)]
+        self.cache_bytes_each = KV_CACHES[cache_type(artifact, runtime)].bytes
         self.taps_lost = ""
         self._strict = runtime.taps == "rows"
         self._lib = llama_cpp()
@@ -86,10 +83,10 @@ class LlamaBackend:
     def _check_model(self, path: Path) -> None:
         lib, spec = self._lib, self.spec
         vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
-        found = (lib.llama_model_n_layer(self._model), lib.llama_model_n_embd(self._model), vocabulary)
-        if found != (spec.layers, spec.hidden, spec.vocabulary):
+        shape = (lib.llama_model_n_layer(self._model), lib.llama_model_n_embd(self._model), vocabulary)
+        if shape != (spec.layers, spec.hidden, spec.vocabulary):
             raise UserError(
-                f"{path} has layers, width and vocabulary {found} where its manifest says "
+                f"{path} has layers, width and vocabulary {shape} where its manifest says "
                 f"{(spec.layers, spec.hidden, spec.vocabulary)}: build the artifact again"
             )
 
@@ -112,14 +109,14 @@ class LlamaBackend:
         params.n_batch = params.n_ubatch = min(CHUNK, self.capacity)
         params.n_outputs_max = 1  # logits of one position at a time: no buffer of n_batch x vocabulary
         params.n_threads = params.n_threads_batch = runtime.threads or usable_cores()
-        params.type_k = params.type_v = CACHE_TYPES[cache_type(artifact, runtime)]
+        params.type_k = params.type_v = KV_CACHES[cache_type(artifact, runtime)].ggml_type
         params.swa_full = True  # a window layer keeps every position, so that column = position
         params.no_perf = True
         params.flash_attn_type = FLASH_ON if flash_attention and self._reader is None else FLASH_OFF
         if self._reader is not None:
             params.cb_eval, params.cb_eval_user_data = self._reader.callback, self._reader.user_data
             self._called = self._reader  # kept although the taps may be lost: llama.cpp calls it
-        with listening() as log:
+        with captured_log() as log:
             self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             raise UserError(
@@ -235,8 +232,11 @@ class LlamaBackend:
         self.taps_lost = str(error)
 
     def _check_taps(self) -> None:
-        """Loses the taps unless those of a short prompt and a step make sense, and equal those with every
-        node by itself: when the nodes are learned, and when they are known."""
+        """Loses the taps unless those of a short prompt and a step are right.
+
+        They must be sensible. They must equal those with every node read by itself, both when the nodes are
+        learned and when they are known.
+        """
         ids = [i % self.spec.vocabulary for i in range(1, min(PROBE, self.capacity) + 1)]
         try:
             apart, learning, known = (self._probe(ids, every) for every in (True, False, False))
@@ -252,23 +252,22 @@ class LlamaBackend:
         self.rewind(0)
 
     def _probe(self, ids: list[int], every: bool) -> list[Array]:
-        """Rows and residual streams after the ids but the last, and after the last, if there are as many."""
+        """Rows and residual streams of two passes: over all ids but the last, if any, and over the last."""
         reader = self._reader
         assert reader is not None
         reader.every = every
         self.rewind(0)
-        seen = []
+        arrays = []
         for part in (ids[:-1], ids[-1:]):
             if part:
                 rows, hidden = self._tapped(part)
                 check_values(rows, hidden, self.length)
-                seen += [rows.copy(), hidden.copy()]
-        return seen
+                arrays += [rows.copy(), hidden.copy()]
+        return arrays
 
 
 def check_values(rows: Array, hidden: Array, keys: int) -> None:
-    """Raises TapError unless rows [L, H, keys] are distributions over the keys and hidden [L+1, D] is finite
-    and was written."""
+    """Raises TapError unless rows [L, H, keys] sum to one and hidden [L+1, D] is finite and was written."""
     sums = rows.sum(axis=-1)
     if rows.shape[-1] != keys or not (rows >= 0.0).all() or not (np.abs(sums - 1.0) < 1e-3).all():
         raise TapError("llama.cpp's attention rows do not sum to one over the positions")
@@ -277,13 +276,13 @@ def check_values(rows: Array, hidden: Array, keys: int) -> None:
 
 
 def load_model(path: Path, runtime: Runtime) -> Any:
-    """A llama_model; raises UserError with llama.cpp's own word when it refuses the file."""
+    """A llama_model; raises UserError with llama.cpp's own message when it refuses the file."""
     lib = llama_cpp()
     params = lib.llama_model_default_params()
     params.n_gpu_layers = runtime.gpu_layers
     # A second copy of the weights, laid out for the processor.
     params.use_extra_bufts = not runtime.low_memory
-    with listening() as log:
+    with captured_log() as log:
         lib.llama_backend_init()
         model = lib.llama_model_load_from_file(str(path).encode(), params)
     if not model:

@@ -14,8 +14,7 @@ HEADING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")
 
 
 class Mapping(NamedTuple):
-    """Part of a file in this process's address space; `clean`: nothing was written to it, the file has it
-    all."""
+    """Part of a file in this process's address space; `clean` where nothing was written to it."""
 
     start: int
     length: int
@@ -24,21 +23,20 @@ class Mapping(NamedTuple):
 
 
 def mappings(smaps: str) -> list[Mapping]:
-    """From the text of /proc/self/smaps."""
-    found: list[Mapping] = []
+    """The mappings that the text of /proc/self/smaps lists."""
+    listed: list[Mapping] = []
     for line in smaps.splitlines():
         heading = HEADING.fullmatch(line)
         if heading:
             start, end = int(heading[1], 16), int(heading[2], 16)
-            found.append(Mapping(start, end - start, heading[3], clean=False))
-        elif found and line.startswith("Anonymous:"):
-            found[-1] = found[-1]._replace(clean=line.split()[1] == "0")
-    return found
+            listed.append(Mapping(start, end - start, heading[3], clean=False))
+        elif listed and line.startswith("Anonymous:"):
+            listed[-1] = listed[-1]._replace(clean=line.split()[1] == "0")
+    return listed
 
 
 def trim() -> None:
-    """Gives freed memory back to the system, which glibc keeps for later; does nothing where the C library
-    has no such call."""
+    """Gives freed memory that glibc keeps back to the system; does nothing with other C libraries."""
     give: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if give is not None:
         give(ctypes.c_size_t(0))

@@ -1,8 +1,8 @@
-"""What a model will take of memory, said before anything is loaded.
+"""The memory that a model will take, estimated before anything is loaded.
 
-The figures are upper estimates held against measurements at true size (docs/memory.md,
-benchmarks/memory.py). Memory is what must stay resident for a model to run at the speed of memory: weights
-as the kernels read them, cache, buffers and the programs around.
+The figures are upper estimates, compared with measurements at true size (docs/memory.md,
+benchmarks/memory.py). They count what must stay resident for a model to run at the speed of memory: weights
+as the kernels read them, cache, buffers and the programs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from edge.artifact import TOKENIZER_NAME, Artifact, ModelSpec
+from edge.backends.base import CHUNK, LAST_BYTES
 from edge.errors import UserError
 from edge.machine.device import amount, available_memory
 from edge.precision import ONNX, PRECISIONS, Precision, backend_of
@@ -17,8 +18,6 @@ from edge.precision import ONNX, PRECISIONS, Precision, backend_of
 MIB = 1 << 20
 PROGRAMS = 106 * MIB  # Python, this project's imports and the runtime's code
 BUFFERS = 64 * MIB  # activations of a chunk of the prompt, the allocators' slack
-CHUNK = 128  # positions of a chunk of the prompt
-LAST_BYTES = 32 * MIB  # attention of all layers over the last chunk, in onnxruntime (two positions at least)
 TOKENIZER_FACTOR = 12  # memory over the size of a tokenizer.json
 TOKEN_BYTES = 700  # and at least so much for each token
 SHORTEST = 32  # positions below which no shorter context is proposed
@@ -40,17 +39,18 @@ class Memory(NamedTuple):
 def memory_needed(
     spec: ModelSpec, precision: str, weights: float, tokenizer: int, cache_bytes_each: int, capacity: int
 ) -> Memory:
-    """Of a model of this shape whose weights take `weights` bytes on disk and its tokenizer.json
-    `tokenizer`, 0 where there is none, with a cache of `capacity` positions of numbers of
-    `cache_bytes_each`."""
+    """Memory of a model of this shape with a cache of `capacity` positions.
+
+    Sizes in bytes: `weights` on disk, `tokenizer` that of tokenizer.json (0 where there is none), and
+    `cache_bytes_each` that of a cached number.
+    """
     vocabulary = max(TOKENIZER_FACTOR * tokenizer, TOKEN_BYTES * spec.vocabulary)
     rows = 4 * spec.layers * spec.heads * capacity
     # One layer's attention over a chunk, as it is computed and as it is kept.
     scores = kept = 4 * spec.heads * CHUNK * capacity
     if backend_of(precision) == ONNX:  # with taps, as nearly all are
-        kept = (
-            max(kept, min(LAST_BYTES, CHUNK * rows), 3 * rows) + 4 * (spec.layers + 1) * CHUNK * spec.hidden
-        )
+        streams = 4 * (spec.layers + 1) * CHUNK * spec.hidden
+        kept = max(kept, min(LAST_BYTES, CHUNK * rows), 3 * rows) + streams
     return Memory(
         PROGRAMS + vocabulary,
         round(weights * laid_out(precision)),
@@ -60,8 +60,10 @@ def memory_needed(
 
 
 def laid_out(precision: str) -> float:
-    """Memory that weights take as the kernels read them, over their size in the file; the most there is for
-    an ONNX precision that is not in the table."""
+    """Memory that weights take as the kernels read them, over their size in the file.
+
+    For an ONNX precision that is not in the table: the largest there is.
+    """
     if precision in PRECISIONS:
         return PRECISIONS[precision].laid_out
     return max(row.laid_out for row in PRECISIONS.values()) if backend_of(precision) == ONNX else 1.0
@@ -70,7 +72,7 @@ def laid_out(precision: str) -> float:
 def needed_by(
     artifact: Artifact, cache_bytes_each: int, capacity: int, instead: Precision | None = None
 ) -> Memory:
-    """Of an artifact, or of the same model in another precision whose size is known, as its own is."""
+    """Memory of an artifact, or of the same model `instead` in another precision; both sizes are known."""
     manifest = artifact.manifest
     tokenizer = manifest.files[TOKENIZER_NAME].size if TOKENIZER_NAME in manifest.files else 0
     weights: float = manifest.size - tokenizer
@@ -82,8 +84,7 @@ def needed_by(
 
 
 def check_memory(artifact: Artifact, cache_bytes_each: int, capacity: int, free: int | None = None) -> None:
-    """Raises UserError, with what would fit, when the memory that is free (default: this machine's) will not
-    do."""
+    """Raises UserError, with what would fit, when `free` memory (default: this machine's) is too little."""
     free = available_memory() if free is None else free
     needed = needed_by(artifact, cache_bytes_each, capacity)
     if free is None or needed.total <= free:

@@ -1,5 +1,4 @@
-"""ONNX Runtime on the CPU: every buffer is made once and bound; a step copies nothing that it does not
-need."""
+"""ONNX Runtime on the CPU. Every buffer is made once and bound; a step copies only what it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.artifact import Artifact
-from edge.backends.base import check_room
+from edge.backends.base import CHUNK, LAST_BYTES, check_room
 from edge.backends.mapped import let_go
 from edge.errors import UserError
 from edge.machine.device import usable_cores
@@ -22,12 +21,6 @@ RUNTIME_VERSION: str = ort.__version__
 DATA_NAME = f"{GRAPH_NAME}.data"
 WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
 FLOAT_BYTES = 4  # the cache is in float32
-CHUNK = (
-    128  # prefill in chunks: the same bits, and attention buffers that do not grow with the prompt squared
-)
-# A prompt's last chunk leaves the attention of each layer, of which its last row is kept; so it is the
-# shorter the longer the prompt. All others leave theirs one over the other.
-LAST_BYTES = 32 << 20
 FIRST_VERSION = (0, 2)  # of Edgetrace, whose tapped graphs give every position out
 
 
@@ -183,7 +176,7 @@ class OnnxBackend:
         self._session = None
 
     def _forward(self, ids: Sequence[int], *, last: bool = True) -> Taps:
-        """One pass; without `last` its taps mean nothing, but for the logits."""
+        """Runs one pass; without `last` only the logits of its taps mean anything."""
         new, spec = len(ids), self.spec
         self._ids[0, :new] = ids
         total = self.length + new
@@ -209,7 +202,7 @@ class OnnxBackend:
         return Taps(total - 1, self._logits[0], rows, self._hidden)
 
     def _bind_attention(self, patterns: Array) -> None:
-        """Every layer's attention to its part of [L, H, S, T]."""
+        """Binds every layer's attention to its part of [L, H, S, T]."""
         bind, shape = self._binding.bind_output, (1, *patterns.shape[1:])
         address, stride = patterns.ctypes.data, patterns.strides[0]
         for layer, name in enumerate(self._attention_names):
@@ -223,13 +216,12 @@ class OnnxBackend:
             self._output(name, buffer.reshape(1, new, self.spec.hidden))
 
     def _free_chunks(self) -> None:
-        """Decoding does without; the next pass binds its own outputs."""
+        """Frees the buffers of chunks, which decoding does without; the next pass binds its own outputs."""
         self._patterns, self._streams = np.empty(0, np.float32), np.empty((0, 0, 0), np.float32)
         self._bound_ids = 0
 
     def _chunk_patterns(self, new: int, total: int, *, last: bool) -> Array:
-        """Where a chunk's attention [L, H, S, T] goes: each layer's by itself in the last chunk, else one
-        over the other."""
+        """Buffer of a chunk's attention [L, H, S, T]: in the last chunk a part for each layer, else one."""
         spec = self.spec
         size = spec.heads * new * total
         if not self._patterns.size:  # for all that any chunk may need, most of which is never touched

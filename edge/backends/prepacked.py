@@ -1,9 +1,9 @@
-"""Weights as this processor's kernels want them, kept in a folder of the artifact and mapped from there.
+"""Weights as this processor's kernels read them, kept in a folder of the artifact and mapped from there.
 
-onnxruntime lays weights out anew each time that it loads a model and holds the copy in memory of its own.
-What it laid out once can be saved and mapped: less to hold, nothing to copy, the same bits. The layout is
-that of one version on one kind of processor, so the folder says whose it is and what its bytes should be;
-anything else is thrown away and made again.
+onnxruntime lays weights out anew each time that it loads a model, in memory of its own. The layout can be
+saved once and mapped: less memory, no copy, the same bits. It holds for one version on one kind of
+processor. So the folder records both, with checksums of its files; a folder that does not match is removed
+and made again.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def find(artifact: Artifact) -> Path | None:
     """The graph to load in place of the artifact's own, None where there is none that fits and is whole."""
     folder = artifact.path / FOLDER
     try:
-        made = json.loads((folder / MADE_NAME).read_bytes())
-        whole = made["identity"] == identity(artifact) and all(
-            checksum(folder / name) == made["checksums"][name] for name in (GRAPH_NAME, WEIGHTS_NAME)
+        record = json.loads((folder / MADE_NAME).read_bytes())
+        whole = record["identity"] == identity(artifact) and all(
+            checksum(folder / name) == record["checksums"][name] for name in (GRAPH_NAME, WEIGHTS_NAME)
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -47,8 +47,7 @@ def find(artifact: Artifact) -> Path | None:
 
 
 def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
-    """The graph to load: laid out before, or now, or the artifact's own where that is not worth it or not
-    possible."""
+    """The graph to load: laid out before or now, or the artifact's own where it cannot or need not be."""
     plain = artifact.path / GRAPH_NAME
     size = artifact.manifest.size
     if size < WORTH:
@@ -69,16 +68,16 @@ def find_or_make(artifact: Artifact, threads: int, on_note: OnNote) -> Path:
     except (OSError, UserError) as error:
         on_note(f"weights are laid out anew at each start, since {folder} could not be made ({error})")
         return plain
-    made = sum(path.stat().st_size for path in folder.iterdir())
+    taken = sum(path.stat().st_size for path in folder.iterdir())
     on_note(
-        f"laid the weights out for this processor in {folder}, once ({made / 1e9:.1f} GB; --no-prepack does "
-        "without)"
+        f"laid the weights out for this processor in {folder}, once "
+        f"({taken / 1e9:.1f} GB; --no-prepack does without)"
     )
     return folder / GRAPH_NAME
 
 
 def make(artifact: Artifact, folder: Path, threads: int) -> None:
-    """Raises OSError or UserError, and leaves nothing then."""
+    """Lays the weights out in `folder`, whole or not at all. Raises OSError or UserError."""
     temporary = folder.with_name(f".{FOLDER}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
@@ -95,8 +94,7 @@ def make(artifact: Artifact, folder: Path, threads: int) -> None:
 
 
 def identity(artifact: Artifact, root: Path = SYSTEM) -> str:
-    """SHA-256 (hex) of what decides the layout: the artifact, onnxruntime's version, the kinds of core and
-    what they can do."""
+    """SHA-256 (hex) of what decides the layout: the artifact, onnxruntime's version, and the cores."""
     cpuinfo = read_text(root / "proc/cpuinfo") or platform.processor()
     kinds = sorted(
         set(entries(cpuinfo, "vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features"))
@@ -116,7 +114,7 @@ def checksum(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Whether the lock is ours, for as long as the block runs."""
+    """Holds the lock while the block runs; gives False where another process has it."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

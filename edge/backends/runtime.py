@@ -1,4 +1,4 @@
-"""Which backend runs an artifact, and how."""
+"""The choice of the backend that runs an artifact, and its loading."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib.metadata
 from dataclasses import dataclass
 
 from edge.artifact import Artifact
-from edge.backends.base import Backend, LlamaSettings, Runtime
-from edge.backends.llamacpp import CACHE_BYTES, LlamaBackend, cache_type
+from edge.backends.base import KV_CACHES, Backend, LlamaSettings, Runtime
+from edge.backends.llamacpp import LlamaBackend, cache_type
 from edge.backends.memory import check_memory
 from edge.backends.onnx import FLOAT_BYTES, OnnxBackend, check_graph
 from edge.backends.prepacked import find_or_make
@@ -22,8 +22,7 @@ LIBRARY = {LLAMA_CPP: "llama-cpp-python"}  # distribution of a backend's library
 
 
 def check_runtime(artifact: Artifact, runtime: Runtime) -> None:
-    """Raises UserError for a choice that the artifact's backend does not have, for a graph that it no longer
-    runs, and for threads that would only wait."""
+    """Raises UserError for choices, graphs or threads that the artifact's backend does not support."""
     if (runtime.threads or 0) > (most := MOST_THREADS * usable_cores()):
         raise UserError(
             f"--threads is {runtime.threads} and this process may use {usable_cores()} processors: give at "
@@ -77,7 +76,7 @@ class Loader:
     def load(self, capacity: int, on_note: OnNote) -> Backend:
         """The backend that runs the artifact, with a cache of `capacity` positions (its context at most).
 
-        `on_note` hears what it left on disk. Raises UserError when its library is missing, memory will not
+        `on_note` is told what it left on disk. Raises UserError when its library is missing, memory will not
         do, or it cannot load the model.
         """
         artifact, runtime = self.artifact, self.runtime
@@ -91,27 +90,26 @@ class Loader:
 
 
 def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: OnNote) -> Backend:
-    """Checks the choice and loads the backend at once; see Loader.load. Raises UserError where either
-    fails."""
+    """Checks the choice and loads the backend at once, as Loader.load does. Raises UserError as both do."""
     return Loader(artifact, runtime).load(capacity, on_note)
 
 
 def cache_bytes_each(artifact: Artifact, runtime: Runtime) -> int:
-    """Size of a cached number."""
-    return (
-        CACHE_BYTES[cache_type(artifact, runtime)] if artifact.manifest.backend == LLAMA_CPP else FLOAT_BYTES
-    )
+    """Bytes of one cached number."""
+    if artifact.manifest.backend == LLAMA_CPP:
+        return KV_CACHES[cache_type(artifact, runtime)].bytes
+    return FLOAT_BYTES
 
 
 def llama_settings(artifact: Artifact, runtime: Runtime) -> LlamaSettings | None:
-    """What of the choice decides a run's rows, for its settings; None for onnxruntime: nothing does."""
+    """The choices that decide a run's rows; None for onnxruntime, where none does."""
     if artifact.manifest.backend != LLAMA_CPP:
         return None
     return LlamaSettings(runtime.taps, cache_type(artifact, runtime), runtime.low_memory)
 
 
 def versions(artifact: Artifact) -> dict[str, str]:
-    """Of this project and of what runs the artifact."""
+    """Versions of this project and of what runs the artifact, by name."""
     backend = artifact.manifest.backend
     names = (LIBRARY.get(backend, backend), *VERSIONS_OF)
     return {"edgetrace": __version__} | {name: importlib.metadata.version(name) for name in names}

@@ -14,11 +14,10 @@ from edge.errors import UserError
 
 
 class Tokenizer(Protocol):
-    """What prompts and answers need of a tokenizer."""
+    """The part of a tokenizer that prompts and answers need."""
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Ids; with `special`, the tokens that the tokenizer itself puts around a text. Special tokens in
-        the text count."""
+        """Ids; special tokens in the text count. With `special`, the tokenizer adds its own as well."""
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
         """Text of the ids, with or without special tokens; bytes that are no character are U+FFFD."""

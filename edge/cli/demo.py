@@ -19,11 +19,11 @@ import typer
 
 from edge.cli.common import console
 from edge.errors import UserError
-from edge.precision import FULL
+from edge.precision import FULL, INT4, INT8
 from edge.registry import read_registry
 from edge.runs.manifest import RUN_NAME
 
-QUANTISED = ("onnx-int8", "onnx-int4")
+QUANTISED = (INT8, INT4)
 MODULES = {"edge": "edge", "edge-export": "export"}  # command -> module that `python -m` runs
 # Modules of the extras `export` and `analysis` that the first and the last command need.
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "plotly")

@@ -22,6 +22,7 @@ from edge.errors import UserError
 from edge.files import DATA
 from edge.machine import device
 from edge.machine.telemetry import Sample, Sensors
+from edge.precision import GGUF_F16
 from edge.signals.compiled import compiled_code
 from edge.version import __version__
 
@@ -119,7 +120,7 @@ def taps_problem(path: Path, architecture: Architecture) -> str:
         with Header(path) as header:
             spec = read_spec(header, architecture, Vocabulary(path))
         files = {path.name: record_file(path)}
-        manifest = Manifest(path.stem, path.name, "gguf-f16", "rows", spec, files, "", {})
+        manifest = Manifest(path.stem, path.name, GGUF_F16, "rows", spec, files, "", {})
         artifact = Artifact(path.parent, manifest)
         backend = LlamaBackend(artifact, capacity=POSITIONS, runtime=Runtime(threads=1))
     except UserError as error:

@@ -1,10 +1,11 @@
 """Grouped-query attention with rope and a KV cache, as one fused node that also gives its pattern.
 
 GroupQueryAttention's fourth output `output_qk` with `qk_output=2` is the attention after softmax, [1, H, S,
-T], heads in transformers' order, zero outside a window. The scale of the scores lies in the rope tables,
-half of it (its square root) for the queries and half for the keys, and the node's own is 1: with any other,
-onnxruntime's x86 kernel that gives the attention out lays all keys out anew for every token, which takes
-most of its time (docs/performance.md).
+T], heads in transformers' order, zero outside a window.
+
+The node's own scale of the scores is 1. The scale lies in the rope tables: its square root in those of the
+queries, and in those of the keys. With any other scale, onnxruntime's x86 kernel that gives the attention
+out lays all keys out anew for every token, which takes most of its time (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ FUSED_ROPE_MULTIPLE = 16  # with do_rotary the kernel takes head sizes that are 
 
 
 class AttentionInputs:
-    """Graph inputs that every attention node shares, and rope tables made once for each base, with the scale
-    in them."""
+    """Graph inputs that all attention nodes share, and rope tables, one for each base, with its scale."""
 
     def __init__(self, b: GraphBuilder) -> None:
         self.b = b
@@ -55,8 +55,10 @@ class AttentionInputs:
 def attention(
     b: GraphBuilder, shared: AttentionInputs, layer: int, x: str, weights: str, pattern: str
 ) -> str:
-    """Attention and output projection of x [1, S, D] -> [1, S, D]; the attention after softmax [1, H, S, T]
-    is named `pattern`, and not given out where that is ""."""
+    """Attention and output projection of x [1, S, D] -> [1, S, D].
+
+    `pattern` names the attention after softmax [1, H, S, T]; "" does not give it out.
+    """
     c = b.config
     prefix = f"layers.{layer}.attention"
     cos, sin = shared.tables(layer)
@@ -91,8 +93,7 @@ def attention(
 
 
 def projections(b: GraphBuilder, x: str, weights: str, prefix: str, *, packed: bool) -> list[str]:
-    """Query, key and value as the fused node takes them: one packed tensor and two blanks, or three
-    tensors."""
+    """Query, key and value for the fused node: one packed tensor and two blanks, or three tensors."""
     c = b.config
     names = [f"{weights}.{part}_proj" for part in "qkv"]
     sizes = [heads * c.head_dim for heads in (c.heads, c.kv_heads, c.kv_heads)]
@@ -110,11 +111,11 @@ def projections(b: GraphBuilder, x: str, weights: str, prefix: str, *, packed: b
 
 def linear_with_bias(b: GraphBuilder, x: str, names: list[str], sizes: list[int], out: str) -> str:
     """A stacked projection, plus its stacked bias where the architecture has one."""
-    made = b.linear(x, [f"{name}.weight" for name in names], sizes, b.config.hidden, out)
+    product = b.linear(x, [f"{name}.weight" for name in names], sizes, b.config.hidden, out)
     if not b.config.qkv_bias:
-        return made
+        return product
     bias = b.vectors([f"{name}.bias" for name in names], sizes)
-    b.node("Add", [made, bias], [f"{out}.biased"])
+    b.node("Add", [product, bias], [f"{out}.biased"])
     return f"{out}.biased"
 
 

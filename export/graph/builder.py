@@ -35,7 +35,7 @@ class ExternalData:
     """The weight file beside the graph: appended to once, in order, never held in memory."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
-        """`on_bytes` hears how many bytes are written, chunk by chunk."""
+        """`on_bytes` is called with the number of bytes of each chunk written."""
         self.name = path.name
         self._stream = path.open("wb")
         self._on_bytes = on_bytes
@@ -273,7 +273,7 @@ class GraphBuilder:
         return out, residual
 
     def last_position(self, x: str, out: str) -> str:
-        """Of x [1, S, D] the last position [1, 1, D]."""
+        """The last position [1, 1, D] of x [1, S, D]."""
         self.node("Gather", [x, self.constant("last", np.array([-1], np.int64))], [out], axis=1)
         return out
 

@@ -1,4 +1,4 @@
-"""What a decoder graph is made of, read from config.json in its transformers 4 and 5 forms."""
+"""The settings of a decoder graph, read from config.json as transformers 4 or 5 writes it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Rope:
     def tables(self, head_dim: int, context: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """cos and sin, each [context, head_dim / 2] float32.
 
-        Inverse frequencies in float32 and the angles as their float32 product with the position, as
-        transformers' rotary embedding computes them: in float64 long positions would drift from the model as
-        it was trained.
+        Inverse frequencies are float32, and angles are their float32 product with the position, as in
+        transformers' rotary embedding. In float64, long positions would drift from the model as it was
+        trained.
         """
         frequencies = self.frequencies(head_dim)
         if self.scaling is not None:
@@ -71,13 +71,13 @@ def scale_llama3(frequencies: npt.NDArray[np.float32], scaling: Llama3Scaling) -
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Everything `export.graph.decoder` needs to know of a model.
+    """The settings of a model that `export.graph.decoder` builds from.
 
-    `positions` is how many config.json declares, of which `context` are built: it bounds the rope tables and
-    the KV cache. `windows` has for each layer the number of keys a
-    query sees (0: all). Window layers turn by `local_rope` where there is one. `norm_offset` is added to
-    every norm weight; `sandwich_norms` puts a norm behind attention and MLP as well; `qk_norm` one on each
-    query and key head before rope.
+    `positions` is how many config.json declares. `context` of them are built: it bounds the rope tables
+    and the KV cache. `windows` has for each layer the number of keys a query sees (0: all). Window
+    layers turn by `local_rope` where there is one. `norm_offset` is added to every norm weight.
+    `sandwich_norms` puts a norm behind attention and MLP as well. `qk_norm` puts one on each query and
+    key head before rope.
     """
 
     model_type: str
@@ -150,10 +150,8 @@ class ConfigReader:
             raise UserError(f"config.json: {key} is {value!r}, true or false is needed")
         return value
 
-    def decoder(
-        self, model_type: str, context: int, *, positions: int, head_dim: int | None = None
-    ) -> DecoderConfig:
-        """What all architectures read alike; each replaces what it reads otherwise.
+    def decoder(self, context: int, *, positions: int, head_dim: int | None = None) -> DecoderConfig:
+        """Reads the settings that all architectures share; each replaces what it reads in another way.
 
         `positions` and `head_dim` (None: hidden / heads) are the architecture's own defaults; `context` caps
         the positions.
@@ -166,7 +164,7 @@ class ConfigReader:
         size = self.integer("head_dim", head_dim or hidden // heads)
         declared = self.integer("max_position_embeddings", positions)
         return DecoderConfig(
-            model_type=model_type,
+            model_type=self.raw["model_type"],
             layers=layers,
             hidden=hidden,
             heads=heads,

@@ -1,5 +1,7 @@
-"""What building needs to know of an architecture besides its graph: how its checkpoints are read, and how
-other programs name it and compute it."""
+"""The facts of an architecture that building needs besides its graph.
+
+They say how its checkpoints are read, and how other programs name it and compute it.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,16 @@ def head_dim(config: DecoderConfig) -> int:
 
 @dataclass(frozen=True)
 class Conversion:
-    """One architecture.
+    """The facts of one architecture.
 
     `read_config` makes the decoder of a config.json, for at most so many positions. `model_class` is the
-    name of transformers' class, `onnx_config` that of optimum's. `own_keys` are what config.json says beside
-    the sizes that all have, for a model of the registry.
+    name of transformers' class, `onnx_config` that of optimum's. `own_keys` gives the keys of
+    config.json, for a model of the registry, beside the sizes that all architectures have.
 
-    What llama.cpp does: `rotates_pairs` turns neighbouring numbers of a head where transformers turns its
-    halves; `reads_rope_factors` knows llama3's scaling; `heads_fill_width` takes heads times head_dim for
-    the hidden width; `score_width` is the number whose square root it divides attention scores by.
+    The others are about llama.cpp. `rotates_pairs`: it turns neighbouring numbers of a head where
+    transformers turns its halves. `reads_rope_factors`: it knows llama3's scaling. `heads_fill_width`:
+    it takes heads times head_dim for the hidden width. `score_width`: it divides attention scores by the
+    square root of this.
     """
 
     read_config: Callable[[ConfigReader, int], DecoderConfig]

@@ -1,4 +1,4 @@
-"""The decoder that all built architectures share; what sets them apart stands in their DecoderConfig."""
+"""The decoder that all built architectures share; their DecoderConfig holds the differences."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""model_type `gemma3_text`: Gemma 3's text models. Norms before and after with weights 1 + w, window layers
-with a rope base of their own, a scaled embedding."""
+"""model_type `gemma3_text`: Gemma 3's text models.
+
+Norms before and after with weights 1 + w, window layers with a rope base of their own, a scaled embedding.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ import dataclasses
 import math
 from typing import Any
 
+from edge.architectures import ARCHITECTURES
 from edge.registry import Shape
 from export.graph.config import FULL_LAYER, WINDOW_LAYER, ConfigReader, DecoderConfig
 from export.graph.conversion import Conversion
 
-PATTERN = 6  # every sixth layer sees everything, unless config.json says otherwise
 LARGEST = 62  # layers of the one gemma3 whose attention llama.cpp scales by the width
 
 
@@ -24,8 +26,9 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
     reader.only("final_logit_softcapping", None)
     reader.only("use_bidirectional_attention", False, None)
     # head_dim is never hidden / heads: 1152 / 4 in gemma-3-1b, where it is 256.
-    base = reader.decoder("gemma3_text", context, positions=131072, head_dim=256)
-    pattern = reader.integer("sliding_window_pattern", reader.integer("_sliding_window_pattern", PATTERN))
+    base = reader.decoder(context, positions=131072, head_dim=256)
+    full_every = ARCHITECTURES[base.model_type].full_every
+    pattern = reader.integer("sliding_window_pattern", reader.integer("_sliding_window_pattern", full_every))
     local = [(i + 1) % pattern != 0 for i in range(base.layers)]
     # transformers 5 keeps one set of rope parameters for each kind of layer.
     kinds = ConfigReader(reader.section("rope_parameters"))

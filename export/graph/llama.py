@@ -12,7 +12,7 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
     reader.only("attention_bias", False, None)
     reader.only("mlp_bias", False, None)
     reader.only("pretraining_tp", 1, None)
-    return reader.decoder("llama", context, positions=2048)
+    return reader.decoder(context, positions=2048)
 
 
 CONVERSION = Conversion(

@@ -11,13 +11,15 @@ from export.graph.conversion import Conversion
 def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
     """Sizes from config.json; refuses by name what is not built."""
     reader.only("hidden_act", "silu")
-    base = reader.decoder("qwen2", context, positions=32768)
+    base = reader.decoder(context, positions=32768)
     return dataclasses.replace(base, windows=read_windows(reader, base.layers), qkv_bias=True)
 
 
 def read_windows(reader: ConfigReader, layers: int) -> tuple[int, ...]:
-    """With use_sliding_window, the layers from max_window_layers on see a window; `sliding_window` alone
-    asks for nothing."""
+    """The window of each layer, 0 for none.
+
+    With use_sliding_window, the layers from max_window_layers on have one. `sliding_window` alone sets none.
+    """
     if not reader.flag("use_sliding_window", False):
         return (0,) * layers
     first = reader.raw.get("max_window_layers", 28)

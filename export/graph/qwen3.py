@@ -13,7 +13,7 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
     """Sizes from config.json; refuses by name what is not built."""
     reader.only("hidden_act", "silu")
     reader.only("attention_bias", False, None)
-    base = reader.decoder("qwen3", context, positions=32768, head_dim=128)
+    base = reader.decoder(context, positions=32768, head_dim=128)
     return dataclasses.replace(base, windows=read_windows(reader, base.layers), qk_norm=True)
 
 

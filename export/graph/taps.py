@@ -1,9 +1,9 @@
-"""Which inner values a graph gives out.
+"""The inner values that a graph gives out.
 
 `none`: logits alone. `rows`: also, for every new position, the attention of each layer after softmax [1, H,
-S, T] and the residual stream [1, S, D] before layer 1 and after each layer. They are the very tensors that
-the layers compute with, so that no node is added to the graph; that tracing keeps the last position's rows
-alone is up to who runs it. `raw` is another name for `rows`, deprecated.
+S, T] and the residual stream [1, S, D] before layer 1 and after each layer. They are the tensors that the
+layers compute with, so no node is added to the graph. The backend then keeps the last position's rows alone.
+`raw` is another name for `rows`, deprecated.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ class TapWriter:
         self.on = mode != "none"
 
     def attention(self, layer: int) -> str:
-        """Name of a layer's attention (0-based), `attention.<layer>`; "" for a plain graph, which has none
-        to give."""
+        """Name of a layer's attention (0-based), `attention.<layer>`; "" for a graph without taps."""
         return (
             self._output(f"attention.{layer}", [1, self.b.config.heads, "new", "total"]) if self.on else ""
         )
