@@ -41,7 +41,7 @@ test-arm: ## every traced column of the embedded models on emulated ARM processo
 	@$(call install,export)
 	$(BIN)/python -m tests.arm
 
-check: ## lint, types and the fast tests (2.5 min)
+check: ## lint, types and the fast tests (3 min)
 	@$(call install,dev)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -115,6 +115,7 @@ def test_what_every_version_records_is_in_the_runs_of_0_2_0():
             assert (f"{metric.name}_mean" in answers) == (not metric.since), metric.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "shape"), [("ATTENTION", "LAYERS"), ("LOGITS", "SCALAR")])
 def test_runs_of_before_a_metric_was_added_are_read_as_they_were(source, shape, tmp_path):
     """The whole package with one more row, read with runs that have no column of it."""
