@@ -111,13 +111,13 @@ def _checksum_of(path: Path, size: int, modified: int) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Opens a Parquet file of a run; raises UserError when it is damaged, also where reading shows that."""
+def reading(path: Path) -> Iterator[None]:
+    """A scope that reads a Parquet file of a run; raises UserError when it is damaged or cannot be read."""
     name = PART.fullmatch(path.name)
     if name and name[2] and path.is_file() and is_damaged(path):
         raise UserError(f"{path} is damaged (its content is not what its name says): {AGAIN}")
     try:
-        yield pq.ParquetFile(path, memory_map=True)
+        yield
     except (OSError, pa.ArrowException) as error:
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read ({detail}): delete it and {AGAIN}") from error
@@ -125,14 +125,20 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Reads a file, or the `columns` that it has; raises UserError when it is damaged."""
-    with opened(path) as file:
-        return file.read(columns=columns)
+    with reading(path):
+        return pq.ParquetFile(path, memory_map=True).read(columns=columns)
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: Path) -> tuple[str, ...]:
     """The columns of a file, from its footer; raises UserError when it is damaged."""
-    with opened(path) as file:
-        return list(file.schema_arrow.names)
+    with reading(path):
+        state = path.stat()
+        return _column_names_of(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=65536)  # as above: each analysis of a run asks which columns it has
+def _column_names_of(path: Path, size: int, modified: int) -> tuple[str, ...]:
+    return tuple(pq.read_schema(path, memory_map=True).names)
 
 
 def shared_columns(paths: Iterable[Path]) -> list[str]:
@@ -140,5 +146,8 @@ def shared_columns(paths: Iterable[Path]) -> list[str]:
 
     Parts of several versions may differ. A run has the columns that all its parts have.
     """
-    names = [column_names(path) for path in paths]
-    return [name for name in names[0] if all(name in others for others in names)] if names else []
+    different = list(dict.fromkeys(column_names(path) for path in paths))  # one for each version
+    if not different:
+        return []
+    shared = set(different[0]).intersection(*different[1:])
+    return [name for name in different[0] if name in shared]
