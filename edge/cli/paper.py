@@ -22,7 +22,7 @@ from edge.cli.common import check_json, console, write_json
 from edge.cli.completion import complete_runs
 from edge.cli.options import JsonFile
 from edge.cli.terminal import escaped, unmarked
-from edge.machine.device import usable_cores
+from edge.machine.processors import usable_cores
 from edge.report.paper import correlation_table, diffusion_text, paper_tables
 from edge.report.tables import Table
 from edge.report.truth import change_table, outcome_table, prediction_table, trajectory_text, verdict
