@@ -194,7 +194,9 @@ def summary(series: Vector, first: int = 0, rows: int | None = None) -> Summary:
     if n == 0:
         return Summary(*[math.nan] * len(Summary._fields))
     t = [float(first + i) for i in range(n)]
-    early, late = mean(series[: window(n)]), mean(series[n - window(n) :])
+    early, late = math.nan, math.nan
+    if total >= 10:
+        early, late = mean(series[: window(n)]), mean(series[n - window(n) :])
     return Summary(
         mean=mean(series),
         sd=population_sd(series),

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from edge.analysis.artifacts import ArtifactComparison, Cost, Damage
+from edge.analysis.classes import class_name
 from edge.analysis.intervals import Interval
 from edge.cli.tables import number, table
 from edge.cli.terminal import escaped, unmarked
@@ -44,7 +45,7 @@ def artifact_table(comparison: ArtifactComparison) -> Group:
         damage = line.damage
         changes = (damage and damage.log_ppl_ratio, line.entropy_change, line.attention_change)
         hidden = number(damage.hidden_error.value) if damage else "-"
-        model_class = "same" if line.same_class else line.model_class
+        model_class = class_name("same" if line.same_class else line.model_class, line.left_out)
         change_table.add_row(name, *map(change_cell, changes), hidden, model_class)
     return Group(head, cost_table, change_table)
 
