@@ -23,7 +23,7 @@ from edge.runs.manifest import RunManifest
 from edge.runs.provenance import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
 from edge.runs.run_directory import Run, RunWriter
 from edge.signals.groups import BY_NAME, SCALARS, VECTORS
-from edge.signals.streaming import AnswerStatistics
+from edge.signals.streaming import SHORTEST, AnswerStatistics
 
 SPEC = ModelSpec("llama", 2, 8, 3, 1, 4, 50, 64, (0, 0), (1,))
 WIDTHS = {name: BY_NAME[name].shape.size(SPEC) for name in VECTORS}
@@ -46,9 +46,10 @@ def make_run(
     head_shift: np.ndarray | None = None,
     kl: list[np.ndarray] | None = None,
     reference: list[np.ndarray] | None = None,
+    old_shift: float | None = None,
 ) -> Run:
     """A run directory whose output entropy (and surprisal) is `entropies`, with constant vectors plus the
-    given shifts."""
+    given shifts. `old_shift` is the shift of short answers, to which 0.2 gave one."""
     forced = made.kind == "force"
     rows: dict[str, list] = {field.name: [] for field in steps_schema(reference=False, forced=forced)}
     answers: dict[str, list] = {field.name: [] for field in answers_schema(forced=forced)}
@@ -98,6 +99,8 @@ def make_run(
         }
         for name, summary in statistics.summaries().items():
             row |= {f"{name}_{part}": v for part, v in summary._asdict().items()}
+            if old_shift is not None and len(series) < SHORTEST:
+                row |= {f"{name}_{part}": old_shift for part in ("early", "late", "shift")}
         row |= {mean_column(name): cells[name] for name in VECTORS}
         for name, column in answers.items():
             column.append(row.get(name))

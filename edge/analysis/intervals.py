@@ -81,7 +81,8 @@ def mean_columns(x: Float64, weights: Float64 | None = None) -> Columns:
         return Columns(mean, mean - reach, mean + reach, few)
     unit = centred / np.where(error > 0, error, 1.0)
     low, high = np.percentile(pivots(unit, share), (2.5, 97.5), axis=0)
-    return Columns(mean, mean - high * error, mean - low * error, few)
+    unbiased = math.sqrt(n / (n - 1)) * error
+    return Columns(mean, mean - high * unbiased, mean - low * unbiased, few)
 
 
 def pivots(unit: Float64, share: Float64 | None) -> Float64:
