@@ -99,7 +99,8 @@ def test_short_answers_have_no_say(tmp_path: Path) -> None:
 def test_a_run_with_too_few_answers_is_not_called_the_same(tmp_path: Path) -> None:
     full, int4 = pair(tmp_path, falling(3) + short(2))
     text = compared(full, int4)
-    assert "too few answers for a class" in text and "the same" not in text and "undefined" not in text
+    assert "class: too few answers for a class, early/late shift" in text
+    assert "the same" not in text and "undefined" not in text
     assert "3 answers have a shift, at least 10 are needed; 2 under 10 tokens left out" in text
     assert "~[" in text and "~ before an interval: fewer than 10 answers" in text
     found = compare(full, int4).to_json()
@@ -132,7 +133,8 @@ def test_answers_of_one_token_leave_dashes_with_a_reason(tmp_path: Path) -> None
     full, int4 = pair(tmp_path, short(24))
     text = compared(full, int4)
     assert "-: not defined. An answer under 10 tokens has no first and last 20% and no shift" in text
-    assert "0 answers have a shift, at least 10 are needed; 24 under 10 tokens left out" in text
+    assert "class: too few answers for a class 0 answers have a shift, at least 10 are needed" in text
+    assert "24 under 10 tokens left out" in text
     assert "nan" not in text.replace("nan", "", text.count("nano"))
     paper = analyse_paper(full)
     assert any(note.startswith("– over questions: not defined") for note in paper_notes(paper))

@@ -88,19 +88,22 @@ def comparison(d: Divergence) -> Group:
 
 
 def class_text(d: Divergence) -> str:
-    """Both classes and whether they are the same, or that there are too few answers for one; then which
+    """Both classes and whether they are the same, or that there are too few answers for any; then which
     answers decide them."""
     one, other = d.full_class, d.quantised_class
     decided = [answers_text(one), answers_text(other)]
     by = decided[0] if decided[0] == decided[1] else " -> ".join(decided)
+    if not one.defined and not other.defined:
+        shifts = f", early/late shift {interval(one.shift, True)} -> {interval(other.shift, True)}"
+        return f"class: {TOO_FEW}{shifts if one.answers + other.answers else ''}\n{by}"
     verdict = "" if d.same_class is None else ": the same" if d.same_class else ": changed"
     return f"class: {class_part(one)} -> {class_part(other)}, delta {one.delta:g} nats{verdict}\n{by}"
 
 
 def class_part(model_class: DynamicsClass) -> str:
-    """A class with its shift."""
+    """A class with its shift, if an answer has one."""
     name = model_class.label if model_class.defined else TOO_FEW
-    return f"{name} (early/late shift {interval(model_class.shift, True)})"
+    return f"{name} (early/late shift {interval(model_class.shift, True)})" if model_class.answers else name
 
 
 def notes(changes: Sequence[MetricChange]) -> list[str]:
