@@ -165,6 +165,7 @@ def test_the_report_says_which_answers_decide(tmp_path: Path, count: int) -> Non
             "Undefined. Too few answers for a class: 3 answers have a shift, at least 10 are needed" in page
         )
         assert "too few answers for a class (2 left out)" in page
+        assert "~ before an interval: fewer than 10 answers" in page
     else:
         assert "(12 answers have a shift; 2 under 10 tokens left out)" in page
         assert "deterministic (2 left out)" in page

@@ -34,6 +34,7 @@ from edge.jobs.score import Scored
 from edge.jobs.score import score as score_job
 from edge.precision import LLAMA_CPP
 from edge.questions.question import read_questions
+from edge.report.formatting import FEW_NOTE
 
 
 def score(
@@ -88,6 +89,8 @@ def score(
             table.add_row(task, str(count), tables.interval(value, digits=4))
         print_notice(opened.manifest.notice)
         console.print(table)
+        if any(value.few for _, value in scores.values()):
+            console.print(f"{FEW_NOTE}.", style="dim")
         console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
     if json_file:
         result: dict[str, Any] = {

@@ -12,7 +12,9 @@ from edge.signals.streaming import SHORTEST
 
 ABSENT = "–"
 FEW = "~"  # before the bounds of an interval of few answers
-FEW_NOTE = f"{FEW} before an interval: fewer than {ENOUGH} answers, which it takes as normal (Student’s t)"
+FEW_NOTE = (
+    f"{FEW} before an interval: fewer than {ENOUGH} answers; that of a mean takes them as normal (Student’s t)"
+)
 UNDEFINED_NOTE = (
     f"not defined. An answer under {SHORTEST} tokens has no first and last 20% and no shift, "
     "one of a single token no slope"

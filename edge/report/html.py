@@ -128,7 +128,6 @@ def render(groups: Sequence[ModelGroup], plotly: str) -> str:
         "truth": truth,
         "changes_of": changes_of,
         "absent": formatting.ABSENT,
-        "few_note": formatting.FEW_NOTE,
         "enough": ENOUGH,
     }
     environment.filters |= {"integer": formatting.integer}

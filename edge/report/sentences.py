@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge.analysis.classes import BALANCED, DETERMINISTIC, TOO_FEW, DynamicsClass, answers_text
 from edge.analysis.forced import ForcedPart
-from edge.report.formatting import interval, layer_name, metric_name, number
+from edge.report.formatting import FEW_NOTE, interval, layer_name, metric_name, number
 from edge.report.model import LayerStart, ModelGroup
 from edge.signals.streaming import SHORTEST
 
@@ -76,6 +76,8 @@ def notes(group: ModelGroup) -> list[str]:
         for count, names in short.items()
         if count
     ]
+    if any(line.over_questions.few for data in group.runs for line in data.dynamics.lines):
+        sentences.append(f"{FEW_NOTE}. What is called beyond chance rests on that, too.")
     if group.several_checkpoints:
         sentences.append(
             "These runs are not known to come from one checkpoint, "
