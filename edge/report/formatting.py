@@ -13,7 +13,8 @@ from edge.signals.streaming import SHORTEST
 ABSENT = "–"
 FEW = "~"  # before the bounds of an interval of few answers
 FEW_NOTE = (
-    f"{FEW} before an interval: fewer than {ENOUGH} answers; that of a mean takes them as normal (Student’s t)"
+    f"{FEW} before an interval: fewer than {ENOUGH} answers; "
+    "that of a mean takes them as normal (Student’s t)"
 )
 UNDEFINED_NOTE = (
     f"not defined. An answer under {SHORTEST} tokens has no first and last 20% and no shift, "
