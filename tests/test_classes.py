@@ -109,6 +109,11 @@ def test_a_run_with_too_few_answers_is_not_called_the_same(tmp_path: Path) -> No
     assert (line.same_class, line.left_out) == (None, 2)
 
 
+def test_one_answer_has_no_interval_and_no_mark(tmp_path: Path) -> None:
+    text = compared(*pair(tmp_path, falling(1)))
+    assert "1 answer has a shift, at least 10 are needed" in text and "~" not in text
+
+
 def test_one_class_against_none_is_no_change(tmp_path: Path) -> None:
     full, _ = pair(tmp_path, falling(20))
     cut = make_run(tmp_path / "cut", [entropies[:5] for entropies in falling(20)], manifest("onnx-int4"))

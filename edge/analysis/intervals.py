@@ -30,6 +30,11 @@ class Interval(NamedTuple):
     high: float
     few: bool = False
 
+    @property
+    def marked(self) -> bool:
+        """Whether there are bounds, and few answers gave them."""
+        return self.few and not math.isnan(self.low)
+
     def within(self, least: float, most: float = math.inf) -> Interval:
         """The interval with its bounds moved into the range of what is estimated."""
         if math.isnan(self.low):

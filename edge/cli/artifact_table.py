@@ -48,7 +48,7 @@ def artifact_table(comparison: ArtifactComparison) -> Group:
         hidden = number(damage.hidden_error.value) if damage else "-"
         model_class = class_name("same" if line.same_class else line.model_class, line.left_out)
         change_table.add_row(name, *map(change_cell, changes), hidden, model_class)
-    few = any(line.entropy_change.few for line in comparison.lines)
+    few = any(line.entropy_change.marked for line in comparison.lines)
     note = [Text(f"{FEW_NOTE}. The stars rest on that.", style="dim")] if few else []
     return Group(head, cost_table, change_table, *note)
 

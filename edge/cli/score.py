@@ -89,7 +89,7 @@ def score(
             table.add_row(task, str(count), tables.interval(value, digits=4))
         print_notice(opened.manifest.notice)
         console.print(table)
-        if any(value.few for _, value in scores.values()):
+        if any(value.marked for _, value in scores.values()):
             console.print(f"{FEW_NOTE}.", style="dim")
         console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
     if json_file:

@@ -40,7 +40,7 @@ def interval(value: Interval, signed: bool = False, digits: int | None = None) -
     if math.isnan(value.low):
         return middle
     low, high = (number(bound, signed, digits) for bound in (value.low, value.high))
-    return f"{middle} {FEW if value.few else ''}[{low}, {high}]"
+    return f"{middle} {FEW if value.marked else ''}[{low}, {high}]"
 
 
 def table(title: str, *columns: str) -> Table:
@@ -109,7 +109,7 @@ def class_part(model_class: DynamicsClass) -> str:
 def notes(changes: Sequence[MetricChange]) -> list[str]:
     """What the marks of a table of changes mean, where it has them."""
     texts = []
-    if any(change.change.few for change in changes):
+    if any(change.change.marked for change in changes):
         texts.append(f"{FEW_NOTE}.")
     if any(math.isnan(change.change.value) for change in changes):
         texts.append(f"-: {UNDEFINED_NOTE}.")

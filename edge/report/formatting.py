@@ -52,7 +52,7 @@ def interval(value: Interval, *, signed: bool = False, scale: float = 1.0, unit:
     answers.
     """
     middle, low, high = (bound * scale for bound in value[:3])
-    mark = FEW if value.few else ""
+    mark = FEW if value.marked else ""
     if not math.isfinite(low) or not high > low:
         text = number(middle, signed=signed) + (unit if math.isfinite(middle) else "")
         if math.isfinite(low):

@@ -123,7 +123,7 @@ def brief_text(value: Interval, signed: bool) -> str:
         f"{bound:.1f}" if abs(bound) >= 10 and not signed else plain_number(bound, signed)
         for bound in value[:3]
     )
-    return f"{middle} {FEW if value.few else ''}[{low}, {high}]"
+    return f"{middle} {FEW if value.marked else ''}[{low}, {high}]"
 
 
 def no_width(value: Interval) -> bool:
@@ -172,7 +172,7 @@ def paper_tables(run: PaperRun, *, brief: bool = False) -> list[Table]:
 def paper_notes(run: PaperRun) -> list[str]:
     """What the marks in a run's tables mean, where they have them."""
     marked = {
-        f"{FEW_NOTE}.": any(row.questions.few for row in run.rows),
+        f"{FEW_NOTE}.": any(row.questions.marked for row in run.rows),
         f"{ABSENT} over questions: {UNDEFINED_NOTE}.": any(
             math.isnan(row.questions.value) for row in run.rows
         ),

@@ -76,7 +76,7 @@ def notes(group: ModelGroup) -> list[str]:
         for count, names in short.items()
         if count
     ]
-    if any(line.over_questions.few for data in group.runs for line in data.dynamics.lines):
+    if any(line.over_questions.marked for data in group.runs for line in data.dynamics.lines):
         sentences.append(f"{FEW_NOTE}. What is called beyond chance rests on that, too.")
     if group.several_checkpoints:
         sentences.append(
