@@ -25,9 +25,14 @@ from edge.runs.parts import write_table
 Line = dict[str, Any]
 
 
-def interval_columns(name: str, value: Interval) -> Line:
+def bounds_columns(name: str, value: Interval) -> Line:
     """Three columns for an interval: NAME, NAME_low and NAME_high."""
     return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+
+
+def interval_columns(name: str, value: Interval) -> Line:
+    """Four columns for an interval: those of `bounds_columns`, and NAME_few where few answers gave it."""
+    return bounds_columns(name, value) | {f"{name}_few": value.few}
 
 
 def measures(study: Study) -> Iterator[Line]:
@@ -52,6 +57,8 @@ def classes(study: Study) -> Iterator[Line]:
         "class": model_class.label,
         **interval_columns("shift", model_class.shift),
         "delta": model_class.delta,
+        "answers": model_class.answers,
+        "left_out": model_class.left_out,
         "paper_abstract": verdicts.abstract if verdicts else None,
         "paper_section_4_1": verdicts.section if verdicts else None,
         "paper_sign_of_shift": verdicts.sign if verdicts else None,
@@ -99,10 +106,10 @@ def outcomes(study: Study) -> Iterator[Line]:
 
 
 def record_line(record: Prediction | AurocChange) -> Line:
-    """A record's fields as columns, three for an interval."""
+    """A record's fields as columns, three for an interval: no record is of few answers."""
     line: Line = {}
     for name, value in record._asdict().items():
-        line |= interval_columns(name, value) if isinstance(value, Interval) else {name: value}
+        line |= bounds_columns(name, value) if isinstance(value, Interval) else {name: value}
     return line
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from edge.analysis.artifacts import best_fit, check_room, compare_artifacts
+from edge.analysis.classes import DELTA
 from edge.analysis.divergence import compare as compare_runs
-from edge.analysis.dynamics import DELTA
 from edge.cli.artifact_table import artifact_table
 from edge.cli.common import check_json, console, write_json
 from edge.cli.completion import complete_runs
