@@ -108,16 +108,22 @@ class JobDirectory(ABC, Generic[M]):
             raise UserError(f"{self.folder} holds {self._another(differing)}: give another --out")
         return existing
 
-    @contextlib.contextmanager
-    def or_nothing(self) -> Iterator[None]:
-        """Encloses the work before the first part.
+    @property
+    def is_empty(self) -> bool:
+        """Whether this process began the job, and has committed nothing yet."""
+        return self._fresh and not self.done
 
-        Where it fails, a new job's files are removed, and its folders where they are empty.
+    @contextlib.contextmanager
+    def or_nothing(self, kind: type[BaseException] = BaseException) -> Iterator[None]:
+        """Encloses the work up to the first part.
+
+        Where it fails with such an error before that, a new job's files are removed, and its folders where
+        they are empty.
         """
         try:
             yield
-        except BaseException:
-            if self._fresh:
+        except kind:
+            if self.is_empty:
                 for name in (self.MANIFEST, LOCK_NAME):
                     (self.folder / name).unlink(missing_ok=True)
                 for folder in self._new_folders:
