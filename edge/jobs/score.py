@@ -192,6 +192,7 @@ def score(
                 with writer.or_nothing():
                     backend = loader.load(longest, on_note)
                 with closing(backend), writer.or_nothing(UserError):
+                    writer.go_on(on_note)
                     on_progress(Progress(len(writer.done), len(chosen), None))
                     tables = rows_of(left, encoded, Scorer(backend, shared), check)
                     write(writer, tables, lambda done: on_progress(Progress(done, len(chosen), None)))

@@ -6,6 +6,7 @@ from edge.analysis.dynamics import BALANCED, DETERMINISTIC, UNDEFINED_CLASS, Dyn
 from edge.analysis.forced import ForcedPart
 from edge.report.formatting import interval, layer_name, metric_name, number
 from edge.report.model import LayerStart, ModelGroup
+from edge.runs.sessions import cautions
 
 
 def class_reason(model_class: DynamicsClass) -> str:
@@ -68,6 +69,8 @@ def notes(group: ModelGroup) -> list[str]:
             "These runs are not known to come from one checkpoint, "
             "so a change may not be quantisation's alone."
         )
+    told = cautions([(data.name, data.run.sessions()) for data in group.runs])
+    sentences += [f"{caution}." for caution in told]
     if any(data.run.manifest.settings.temperature for data in group.runs):
         sentences.append("Some answers were sampled, so two runs may differ by chance as well.")
     return sentences
