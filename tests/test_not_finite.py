@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.errors import NotFinite, UserError
+from edge.jobs import score as score_job
 from edge.jobs import session
 from edge.jobs.bench import race, trace_rounds
 from edge.jobs.decode import DecodeSettings
@@ -128,6 +129,24 @@ def test_answers_that_were_written_before_are_kept(
     assert json.loads((out / "run.json").read_text())["state"] == "running"
     (part,) = (out / "answers").iterdir()
     assert pq.read_table(part).column("question_index").to_pylist() == [0]
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_scores_refused_before_their_first_part_leave_no_folder(
+    artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Two questions are finished when it is refused: on disk they stay, in memory they do not."""
+    monkeypatch.setattr(score_job, "FLUSH_ROWS", 1 if written else 10_000)
+    artifact, out = Artifact.open(artifacts("nano-llama")), tmp_path / "scores"
+
+    def refuse(progress: session.Progress) -> None:
+        if progress.done == 2:
+            raise NotFinite("the logits are not finite")
+
+    with pytest.raises(NotFinite):
+        score(artifact, ASKED, out, limit=3, runtime=ONE_THREAD, on_progress=refuse)
+    assert len(list(out.glob("choices/*"))) == 2 * written
+    assert out.exists() == bool(written)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -136,6 +136,11 @@ def test_ids_are_accepted_with_and_without_the_prefix(
         f"question_index;outcome;question_id\n0;best;q:{ids[0]}\n1,0;best;{ids[1]}\n2.0;best;\n3;;\n"
     )
     assert [row.question_index for row in import_csv(run, sheet, "ann")] == [0, 1, 2]
+    sheet.write_text(  # as version 0.2 exported them, and spreadsheets of two countries saved them
+        f"question_index;outcome;question_id\n0;best;{excel(ids[0])}\n"
+        f"1;best;{excel(ids[1]).replace('.', ',')}\n3;best;{ids[3]}\n"
+    )
+    assert [row.question_id for row in import_csv(run, sheet, "ann")] == [ids[0], ids[1], ids[3]]
     sheet.write_text(f"question_index,outcome,question_id\n0,best,{excel(ids[1])}\n")
     with pytest.raises(UserError, match="labels question 0"):
         import_csv(run, sheet, "ann")

@@ -224,7 +224,10 @@ def rows_of(
 
 
 def write(writer: ScoreWriter, tables: Iterator[pa.Table], on_done: Callable[[int], None]) -> None:
-    """Writes parts of whole questions; finished ones are written even when the work is interrupted."""
+    """Writes parts of whole questions; finished ones are written even when the work is interrupted.
+
+    New scores that are refused before their first part leave none.
+    """
     waiting: list[pa.Table] = []
     done = len(writer.done)
 
@@ -240,5 +243,9 @@ def write(writer: ScoreWriter, tables: Iterator[pa.Table], on_done: Callable[[in
             on_done(done)
             if sum(len(kept) for kept in waiting) >= FLUSH_ROWS:
                 flush()
+    except UserError:
+        if writer.is_empty:
+            waiting.clear()
+        raise
     finally:
         flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def judgement_of(path: Path, row: Row, known: dict[int, str], rater: str) -> Jud
             f"(line {row.line}): give a whole number"
         )
     index = int(number[1])
-    identity = row.cells["question_id"].removeprefix(PREFIX) or known.get(index, "unknown")
+    own_id, given = known.get(index, "unknown"), row.cells["question_id"].removeprefix(PREFIX)
+    identity = own_id if not given or is_number_of(given, own_id) else given
     own = rater_of(row.cells["rater"]) or rater
     return Judgement(index, identity, row.cells["outcome"], IMPORTED, own)
 
@@ -85,6 +87,15 @@ def export_csv(run: Run, path: Path) -> int:
 def id_cell(identity: str) -> str:
     """A question_id that stays as it is in a spreadsheet."""
     return PREFIX + identity if NUMBER_OR_DATE.fullmatch(identity) else identity
+
+
+def is_number_of(cell: str, identity: str) -> bool:
+    """Whether a spreadsheet may have made this cell of an id that was exported without PREFIX, as version
+    0.2 did: it shows six digits of a long number."""
+    try:
+        return math.isclose(float(cell.replace(",", ".")), float(identity), rel_tol=1e-5)
+    except ValueError:
+        return False
 
 
 def rater_cell(rater: str) -> str:
