@@ -31,6 +31,7 @@ from edge.runs.run_directory import Run
 from edge.runs.score_directory import read_score_manifest
 from edge.runs.sessions import Indices, Session, changes, compress, expanded, settled, together
 from tests.conftest import ONE_THREAD
+from tests.test_crash_run import arguments, drive
 
 PI = {"board": "Raspberry Pi 5", "processor": "Cortex-A76", "machine": "aarch64", "simd": ["asimd"]}
 SETTINGS = DecodeSettings(3, reference_k=4)
@@ -265,3 +266,17 @@ def test_what_is_not_known_is_no_change() -> None:
     other = Session(device=Device(processor="B"), versions={"numpy": "2.1", "edgetrace": "0.3.0"})
     assert changes(known, other) == ["processor B (was A)", "numpy 2.1 (was 2.0)"]
     assert together([known, other, known]) == (known, other)
+
+
+@pytest.mark.slow
+def test_killed_at_every_step_of_writing_each_question_keeps_its_machine(
+    artifacts: Callable[..., Path], questions_file: Path, tmp_path: Path
+) -> None:
+    """Each process runs on another machine and is killed one step of writing later than the last."""
+    out = tmp_path / "run"
+    command = arguments(artifacts("odd"), questions_file, out)
+    assert drive("machines", "30", str(out), "--", *command) >= 14
+    committed = json.loads((tmp_path / "run.json").read_text())
+    assert len(committed) >= 3
+    sessions = Run.open(out).sessions()
+    assert {s.device.processor: [*expanded(s.questions)] for s in sessions} == committed
