@@ -31,11 +31,19 @@ MARKS = (  # byte order marks, the longer ones first
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
-# A spreadsheet evaluates cells that begin with these (OWASP, CSV Injection), in full width too.
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# A spreadsheet evaluates cells that begin with these (OWASP, CSV Injection), also in full width or behind
+# spaces.
+SIGNS = "-=+@\uff1d\uff0b\uff0d\uff20"
+FORMULA = (*SIGNS, "\t", "\r", "\n")
 QUOTED = re.compile(r'[",\t\r\n]|^\s|\s$')
 NUL = "\u2400"
 MARK = "'"  # put before a text, it makes a spreadsheet take it for text
+BEHIND = f'[{MARK}" \u00a0]*'
+FIRST = re.compile(rf"\A(?={BEHIND}[{SIGNS}\t\r\n])")
+MARKED_FIRST = re.compile(rf"\A{MARK}(?={BEHIND}[{SIGNS}\t\r\n])")
+# Where semicolons or tabs separate cells, a program that opens a file with commas begins a cell here.
+INNER = re.compile(rf"(?<=[;\t\r\n])(?={BEHIND}[{SIGNS}])")
+MARKED_INNER = re.compile(rf"(?<=[;\t\r\n]){MARK}(?={BEHIND}[{SIGNS}])")
 
 # Reading
 
@@ -243,15 +251,10 @@ def cell_text(value: object) -> str:
 
 
 def safe_text(text: str) -> str:
-    """The text, with a mark before it where a spreadsheet would take it for a formula."""
-    return MARK + text if is_evaluated(text) else text
+    """The text, with a mark before whatever a spreadsheet would take for a formula."""
+    return INNER.sub(MARK, FIRST.sub(MARK, text))
 
 
 def plain_text(cell: str) -> str:
     """The text of which safe_text made this cell."""
-    return cell[1:] if cell.startswith(MARK) and is_evaluated(cell[1:]) else cell
-
-
-def is_evaluated(text: str) -> bool:
-    """Whether a formula stands behind any marks and spaces that the text begins with."""
-    return text.lstrip(f"{MARK} \u00a0").startswith(FORMULA)
+    return MARKED_INNER.sub("", MARKED_FIRST.sub("", cell))

@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from edge.artifact import Artifact
-from edge.backends.base import Runtime
 from edge.errors import NotFinite, UserError
 from edge.jobs import score as score_job
 from edge.jobs import session
@@ -28,11 +27,13 @@ from edge.jobs.run import run
 from edge.jobs.score import log_softmax, score
 from edge.questions.question import EMBEDDED, Question, read_questions
 from edge.runs.score_directory import SCHEMA
+from edge.signals.compiled import compiled_code
+from edge.signals.definitions import Scratch, output_signals
 from export.build import build
 from tests.conftest import NANO_LLAMA, ONE_THREAD
 
 ASKED = read_questions(EMBEDDED)
-BACKENDS = {"onnx-fp32": ONE_THREAD, "gguf-f32": Runtime(threads=1, taps="none")}
+BACKENDS = {"onnx-fp32": ONE_THREAD, "gguf-f32": ONE_THREAD}
 SENTENCE = (
     r"the logits are not finite, so the weights are damaged or too large: build from a whole checkpoint"
 )
@@ -154,8 +155,15 @@ def test_scores_refused_before_their_first_part_leave_no_folder(
 def test_one_bad_logit_among_sound_ones_is_enough(bad: float, place: int) -> None:
     logits = np.linspace(-1.0, 1.0, 7, dtype=np.float32)
     logits[place] = bad
-    with pytest.raises(NotFinite):
-        log_softmax(logits)
+    code = compiled_code().code
+    readers = [
+        log_softmax,
+        lambda logits: output_signals(logits, Scratch()),
+        *([code.output] if code else []),
+    ]
+    for read in readers:
+        with pytest.raises(NotFinite):
+            read(logits)
     with pytest.raises(NotFinite):
         log_softmax(np.full(7, -np.inf, np.float32))
 

@@ -25,7 +25,7 @@ from edge.spreadsheet import FORMULA, csv_text, plain_text, read_csv, safe_text
 from tests.conftest import ONE_THREAD
 
 # Texts of what spreadsheets look for at the beginning of a cell.
-MARKS = st.text(st.sampled_from("'=+-@ \t\r\n\uff1d\u00a0a1"), max_size=6)
+MARKS = st.text(st.sampled_from("'\"=+-@ \t\r\n;\uff1d\u00a0a1"), max_size=8)
 
 
 def excel(cell: str) -> str:
@@ -43,6 +43,8 @@ def excel(cell: str) -> str:
 def test_a_text_is_safe_and_comes_back(text: str) -> None:
     cell = safe_text(text)
     assert not cell.lstrip(" \u00a0").startswith(FORMULA)
+    cells = re.split("[;\t\r\n]", cell)  # as a program for another country takes it apart
+    assert not any(part.lstrip('" \u00a0').startswith(FORMULA) for part in cells)
     assert plain_text(cell) == text
 
 
