@@ -137,6 +137,10 @@ class JobDirectory(ABC, Generic[M]):
             yield
         except kind:
             if self.is_empty:
+                remove_temporary(self.folder)
+                for name in self.FOLDERS:  # half of a part that could not be committed
+                    for path in (self.folder / name).glob("part-*.parquet"):
+                        path.unlink()
                 for name in (self.MANIFEST, LOCK_NAME):
                     (self.folder / name).unlink(missing_ok=True)
                 for folder in self._new_folders:
