@@ -22,6 +22,7 @@ from edge.runs.manifest import RunManifest, read_manifest
 from edge.runs.parts import part_stem, read_part, write_part
 from edge.runs.run_directory import Run
 from edge.runs.score_directory import ScoreManifest
+from edge.version import __version__
 from tests.conftest import ROOT, tree
 from tests.test_cli_errors import call
 
@@ -293,7 +294,12 @@ def test_a_half_done_run_goes_on_with_its_own_columns(old):
     assert columns_of(old / "half-done") == columns_of(DATA / "finished")
     run = Run.open(old / "half-done")
     assert_is_whole(run)
-    assert run.manifest.to_json() == read_manifest(DATA / "half-done").to_json() | {"state": "finished"}
+    raw = run.manifest.to_json()
+    begun, gone_on = raw.pop("sessions")
+    assert raw == read_manifest(DATA / "half-done").to_json() | {"state": "finished"}
+    assert (begun["versions"]["edgetrace"], begun["started"]) == ("0.2.0", raw["created"])
+    assert gone_on["versions"]["edgetrace"] == __version__
+    assert [session.count for session in run.sessions()] == [answered, 8 - answered]
 
 
 def test_a_half_done_forced_run_goes_on_with_its_own_columns(old):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 
 from edge.analysis.auroc_change import AurocChange
 from edge.analysis.intervals import Interval
@@ -19,8 +17,8 @@ from edge.analysis.study import Change, Study
 from edge.analysis.tokens import MeanTrajectory
 from edge.analysis.truth import Prediction, ScoreCurves
 from edge.errors import UserError
-from edge.files import write_whole
 from edge.runs.parts import write_table
+from edge.spreadsheet import write_csv
 
 Line = dict[str, Any]
 
@@ -225,6 +223,8 @@ def write_tables(folder: Path, tables: dict[str, pa.Table], suffix: str) -> list
         if suffix == "parquet":
             write_table(path, table)
         else:
-            write_whole(path, functools.partial(pyarrow.csv.write_csv, table))
+            write_csv(
+                path, table.column_names, zip(*(column.to_pylist() for column in table.columns), strict=True)
+            )
         paths.append(path)
     return paths

@@ -6,6 +6,7 @@ from edge.analysis.classes import BALANCED, DETERMINISTIC, TOO_FEW, DynamicsClas
 from edge.analysis.forced import ForcedPart
 from edge.report.formatting import FEW_NOTE, interval, layer_name, metric_name, number
 from edge.report.model import LayerStart, ModelGroup
+from edge.runs.sessions import cautions
 from edge.signals.streaming import SHORTEST
 
 
@@ -83,6 +84,8 @@ def notes(group: ModelGroup) -> list[str]:
             "These runs are not known to come from one checkpoint, "
             "so a change may not be quantisation's alone."
         )
+    told = cautions([(data.name, data.run.sessions()) for data in group.runs])
+    sentences += [f"{caution}." for caution in told]
     if any(data.run.manifest.settings.temperature for data in group.runs):
         sentences.append("Some answers were sampled, so two runs may differ by chance as well.")
     return sentences

@@ -22,6 +22,7 @@ from edge.report.formatting import (
     percent,
 )
 from edge.report.model import LAYER_METRICS, Comparison, ModelGroup, RunData
+from edge.runs.sessions import Indices
 from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Shown
 
@@ -214,6 +215,35 @@ def provenance_table(runs: Sequence[RunData]) -> Table:
         ["Run", "Questions", "Tokens", "Settings", "Begun", "Device", "Versions"],
         rows,
     )
+
+
+def session_table(runs: Sequence[RunData]) -> Table | None:
+    """Which machine and versions answered which questions, for runs that had several; None without any."""
+    rows = [
+        [
+            data.name,
+            moment(session.started),
+            integer(session.count),
+            ", ".join(indices_text(indices) for indices in session.questions),
+            ", ".join(part for part in (session.device.name, session.device.machine) if part) or ABSENT,
+            ", ".join(f"{name} {version}" for name, version in session.versions.items()) or ABSENT,
+        ]
+        for data in runs
+        if len(sessions := data.run.sessions()) > 1
+        for session in sessions
+    ]
+    if not rows:
+        return None
+    columns = ["Run", "Begun", "Questions", "question_index", "Device", "Versions"]
+    return Table("Runs that several machines or versions worked on", columns, rows)
+
+
+def indices_text(indices: Indices) -> str:
+    """Question indices in words."""
+    first, last, step = indices
+    if first == last:
+        return str(first)
+    return f"{first} to {last}" + (f" in steps of {step}" if step > 1 else "")
 
 
 def moment(created: str) -> str:
