@@ -5,6 +5,7 @@ What the files mean is the matter of `export.tokenizer_rules`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,12 +85,23 @@ def read_sources(checkpoint: Checkpoint) -> TokenizerSources:
         )
     return TokenizerSources(
         path,
-        read_json(path),
+        parsed(path),
         checkpoint.config,
         settings,
         read_beside(folder / MAP_NAME),
         read_beside(folder / ADDED_NAME),
     )
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """The object in tokenizer.json; raises UserError when there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a tokenizer ({error}): download it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a tokenizer (it holds no object): download it again")
+    return value
 
 
 def read_beside(path: Path) -> dict[str, Any] | None:

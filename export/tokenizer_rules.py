@@ -83,6 +83,7 @@ def resolve(sources: TokenizerSources) -> Resolved:
     """
     name, why, notes = class_of(sources)
     kind = CLASSES[name]
+    tokenizer = sources.tokenizer()  # the library checks the whole file
     found = added_tokens(sources)
     given = found.settings
     listed = given.get(ADDITIONAL)
@@ -104,7 +105,6 @@ def resolve(sources: TokenizerSources) -> Resolved:
             "tokenizer.model: tokenizer.json is kept as it is",
         )
     roles, more = special_tokens(arguments, name)
-    tokenizer = sources.tokenizer()
     tokenizer.no_truncation()
     tokenizer.no_padding()
     add_missing(tokenizer, found.by_id, roles)

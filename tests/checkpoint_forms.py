@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 
 from tests.conftest import NANO_LLAMA, ROOT
 
@@ -57,12 +57,14 @@ FORMS: dict[str, tuple[str, ...]] = {
 }
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
-    "{{ m.content | trim }}{{ eos_token }}{% endfor %}{{ sep_token }}{{ additional_special_tokens | length }}"
-    "{{ image_token }}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    "{{ m.content | trim }}{{ eos_token }}{% endfor %}{{ sep_token }}"
+    "{{ additional_special_tokens | length }}{{ image_token }}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 GENERATION = (
     "{{ bos_token }}{%- for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
-    "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% if loop.last %}{% break %}{% endif %}{% endfor %}"
+    "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% if loop.last %}{% break %}{% endif %}"
+    "{% endfor %}"
     "{{ unk_token }} {{ messages | tojson }}"
 )
 TEXTS = (
@@ -226,7 +228,11 @@ def write(form: Form, folder: Path) -> Path:
     word = "▁the" if form["body"] == "sentencepiece" else "Ġthe"
     spoken = next(t for t in ("the", "sky", "is", "he") if t in raw["model"]["vocab"])
     files: dict[str, Any] = {"tokenizer.json": raw}
-    settings: dict[str, Any] = {"clean_up_tokenization_spaces": True, "model_max_length": 2048, "legacy": True}
+    settings: dict[str, Any] = {
+        "clean_up_tokenization_spaces": True,
+        "model_max_length": 2048,
+        "legacy": True,
+    }
     kind = form["class"]
     if kind.startswith("config.json"):
         config["tokenizer_class"] = kind.split()[1]
@@ -277,7 +283,9 @@ def additional(level: str, spoken: str) -> dict[str, Any]:
     return {
         "list": {"additional_special_tokens": tokens},
         "objects": {
-            "additional_special_tokens": [{"__type": "AddedToken", **token(text, lstrip=True)} for text in tokens]
+            "additional_special_tokens": [
+                {"__type": "AddedToken", **token(text, lstrip=True)} for text in tokens
+            ]
         },
         "absent": {},
         "extra": {"extra_special_tokens": {"image_token": END, "boi_token": spoken}},

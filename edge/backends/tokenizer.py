@@ -24,9 +24,12 @@ class Tokenizer(Protocol):
 
 
 class JsonTokenizer:
-    """A tokenizer.json, as transformers reads it. Raises UserError when it is damaged."""
+    """A tokenizer.json, as transformers reads it. Raises UserError when it is damaged.
 
-    def __init__(self, path: Path) -> None:
+    `split` encodes special tokens in a text as text (split_special_tokens).
+    """
+
+    def __init__(self, path: Path, *, split: bool = False) -> None:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
@@ -35,6 +38,7 @@ class JsonTokenizer:
         # too.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = split
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
@@ -50,5 +54,8 @@ class JsonTokenizer:
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
     """The artifact's tokenizer; raises UserError when it is missing or damaged."""
     if TOKENIZER_NAME in artifact.manifest.files:
-        return JsonTokenizer(artifact.path / TOKENIZER_NAME)
+        rules = artifact.manifest.tokenizer_rules
+        return JsonTokenizer(
+            artifact.path / TOKENIZER_NAME, split=rules is not None and rules.split_special_tokens
+        )
     return LlamaTokenizer(artifact.weights)

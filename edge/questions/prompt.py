@@ -68,6 +68,12 @@ class Prompter:
     def __init__(self, artifact: Artifact, style: str | None = None, date: str | None = None) -> None:
         self.tokenizer = open_tokenizer(artifact)
         has_template = TEMPLATE_NAME in artifact.manifest.files or bool(artifact.chat_template)
+        rules = artifact.manifest.tokenizer_rules
+        if not has_template and rules and rules.templates and style in (None, "chat"):
+            raise UserError(
+                f"{artifact.label} has several chat templates ({', '.join(rules.templates)}) and none "
+                "called default: use --prompt raw or qa, or build it with one as chat_template.jinja"
+            )
         self.style = ("chat" if has_template else "raw") if style is None else style
         if self.style not in STYLES:
             raise UserError(f"unknown prompt {style!r}: choose from {', '.join(STYLES)}")
@@ -75,7 +81,7 @@ class Prompter:
             raise UserError(f"{artifact.label} has no chat template: use --prompt raw or --prompt qa")
         self._template = load_template(artifact) if self.style == "chat" else None
         self.date = parse_date(date)
-        self._special = dict(artifact.manifest.special_tokens)
+        self._special = artifact.manifest.template_tokens()
         self._vocabulary = artifact.manifest.model.vocabulary
         self._pieces: dict[int, str] = {}
 
