@@ -82,7 +82,7 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
         resolved.split,
     )
     return TokenizerFiles(
-        resolved.tokenizer.to_str(),
+        resolved.content(),
         checkpoint.folder / "tokenizer.model",
         template,
         {role: text for role, text in named.items() if isinstance(text, str)},

@@ -65,6 +65,7 @@ class Resolved:
     `special_tokens` are what a template may use, by role; lists of texts for additional tokens. `named` are
     the special tokens that the files name, without those that a class brings along. `notes` say what
     transformers 4.57.6 refuses and was read all the same. `split` encodes control tokens in a text as text.
+    `once_special` are the special tokens of the file itself.
     """
 
     tokenizer: Tokenizer
@@ -74,6 +75,22 @@ class Resolved:
     named: frozenset[str]
     notes: tuple[str, ...]
     split: bool
+    once_special: frozenset[str]
+
+    def content(self) -> str:
+        """tokenizer.json of it.
+
+        The library skips, and splits, a token that it once loaded as special, also where a later list says
+        that it is none; a file has to say that it is special.
+        """
+        text = str(self.tokenizer.to_str())
+        decoder = self.tokenizer.get_added_tokens_decoder().values()
+        if all(token.special or token.content not in self.once_special for token in decoder):
+            return text
+        raw = json.loads(text)
+        for token in raw["added_tokens"]:
+            token["special"] |= token["content"] in self.once_special
+        return json.dumps(raw, ensure_ascii=False)
 
 
 def resolve(sources: TokenizerSources) -> Resolved:
@@ -120,7 +137,11 @@ def resolve(sources: TokenizerSources) -> Resolved:
         for role, value in roles.items()
         if value
     }
-    return Resolved(tokenizer, name, why, shown, named_special(sources, found.settings), notes + more, split)
+    special = frozenset(
+        str(token.get("content")) for token in sources.raw.get("added_tokens") or () if token.get("special")
+    )
+    named = named_special(found.settings) | special
+    return Resolved(tokenizer, name, why, shown, named, notes + more, split, special)
 
 
 def class_of(sources: TokenizerSources) -> tuple[str, str, tuple[str, ...]]:
@@ -249,8 +270,8 @@ def surround(tokenizer: Tokenizer, roles: Mapping[str, Any], arguments: Mapping[
         ) from error
 
 
-def named_special(sources: TokenizerSources, settings: Mapping[str, Any]) -> frozenset[str]:
-    """Texts of the special tokens that the files themselves name or mark."""
+def named_special(settings: Mapping[str, Any]) -> frozenset[str]:
+    """Texts of the special tokens that the settings name or mark."""
     texts = set()
     for role in ROLES:
         value = settings.get(role)
@@ -258,6 +279,5 @@ def named_special(sources: TokenizerSources, settings: Mapping[str, Any]) -> fro
             texts.add(str(token.get("content")) if isinstance(token, dict) else str(token))
     extra = settings.get("extra_special_tokens")
     texts |= set(map(str, extra.values() if isinstance(extra, dict) else extra or []))
-    texts |= {token.content for token in settings["added_tokens_decoder"].values() if token.special}
-    marked = (token for token in sources.raw.get("added_tokens") or () if token.get("special"))
-    return frozenset(texts | {str(token.get("content")) for token in marked})
+    marked = settings["added_tokens_decoder"].values()
+    return frozenset(texts | {token.content for token in marked if token.special})
