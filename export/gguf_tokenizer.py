@@ -73,9 +73,14 @@ class Vocabulary:
         return {"model": self.model} | ({"reason": self.reason} if self.reason else {"pre": self.pre})
 
     def added(self) -> tuple[str, ...]:
-        """Texts of the first control tokens and tokens that users define."""
-        pairs = zip(self.tokens, self.types, strict=True)
-        return tuple(text for text, kind in pairs if kind in (CONTROL, USER_DEFINED))[:MOST_ADDED]
+        """Texts of the first control tokens and user-defined tokens, and of those that look like some.
+
+        llama.cpp takes well-known texts such as <|eot_id|> for control tokens, whatever their type is.
+        """
+        pairs = list(zip(self.tokens, self.types, strict=True))
+        added = [text for text, kind in pairs if kind in (CONTROL, USER_DEFINED)]
+        alike = [text for text, kind in pairs if kind == NORMAL and text[:1] == "<" and text[-1:] == ">"]
+        return (*added[:MOST_ADDED], *alike[:MOST_ADDED])
 
     def without(self, reason: str) -> Vocabulary:
         """A copy for a file without a tokenizer."""
@@ -174,6 +179,8 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
         if spaces and cut and not over and not model.get("ignore_merges"):
             return "gemma4", "gemma4", ""
         return "none", "", "llama.cpp has no equivalent of this byte-fallback tokenizer"
+    if normaliser.get("normalizers") == []:
+        normaliser = {}  # a sequence of none, as DeepSeek's files have it
     if normaliser and normaliser.get("type") != "NFC":
         return "none", "", f"llama.cpp has no equivalent of the normaliser {normaliser.get('type')!r}"
     parts = pre.get("pretokenizers") or [pre]

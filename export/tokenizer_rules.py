@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 from edge.errors import UserError
-from export.tokenizer_files import ROLES, SETTINGS_NAME, TokenizerSources, added_tokens, as_token
+from export.tokenizer_files import FLAGS, ROLES, SETTINGS_NAME, TokenizerSources, added_tokens, as_token
 
 READER = "transformers 4.57.6"
 PLAIN = "PreTrainedTokenizerFast"
@@ -65,7 +65,7 @@ class Resolved:
     `special_tokens` are what a template may use, by role; lists of texts for additional tokens. `named` are
     the special tokens that the files name, without those that a class brings along. `notes` say what
     transformers 4.57.6 refuses and was read all the same. `split` encodes control tokens in a text as text.
-    `once_special` are the special tokens of the file itself.
+    `history` has the added tokens in the order in which they were added, as tokenizer.json spells them.
     """
 
     tokenizer: Tokenizer
@@ -75,21 +75,22 @@ class Resolved:
     named: frozenset[str]
     notes: tuple[str, ...]
     split: bool
-    once_special: frozenset[str]
+    history: tuple[dict[str, Any], ...]
 
     def content(self) -> str:
         """tokenizer.json of it.
 
-        The library skips, and splits, a token that it once loaded as special, also where a later list says
-        that it is none; a file has to say that it is special.
+        The library matches a token also by the flags that it had when it was first added. Where a later list
+        changed them, the file has to add the token twice.
         """
         text = str(self.tokenizer.to_str())
-        decoder = self.tokenizer.get_added_tokens_decoder().values()
-        if all(token.special or token.content not in self.once_special for token in decoder):
+        kinds = {(token["content"], token["special"], token["normalized"]) for token in self.history}
+        if len(kinds) == len({content for content, _, _ in kinds}):
             return text
         raw = json.loads(text)
-        for token in raw["added_tokens"]:
-            token["special"] |= token["content"] in self.once_special
+        raw["added_tokens"] = [
+            token for i, token in enumerate(self.history) if token not in self.history[:i]
+        ]
         return json.dumps(raw, ensure_ascii=False)
 
 
@@ -124,7 +125,8 @@ def resolve(sources: TokenizerSources) -> Resolved:
     roles, more = special_tokens(arguments, name)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    add_missing(tokenizer, found.by_id, roles)
+    file = tuple(sources.raw.get("added_tokens") or ())
+    history = file + add_missing(tokenizer, found.by_id, roles)
     if name != "LlamaTokenizerFast":
         prefix_space(tokenizer, arguments.get("add_prefix_space", False))
     if kind.adds is not None:
@@ -137,11 +139,9 @@ def resolve(sources: TokenizerSources) -> Resolved:
         for role, value in roles.items()
         if value
     }
-    special = frozenset(
-        str(token.get("content")) for token in sources.raw.get("added_tokens") or () if token.get("special")
-    )
+    special = frozenset(str(token["content"]) for token in file if token["special"])
     named = named_special(found.settings) | special
-    return Resolved(tokenizer, name, why, shown, named, notes + more, split, special)
+    return Resolved(tokenizer, name, why, shown, named, notes + more, split, history)
 
 
 def class_of(sources: TokenizerSources) -> tuple[str, str, tuple[str, ...]]:
@@ -204,8 +204,11 @@ def add_missing(
     tokenizer: Tokenizer,
     by_id: Mapping[int, AddedToken],
     roles: Mapping[str, AddedToken | str | list[AddedToken | str]],
-) -> None:
-    """Adds the listed tokens by id, with their flags, then special tokens that are not there."""
+) -> tuple[dict[str, Any], ...]:
+    """Adds the listed tokens by id, with their flags, then special tokens that are not there.
+
+    Gives them as tokenizer.json spells them.
+    """
     listed = [token for _, token in sorted(by_id.items(), key=lambda item: item[0])]
     known = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
     known += [str(token) for token in listed]
@@ -230,6 +233,11 @@ def add_missing(
             fresh.append(AddedToken(token, special=True))
     if fresh:
         tokenizer.add_tokens(fresh)
+    return tuple(
+        {"id": tokenizer.token_to_id(token.content), "content": token.content}
+        | {flag: getattr(token, flag) for flag in FLAGS}
+        for token in fresh
+    )
 
 
 def prefix_space(tokenizer: Tokenizer, wanted: object) -> None:

@@ -15,11 +15,13 @@ from transformers import AutoTokenizer
 from edge.artifact import TEMPLATE_NAME, TOKENIZER_NAME, Artifact, record_file
 from edge.backends.llama_header import Header
 from edge.backends.llama_vocabulary import LlamaTokenizer
-from edge.errors import UserError
+from edge.errors import UserError, ignore
 from edge.questions.prompt import QA_PRESET, Prompter
 from export.build import build
 from export.checkpoint import Checkpoint
 from export.gguf_artifact import provable
+from export.gguf_model import F32
+from export.gguf_model import write as write_gguf
 from export.graph.architectures import read_config
 from export.manifest import manifest_of
 from export.precision import Target, precision
@@ -57,11 +59,13 @@ def theirs(folder: Path, style: str, texts: Sequence[str] = forms.TEXTS) -> list
 def ours(artifact: Artifact, style: str, texts: Sequence[str] = forms.TEXTS) -> list[Ids]:
     """The artifact's ids of each text in a style with control tokens parsed, or its refusal."""
     ids: list[Ids] = []
+    try:
+        prompter = Prompter(artifact, style, control_tokens=True)
+    except UserError as error:
+        return [str(error)] * len(texts)
     for text in texts:
         try:
-            prompter = Prompter(artifact, style)
-            prompt = prompter.prompt(text)
-            ids.append(prompter.tokenizer.encode(prompt.text, special=style != "chat"))
+            ids.append(list(prompter.prompt(text).ids))
         except UserError as error:
             ids.append(str(error))
     return ids
@@ -154,7 +158,8 @@ def test_forms_at_random_have_transformers_ids(tmp_path):
 @pytest.mark.slow
 def test_the_gguf_of_every_form_has_transformers_ids_or_no_tokenizer(tmp_path):
     held = 0
-    for number, form in enumerate(ALL):
+    plain = {"split": "absent", "additional": "list", "map": "plain", "added": "decoder"}
+    for number, form in enumerate([*ALL, *({**form, **plain} for form in ALL)]):
         folder = forms.write(form, tmp_path / str(number))
         (work := tmp_path / f"gguf-{number}").mkdir()
         with Checkpoint(folder) as checkpoint:
@@ -165,16 +170,14 @@ def test_the_gguf_of_every_form_has_transformers_ids_or_no_tokenizer(tmp_path):
             if vocabulary.model == "none":
                 assert vocabulary.reason
                 continue
-            from export.gguf_model import F32, write
-
             path = work / "model.gguf"
-            write(checkpoint, config, vocabulary, F32, path, lambda done: None, name="f", weights=False)
+            write_gguf(checkpoint, config, vocabulary, F32, path, ignore, name="f", weights=False)
         inside = LlamaTokenizer(path)
         for text, ids in zip(forms.TEXTS, theirs(folder, "raw"), strict=True):
             if max(ids, default=0) < config.vocabulary:
                 assert inside.encode(text, special=True) == ids, (form, text)
                 held += 1
-    assert held > 60
+    assert held > 300  # of 1184 texts; the rest has forms that llama.cpp does not know
 
 
 @pytest.mark.slow
