@@ -177,7 +177,7 @@ def test_the_gguf_of_every_form_has_transformers_ids_or_no_tokenizer(tmp_path):
             if max(ids, default=0) < config.vocabulary:
                 assert inside.encode(text, special=True) == ids, (form, text)
                 held += 1
-    assert held > 300  # of 1184 texts; the rest has forms that llama.cpp does not know
+    assert held > 200  # of 1184 texts; the rest has forms that llama.cpp does not know
 
 
 @pytest.mark.slow
