@@ -188,5 +188,7 @@ def template_notes(names: tuple[str, ...]) -> tuple[str, ...]:
 def read_template(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as UTF-8 ({error}): download it again") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 ({error}): download it again") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): download it again") from error

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers import models as kinds
 
+from export.graph.architectures import CONVERSIONS
 from export.tokenizer_files import ROLES, TokenizerSources, added_tokens, typed
 from export.tokenizer_rules import CLASSES, FIVE_PLAIN, Resolved
 
@@ -25,7 +26,6 @@ QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-OF_MODEL = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "gemma3_text": "GemmaTokenizer"}
 PLAIN = (FIVE_PLAIN, "PreTrainedTokenizer", "BloomTokenizer", "PythonBackend")
 # Classes that make the tokenizer anew of vocabulary and merges.
 REBUILT = ("LlamaTokenizer", "GemmaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer")
@@ -89,16 +89,15 @@ def surrounding(tokenizer: Tokenizer) -> str:
 def class_of(sources: TokenizerSources) -> str:
     """The class that transformers 5 chooses, without Fast."""
     settings, config = sources.settings or {}, sources.config
-    kind = str(config.get("model_type"))
-    registered = OF_MODEL.get(kind)
+    kind = CONVERSIONS[str(config.get("model_type"))]
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if named is None:
-        return registered or FIVE_PLAIN
+        return kind.five_tokenizer or FIVE_PLAIN
     name = str(named).removesuffix("Fast")
-    if name == "LlamaTokenizer" and kind != "qwen2" and '"ByteLevel"' in sources.path.read_text("utf-8"):
+    if kind.five_insists:
+        name = kind.five_tokenizer
+    elif name == "LlamaTokenizer" and '"ByteLevel"' in sources.path.read_text("utf-8"):
         return FIVE_PLAIN
-    if kind == "qwen2" and registered:
-        name = registered  # the model type counts, whatever the files name
     return FIVE_PLAIN if name in PLAIN or f"{name}Fast" not in CLASSES else name
 
 

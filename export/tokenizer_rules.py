@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 from edge.errors import UserError
+from export.graph.architectures import CONVERSIONS
 from export.tokenizer_files import FLAGS, ROLES, SETTINGS_NAME, TokenizerSources, added_tokens, as_token
 
 READER = "transformers 4.57.6"
@@ -49,12 +50,6 @@ CLASSES = {
     ),
     "GPT2TokenizerFast": TokenizerClass(END_OF_TEXT),
     "GPTNeoXTokenizerFast": TokenizerClass({**END_OF_TEXT, "pad_token": None}, False),
-}
-OF_MODEL = {
-    "llama": "LlamaTokenizerFast",
-    "qwen2": "Qwen2TokenizerFast",
-    "qwen3": "Qwen2TokenizerFast",
-    "gemma3_text": "GemmaTokenizerFast",
 }
 
 
@@ -161,7 +156,7 @@ def class_of(sources: TokenizerSources) -> tuple[str, str, tuple[str, ...]]:
             )
         return name, why, ()
     kind = str(sources.config.get("model_type"))
-    return OF_MODEL.get(kind, PLAIN), f"no file names a class, model_type is {kind}", ()
+    return CONVERSIONS[kind].tokenizer_class, f"no file names a class, model_type is {kind}", ()
 
 
 def special_tokens(

@@ -2,7 +2,8 @@
 
 Do the stored weights follow from the checkpoint's, within a tolerance? Does the artifact compute what
 transformers eager float32 computes with the stored weights, within a tolerance? The same against optimum's
-graph, where one is given. Are its prompts those of transformers? Without a tolerance: how far is it from full precision (KL in nats)?
+graph, where one is given. Are its prompts those of transformers? Without a tolerance: how far is it from
+full precision (KL in nats)?
 
 At gemma-3-1b's shape the peak was 11.8 GB resident, pages of mapped files counted (optimum's reference of
 1.2 billion parameters takes 12 GB as well).
