@@ -243,7 +243,8 @@ def special_ids(
         ids["bos"] = before[0]
     elif "bos" not in ids and (named := id_list(first)):
         ids["bos"] = named[0]
-    ids["eos"] = after[0] if after else ids.get("eos", files.stop_ids[0])
+    own = ids.get("eos")
+    ids["eos"] = after[0] if after else own if own in files.stop_ids else files.stop_ids[0]
     turn = next((i for text in END_OF_TURN if (i := tokenizer.token_to_id(text)) in files.stop_ids), None)
     others = [turn, *(i for i in files.stop_ids if i != ids["eos"])]
     ids["eot"] = next((i for i in others if i is not None), None)

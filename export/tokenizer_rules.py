@@ -58,8 +58,9 @@ class Resolved:
     """A tokenizer as the rules make it.
 
     `special_tokens` are what a template may use, by role; lists of texts for additional tokens. `named` are
-    the special tokens that the files name, without those that a class brings along. `notes` say what
-    transformers 4.57.6 refuses and was read all the same. `split` encodes control tokens in a text as text.
+    the special tokens that the files name and tokenizer.json has, without those that a class brings along.
+    `notes` say what transformers 4.57.6 refuses and was read all the same. `split` encodes control tokens in
+    a text as text.
     `history` has the added tokens in the order in which they were added, as tokenizer.json spells them.
     """
 
@@ -121,12 +122,13 @@ def resolve(sources: TokenizerSources) -> Resolved:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     file = tuple(sources.raw.get("added_tokens") or ())
+    had = set(tokenizer.get_vocab(with_added_tokens=True))
     history = file + add_missing(tokenizer, found.by_id, roles)
     if name != "LlamaTokenizerFast":
         prefix_space(tokenizer, arguments.get("add_prefix_space", False))
     if kind.adds is not None:
         arguments.setdefault("add_bos_token", kind.adds)
-        surround(tokenizer, roles, arguments)
+        surround(tokenizer, name, roles, arguments)
     split = bool(arguments.get("split_special_tokens", False))
     tokenizer.encode_special_tokens = split
     shown = {
@@ -135,7 +137,7 @@ def resolve(sources: TokenizerSources) -> Resolved:
         if value
     }
     special = frozenset(str(token["content"]) for token in file if token["special"])
-    named = named_special(found.settings) | special
+    named = (named_special(found.settings) | special) & had
     return Resolved(tokenizer, name, why, shown, named, notes + more, split, history)
 
 
@@ -246,7 +248,9 @@ def prefix_space(tokenizer: Tokenizer, wanted: object) -> None:
         )
 
 
-def surround(tokenizer: Tokenizer, roles: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+def surround(
+    tokenizer: Tokenizer, name: str, roles: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> None:
     """Writes the post-processor anew: BOS before a text and EOS after it, as the settings say."""
     tokens = []
     for role in ("bos", "eos"):
@@ -254,8 +258,8 @@ def surround(tokenizer: Tokenizer, roles: Mapping[str, Any], arguments: Mapping[
         token = roles.get(f"{role}_token")
         if wanted and not token:
             raise UserError(
-                f"{SETTINGS_NAME} asks for add_{role}_token and names no {role}_token: name it, or set "
-                f"add_{role}_token to false"
+                f"{name} puts the {role}_token around each text and {SETTINGS_NAME} names none: name it, or "
+                f"set add_{role}_token to false"
             )
         tokens.append(str(token) if wanted else "")
     bos, eos = tokens
