@@ -58,7 +58,7 @@ class Resolved:
     """A tokenizer as the rules make it.
 
     `special_tokens` are what a template may use, by role; lists of texts for additional tokens. `named` are
-    the special tokens that the files name and tokenizer.json has, without those that a class brings along.
+    the special tokens that the files name, without those that a class brings along.
     `notes` say what transformers 4.57.6 refuses and was read all the same. `split` encodes control tokens in
     a text as text.
     `history` has the added tokens in the order in which they were added, as tokenizer.json spells them.
@@ -122,7 +122,6 @@ def resolve(sources: TokenizerSources) -> Resolved:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     file = tuple(sources.raw.get("added_tokens") or ())
-    had = set(tokenizer.get_vocab(with_added_tokens=True))
     history = file + add_missing(tokenizer, found.by_id, roles)
     if name != "LlamaTokenizerFast":
         prefix_space(tokenizer, arguments.get("add_prefix_space", False))
@@ -137,7 +136,7 @@ def resolve(sources: TokenizerSources) -> Resolved:
         if value
     }
     special = frozenset(str(token["content"]) for token in file if token["special"])
-    named = (named_special(found.settings) | special) & had
+    named = named_special(found.settings) | special
     return Resolved(tokenizer, name, why, shown, named, notes + more, split, history)
 
 
