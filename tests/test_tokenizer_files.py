@@ -149,7 +149,7 @@ def test_a_damaged_file_beside_tokenizer_json_is_named(name, checkpoint):
 READ_ALL_THE_SAME: dict[str, tuple[dict[str, Any], str]] = {
     "five's class": (
         {"tokenizer_class": "TokenizersBackend"},
-        "TokenizersBackend, which transformers 4.57.6",
+        "TokenizersBackend, which transformers",
     ),
     "five's list": ({"extra_special_tokens": [forms.HEADER]}, "extra_special_tokens as a list"),
     "object without type": ({"bos_token": {"content": forms.BOS}}, "bos_token as an object without __type"),
@@ -253,7 +253,7 @@ def test_tensors_that_no_weight_needs_are_ignored_whatever_their_type(dtype, pre
     folder = models.write_shape(tmp_path / "tiny", "odd")
     tensors = load_file(folder / "model.safetensors")
     more = {
-        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, dtype),
+        "model.layers.0.rotary_emb.inv_freq": np.ones(4, dtype),
         "ids": np.zeros((2, 3), dtype),
     }
     save_file({**tensors, **more}, folder / "model.safetensors")
@@ -264,5 +264,5 @@ def test_a_missing_shard_without_an_index_is_named(tmp_path):
     folder = models.write_checkpoint(tmp_path / "tiny", models.config_of(), shards=3)
     (folder / "model.safetensors.index.json").unlink()
     (folder / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(UserError, match="model-00002-of-00003.safetensors is missing beside"):
+    with pytest.raises(UserError, match=r"model-00002-of-00003\.safetensors is missing beside"):
         build(str(folder), ["onnx-fp32"], tmp_path / "out")
