@@ -87,7 +87,7 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
     put nothing before a text. Raises UserError when a file is damaged.
     """
     raw = read_json(files.tokenizer)
-    tokenizer = tokenizers.Tokenizer.from_file(str(files.tokenizer))
+    tokenizer = tokenizers.Tokenizer.from_buffer(files.tokenizer.read_bytes())
     model, pre, reason = form(raw)
     pieces = files.tokenizer.with_name("tokenizer.model")
     scores: list[float] | None = None

@@ -45,7 +45,7 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
             f"{path} is missing: token ids come from tokenizer.json, download it beside the weights"
         )
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_buffer(path.read_bytes())
     except Exception as error:  # the library raises bare Exception for damaged files
         raise UserError(f"{path} is not a tokenizer ({error}): download it again") from error
     settings = (

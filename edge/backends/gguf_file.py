@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from edge.backends.llama_library import llama_cpp
 from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
+from edge.paths import readable
 
 FTYPE = "LLAMA_FTYPE_"
 CONTROL = 3  # llama_token_type
@@ -101,11 +101,6 @@ def open_gguf(path: Path) -> Artifact:
 def model_name(value: object) -> str:
     """The name a file gives its model, alike in every precision; what a terminal would obey is left out."""
     return "".join(c for c in value if c.isprintable()).strip()[:80] if isinstance(value, str) else ""
-
-
-def readable(name: str) -> str:
-    """A file's name as text; bytes that are not UTF-8 become U+FFFD."""
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def read_stop_ids(header: Header, vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edge.errors import UserError
+from edge.paths import utf8_name
 
 PARQUET, JSON_LINES = ".parquet", (".jsonl", ".ndjson")
 TEXTS = {"Type": "type", "Category": "category", "Source": "source", "Best Answer": "best_answer"}
@@ -21,7 +22,8 @@ def read_rows(path: Path) -> list[Row]:
     """Reads one mapping for each row; raises UserError when the file is missing or damaged."""
     try:
         if path.suffix.lower() == PARQUET:
-            rows: list[Row] = pq.read_table(path).to_pylist()
+            with utf8_name(path) as name:
+                rows: list[Row] = pq.read_table(name).to_pylist()
         else:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             rows = [json.loads(line) for line in lines if line.strip()]

@@ -1,8 +1,8 @@
 """The question browser's data: every answer of a model's runs, packed so that thousands fit into a page.
 
 A token is an index into the page's vocabulary, which has an entry for each id and text. Entropies and
-surprisals are hundredths of a nat, KL thousandths. What the page can compute (a forced run's tokens, a greedy token's probability) is left out.
-`questions.js` reads this form.
+surprisals are hundredths of a nat, KL thousandths. What the page can compute (a forced run's tokens, a
+greedy token's probability) is left out. `questions.js` reads this form.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from edge.errors import UserError
 from edge.files import file_sha256, put, write_whole
+from edge.paths import utf8_name
 
 PART = re.compile(r"(part-\d+of\d+-\d+-\d+)(?:\.([0-9a-f]{16}))?\.parquet")
 DIGITS = 16  # of the checksum
@@ -58,18 +59,19 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
     leaves = dict(_leaves(table.schema))
     floats = [name for name, kind in leaves.items() if pa.types.is_floating(kind)]
     repeated = [name for name in leaves if name in REPEATED]
-    pq.write_table(
-        table,
-        path,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=repeated,
-        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-        # A part of one answer is mostly its footer: no statistics of columns that no reader selects by, and
-        # no second copy of the schema.
-        write_statistics=["question_index"] if "question_index" in leaves else False,
-        store_schema=False,
-    )
+    with utf8_name(path) as name:
+        pq.write_table(
+            table,
+            name,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=repeated,
+            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+            # A part of one answer is mostly its footer: no statistics of columns that no reader selects by, and
+            # no second copy of the schema.
+            write_statistics=["question_index"] if "question_index" in leaves else False,
+            store_schema=False,
+        )
 
 
 def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
@@ -99,7 +101,8 @@ def is_damaged(path: Path) -> bool:
         if name and name[2]:
             state = path.stat()
             return _checksum_of(path, state.st_size, state.st_mtime_ns) != name[2]
-        pq.read_metadata(path)
+        with utf8_name(path) as utf8:
+            pq.read_metadata(utf8)
     except (OSError, pa.ArrowException):
         return True
     return False
@@ -126,7 +129,8 @@ def reading(path: Path) -> Iterator[None]:
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Reads a file, or the `columns` that it has; raises UserError when it is damaged."""
     with reading(path):
-        return pq.ParquetFile(path, memory_map=True).read(columns=columns)
+        with utf8_name(path) as name:
+            return pq.ParquetFile(name, memory_map=True).read(columns=columns)
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -138,7 +142,8 @@ def column_names(path: Path) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=65536)  # as above: each analysis of a run asks which columns it has
 def _column_names_of(path: Path, size: int, modified: int) -> tuple[str, ...]:
-    return tuple(pq.read_schema(path, memory_map=True).names)
+    with utf8_name(path) as name:
+        return tuple(pq.read_schema(name, memory_map=True).names)
 
 
 def shared_columns(paths: Iterable[Path]) -> list[str]:
