@@ -262,7 +262,7 @@ print("alive", prompt.note)
 def test_no_text_ends_the_process(pre, artifacts, tmp_path):
     source = artifacts("nano-llama", "gguf-q8_0") / "model.gguf"
     path = rewritten(source, tmp_path / "m.gguf", {"tokenizer.ggml.pre": pre})
-    done = subprocess.run(  # noqa: S603 - our own interpreter and code
+    done = subprocess.run(
         [sys.executable, "-c", TOKENISE, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-500:]
@@ -274,7 +274,7 @@ def test_a_question_of_many_equal_characters_does_not_stop_a_run(artifacts, tmp_
     source = artifacts("nano-llama", "gguf-q8_0") / "model.gguf"
     rewritten(source, tmp_path / "m.gguf", {"tokenizer.ggml.pre": "deepseek-llm"})
     write_questions(tmp_path / "q.csv", ["Do bats see?", "a" * 30_000])
-    done = subprocess.run(  # noqa: S603 - our own interpreter and code
+    done = subprocess.run(
         [sys.executable, "-m", "edge", "run", "m.gguf", "--questions", "q.csv", "--out", "run", "--quiet"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},

@@ -1,5 +1,5 @@
-"""edge.questions.template: what transformers gives to templates, bounds for hostile ones, and the question in
-the prompt."""
+"""edge.questions.template: what transformers gives to templates, bounds for hostile ones, and the question
+in the prompt."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PARTS = (
 )
 FEATURES = (
     GENERATION,
-    "{% for m in messages %}{{ m | tojson }}{{ m.content | trim }}{{ {'b': 'ä<', 'a': [1]} | tojson(indent=1) }}"
-    "{% endfor %}",
+    "{% for m in messages %}{{ m | tojson }}{{ m.content | trim }}"
+    "{{ {'b': 'ä<', 'a': [1]} | tojson(indent=1) }}{% endfor %}",
     "{% macro say(x) -%} <{{ x }}> {%- endmacro %}{% for m in messages recursive %}{{ say(m['content']) }}"
     "{{ loop.index }}{% endfor %}{{ tools is none }}{{ documents is none }}{{ nothing is defined }}",
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ m.content }}"
     "{% if ns.n > 3 %}{% break %}{% endif %}{% endfor %}{{ strftime_now('%Y') | length }}{{ '-' * 3 }}",
-    "{%- for m in messages %}\n    {%- if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}"
-    "{% endif %}\n{% endfor %}",
+    "{%- for m in messages %}\n    {%- if m.content is string %}{{ m.content }}"
+    "{% else %}{{ m.content[0].text }}{% endif %}\n{% endfor %}",
 )
 
 
@@ -81,10 +81,12 @@ HOSTILE = {
     "a long product": "{{ 'x' * 10**9 }}",
     "a product of lists": "{{ ([1] * 10**9) | length }}",
     "a power": "{{ 10 ** 10 ** 8 }}",
-    "doubling": "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "doubling": "{% set ns = namespace(s='x') %}{% for i in range(60) %}"
+    "{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
     "squaring": "{% set ns = namespace(s='xxxxxxxxxx') %}{% for i in range(9) %}"
     "{% set ns.s = ns.s | replace('x', ns.s) %}{% endfor %}",
-    "calls that branch": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
+    "calls that branch": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ f(90) }}",
     "a wide field": "{{ '%9999999999d' | format(1) }}",
     "a constant": "{{ 'x' | center(9999999999) }}",
     "a long text": "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",

@@ -6,9 +6,9 @@ import functools
 import json
 import re
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import tokenizers
 
@@ -27,6 +27,8 @@ from edge.errors import UserError
 
 # A character that no text is expected to have, for names of control tokens that no question can guess.
 MARK = "\U0010fffd"
+
+T = TypeVar("T")
 
 
 class Tokenizer(Protocol):
@@ -123,7 +125,10 @@ class JsonTokenizer:
         return token_id in self._controls
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
+        def call() -> str:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
+
+        return guarded(call, "the tokens cannot be decoded", "build the artifact again")
 
     def stream(self) -> TextStream:
         if [step["type"] for step in self._steps] == ["ByteLevel"]:
@@ -151,16 +156,23 @@ class JsonTokenizer:
 
 
 def encode(tokenizer: tokenizers.Tokenizer, text: str, special: bool) -> list[int]:
-    """Ids of a text; raises UserError where the library fails, which it may do by a panic of its own."""
+    """Ids of a text; raises UserError where the library fails."""
+    return guarded(
+        lambda: list(tokenizer.encode(text, add_special_tokens=special).ids),
+        f"the text {text[:40]!r} cannot be tokenised",
+        "ask something else",
+    )
+
+
+def guarded(call: Callable[[], T], what: str, mend: str) -> T:
+    """Calls the library; raises UserError where it fails, also by a panic, which is no Exception."""
     try:
-        return list(tokenizer.encode(text, add_special_tokens=special).ids)
+        return call()
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         detail = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"the text {text[:40]!r} cannot be tokenised ({detail}): ask something else"
-        ) from error
+        raise UserError(f"{what} ({detail}): {mend}") from error
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:

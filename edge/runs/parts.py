@@ -67,8 +67,8 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
             compression_level=3,
             use_dictionary=repeated,
             column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-            # A part of one answer is mostly its footer: no statistics of columns that no reader selects by, and
-            # no second copy of the schema.
+            # A part of one answer is mostly its footer: no statistics of columns that no reader selects by,
+            # and no second copy of the schema.
             write_statistics=["question_index"] if "question_index" in leaves else False,
             store_schema=False,
         )
@@ -128,9 +128,8 @@ def reading(path: Path) -> Iterator[None]:
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Reads a file, or the `columns` that it has; raises UserError when it is damaged."""
-    with reading(path):
-        with utf8_name(path) as name:
-            return pq.ParquetFile(name, memory_map=True).read(columns=columns)
+    with reading(path), utf8_name(path) as name:
+        return pq.ParquetFile(name, memory_map=True).read(columns=columns)
 
 
 def column_names(path: Path) -> tuple[str, ...]:

@@ -149,7 +149,7 @@ class AnswerRecord:
     @property
     def note(self) -> str:
         """What is to be known of the question, "" for nothing."""
-        if self.steps or self.prompt.refused:
+        if self.steps or self.prompt.refused or self._is_forced:
             return self.prompt.note
         length = f"the question has {len(self.prompt.ids)} tokens and the context {self.spec.context}"
         return "; ".join(filter(None, (self.prompt.note, length)))
