@@ -28,6 +28,7 @@ from edge.errors import UserError
 # A character that no text is expected to have, for names of control tokens that no question can guess.
 MARK = "\U0010fffd"
 
+REMEMBERED = 1 << 16  # texts of tokens
 T = TypeVar("T")
 
 
@@ -84,6 +85,9 @@ class JsonTokenizer:
         self._added = {token_id: token.content for token_id, token in added.items()}
         self._special = {token_id for token_id, token in added.items() if token.special}
         self._controls = self._special | (self._added.keys() & set(stop_ids))
+        # Of a few ids each: a window of a growing answer. The same tokens follow each other often.
+        self._text_of = functools.lru_cache(REMEMBERED)(functools.partial(self.decode, special=False))
+        self._token = functools.lru_cache(REMEMBERED)(self._find_token)
         decoder = self._tokenizer.decoder
         self._steps = steps_of(json.loads(decoder.__getstate__()) if decoder else None)
         self._bytes: dict[int, bytes] = {}
@@ -134,13 +138,13 @@ class JsonTokenizer:
         if [step["type"] for step in self._steps] == ["ByteLevel"]:
             return ByteStream(self._bytes_of)
         return WindowStream(
-            functools.partial(self.decode, special=False),
+            self._text_of,
             lambda token_id: self._token(token_id) is not None,
             waiting_rule(self._steps, self._token),
             additive=is_additive(self._steps),
         )
 
-    def _token(self, token_id: int) -> str | None:
+    def _find_token(self, token_id: int) -> str | None:
         """A token as the file spells it; None for a special one, and for an id that is none."""
         return None if token_id in self._special else self._tokenizer.id_to_token(token_id)
 
