@@ -13,6 +13,8 @@ import pytest
 import edge.cli.app
 from edge.artifact import Artifact
 from edge.backends.gguf_file import open_artifact
+from edge.backends.llama_vocabulary import Part
+from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force
@@ -234,6 +236,8 @@ def test_the_option_stands_at_every_command_that_asks(artifacts, tmp_path, capsy
 TOKENISE = """
 import sys
 from edge.backends.gguf_file import open_artifact
+from edge.backends.llama_vocabulary import Part
+from edge.backends.tokenizer import JsonTokenizer
 from edge.questions.prompt import Prompter
 prompter = Prompter(open_artifact(sys.argv[1]), "raw")
 for character in "a1 !é\\n中_":
@@ -305,3 +309,52 @@ def test_questions_of_the_hub_may_hold_half_characters(artifacts, tmp_path):
         arguments = [command, path, "--questions", "{q.jsonl}", "--out", f"{{{command}}}", "--quiet"]
         assert call(edge.cli.app.main, arguments, tmp_path) in (0, 2)
     assert Run.open(tmp_path / "run").answers().column("stop_reason").to_pylist()[0] == "refused"
+
+
+SENTENCEPIECE = {
+    "prepend": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+    },
+    "first": {
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Metaspace",
+            "replacement": "▁",
+            "prepend_scheme": "first",
+            "split": True,
+        },
+    },
+    "lower": {"normalizer": {"type": "Lowercase"}},
+    "byte-level": {},
+}
+
+
+@pytest.mark.parametrize("form", SENTENCEPIECE)
+def test_encoding_by_parts_is_encoding_where_no_part_has_control_tokens(form, artifacts, tmp_path):
+    source = Artifact.open(artifacts("nano-llama"))
+    raw = json.loads((source.path / "tokenizer.json").read_text())
+    if form in ("prepend", "first"):
+        spell = str.maketrans({"Ġ": "▁", "Ċ": "\n"})
+        raw["model"]["vocab"] = {word.translate(spell): i for word, i in raw["model"]["vocab"].items()}
+        pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in raw["model"]["merges"]]
+        raw["model"]["merges"] = [[part.translate(spell) for part in pair] for pair in pairs]
+    raw |= SENTENCEPIECE[form]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    tokenizer = JsonTokenizer(tmp_path / "tokenizer.json", source.manifest.model.stop_ids)
+    before, behind = "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|> and more <|eot_id|>"
+    for question in (*PLAIN, " leading", "trailing ", "Two\n\nlines"):
+        parts = [Part(before, True), Part(question, False), Part(behind, True)]
+        for special in (False, True):
+            whole = tokenizer.encode(before + question + behind, special=special)
+            assert tokenizer.encode_parts(parts, special=special) == whole
+    parts = [Part(before, True), Part("<|eot_id|>", False), Part(behind, True)]
+    ids = tokenizer.encode_parts(parts, special=True)
+    empty = tokenizer.encode(before + behind, special=True)
+    assert [i for i in ids if tokenizer.is_control(i)] == [i for i in empty if tokenizer.is_control(i)]
