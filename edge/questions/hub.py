@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edge.errors import UserError
-from edge.paths import utf8_name
 
 PARQUET, JSON_LINES = ".parquet", (".jsonl", ".ndjson")
 TEXTS = {"Type": "type", "Category": "category", "Source": "source", "Best Answer": "best_answer"}
@@ -22,8 +22,8 @@ def read_rows(path: Path) -> list[Row]:
     """Reads one mapping for each row; raises UserError when the file is missing or damaged."""
     try:
         if path.suffix.lower() == PARQUET:
-            with utf8_name(path) as name:
-                rows: list[Row] = pq.read_table(name).to_pylist()
+            # As bytes, since a path need not be UTF-8.
+            rows: list[Row] = pq.read_table(pa.memory_map(os.fsencode(path))).to_pylist()
         else:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             rows = [json.loads(line) for line in lines if line.strip()]

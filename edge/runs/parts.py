@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ import pyarrow.parquet as pq
 
 from edge.errors import UserError
 from edge.files import file_sha256, put, write_whole
-from edge.paths import utf8_name
 
 PART = re.compile(r"(part-\d+of\d+-\d+-\d+)(?:\.([0-9a-f]{16}))?\.parquet")
 DIGITS = 16  # of the checksum
@@ -59,10 +59,10 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
     leaves = dict(_leaves(table.schema))
     floats = [name for name, kind in leaves.items() if pa.types.is_floating(kind)]
     repeated = [name for name in leaves if name in REPEATED]
-    with utf8_name(path) as name:
+    with pa.OSFile(os.fsencode(path), "wb") as file:  # pyarrow takes a path that is not UTF-8 as bytes
         pq.write_table(
             table,
-            name,
+            file,
             compression="zstd",
             compression_level=3,
             use_dictionary=repeated,
@@ -101,8 +101,7 @@ def is_damaged(path: Path) -> bool:
         if name and name[2]:
             state = path.stat()
             return _checksum_of(path, state.st_size, state.st_mtime_ns) != name[2]
-        with utf8_name(path) as utf8:
-            pq.read_metadata(utf8)
+        pq.read_metadata(mapped(path))
     except (OSError, pa.ArrowException):
         return True
     return False
@@ -128,8 +127,13 @@ def reading(path: Path) -> Iterator[None]:
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Reads a file, or the `columns` that it has; raises UserError when it is damaged."""
-    with reading(path), utf8_name(path) as name:
-        return pq.ParquetFile(name, memory_map=True).read(columns=columns)
+    with reading(path):
+        return pq.ParquetFile(mapped(path)).read(columns=columns)
+
+
+def mapped(path: Path) -> pa.MemoryMappedFile:
+    """A file as pyarrow reads it, whatever bytes are in its name."""
+    return pa.memory_map(os.fsencode(path))
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -141,8 +145,7 @@ def column_names(path: Path) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=65536)  # as above: each analysis of a run asks which columns it has
 def _column_names_of(path: Path, size: int, modified: int) -> tuple[str, ...]:
-    with utf8_name(path) as name:
-        return tuple(pq.read_schema(name, memory_map=True).names)
+    return tuple(pq.read_schema(mapped(path)).names)
 
 
 def shared_columns(paths: Iterable[Path]) -> list[str]:
