@@ -21,6 +21,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from edge.errors import UserError
+from edge.paths import utf8_name
 
 Array = npt.NDArray[np.float32]
 DTYPES = ("BF16", "F16", "F32")
@@ -71,7 +72,9 @@ class Checkpoint:
         try:
             for path in self._weight_files():
                 try:
-                    handle = self._stack.enter_context(safe_open(path, framework="np"))
+                    handle = self._stack.enter_context(
+                        safe_open(self._stack.enter_context(utf8_name(path)), framework="np")
+                    )
                 except SafetensorError as error:
                     raise UserError(
                         f"{path} is not a whole safetensors file ({error}): download it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -120,7 +121,7 @@ def quantise(source: Path, target: Path, to: Precision, on_bytes: Callable[[int]
     params.max_buf_size = QUANTISER_BYTES
     with captured_log() as log, ThreadPoolExecutor(1) as beside:
         quantising = beside.submit(
-            lib.llama_model_quantize, str(source).encode(), str(target).encode(), params
+            lib.llama_model_quantize, os.fsencode(source), os.fsencode(target), params
         )
         while wait([quantising], LOOK_EVERY).not_done:
             if target.is_file():

@@ -50,7 +50,8 @@ class TokenizerSources:
     def tokenizer(self) -> Tokenizer:
         """Reads tokenizer.json as the tokenizers library does; raises UserError when it is damaged."""
         try:
-            return Tokenizer.from_file(str(self.path))
+            # By content: the library takes no path that is not UTF-8.
+            return Tokenizer.from_buffer(self.path.read_bytes())
         except Exception as error:  # the library raises bare Exception for damaged files
             raise UserError(f"{self.path} is not a tokenizer ({error}): download it again") from error
 

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 BASE = (
     "errors",
     "version",
+    "paths",
     "files",
     "fields",
     "precision",

@@ -6,6 +6,7 @@ from edge.analysis.dynamics import BALANCED, DETERMINISTIC, UNDEFINED_CLASS, Dyn
 from edge.analysis.forced import ForcedPart
 from edge.report.formatting import interval, layer_name, metric_name, number
 from edge.report.model import LayerStart, ModelGroup
+from edge.runs.record import REFUSED
 
 
 def class_reason(model_class: DynamicsClass) -> str:
@@ -53,14 +54,18 @@ def notes(group: ModelGroup) -> list[str]:
             "were not recorded and their figures and tables leave it out; "
             "build the artifact with --taps rows to see them."
         )
-    unanswered: dict[int, list[str]] = {}
+    unanswered: dict[tuple[str, int], list[str]] = {}
     for data in group.runs:
-        unanswered.setdefault(data.without_rows, []).append(data.name)
-    questions, context = group.reference.dynamics.questions, group.spec.context
+        refused = data.dynamics.stop_reasons.get(REFUSED, 0)
+        for why, count in (
+            (f"did not fit the context of {group.spec.context} positions", data.without_rows - refused),
+            ("could not be asked (the column note of answers says why)", refused),
+        ):
+            unanswered.setdefault((why, count), []).append(data.name)
     sentences += [
-        f"{', '.join(names)}: {count} of {questions} questions did not fit the context of {context} "
-        "positions and have no answer."
-        for count, names in unanswered.items()
+        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions {why} "
+        "and have no answer."
+        for (why, count), names in unanswered.items()
         if count
     ]
     if group.several_checkpoints:
