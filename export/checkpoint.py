@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from edge.errors import UserError
+from edge.paths import utf8_name
 
 Array = npt.NDArray[np.float32]
 DTYPES = ("BF16", "F16", "F32")
@@ -41,6 +43,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def check_parts(paths: list[Path]) -> None:
+    """Raises UserError that names the first missing part of files called NAME-00001-of-00003.safetensors."""
+    for path in paths:
+        if part := re.fullmatch(r"(.*)-(\d+)-of-(\d+)", path.stem):
+            name, place, count = part.groups()
+            for i in range(1, int(count) + 1):
+                other = path.with_name(f"{name}-{i:0{len(place)}}-of-{count}.safetensors")
+                if other not in paths:
+                    raise UserError(f"{other} is missing beside {path.name}: download it")
+
+
 class Checkpoint:
     """Weights, config and tokenizer of one folder. A context manager: leaving it closes the maps.
 
@@ -59,7 +72,9 @@ class Checkpoint:
         try:
             for path in self._weight_files():
                 try:
-                    handle = self._stack.enter_context(safe_open(path, framework="np"))
+                    handle = self._stack.enter_context(
+                        safe_open(self._stack.enter_context(utf8_name(path)), framework="np")
+                    )
                 except SafetensorError as error:
                     raise UserError(
                         f"{path} is not a whole safetensors file ({error}): download it again"
@@ -82,6 +97,7 @@ class Checkpoint:
             paths = [self.folder / Path(str(name)).name for name in sorted(set(weight_map.values()))]
         else:
             paths = sorted(self.folder.glob("*.safetensors"))
+            check_parts(paths)
         if not paths:
             raise UserError(f"{self.folder} has no *.safetensors file: only safetensors weights are read")
         for path in paths:

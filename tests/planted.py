@@ -160,6 +160,7 @@ def tables(
         "answer": ["a"] * count,
         "tokens": [tokens] * count,
         "stop_reason": ["length"] * count,
+        "note": [""] * count,
         "kv_bytes": [2 * depth * 8 * 4 * (PROMPT + tokens - 1)] * count,
         "prefill_ms": [1.0] * count,
         "decode_ms": [1.0] * count,

@@ -20,11 +20,13 @@ from tests.conftest import ROOT
 BASE = (
     "errors",
     "version",
+    "paths",
     "files",
     "spreadsheet",
     "fields",
     "precision",
     "architectures",
+    "tokenizer_rules",
     "artifact",
     "registry",
 )

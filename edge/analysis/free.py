@@ -47,6 +47,11 @@ class AnswerToken(NamedTuple):
     text: str
     probability: float
 
+    @property
+    def shown(self) -> str:
+        """Its text; the number of a token that adds none, such as the end of an answer."""
+        return self.text or (f"<token {self.token_id}>" if self.token_id >= 0 else "")
+
 
 NO_TOKEN = AnswerToken(-1, "", math.nan)  # past the end of an answer
 
@@ -70,8 +75,8 @@ def free_part(full: Run, quantised: Run, answers: pa.Table) -> FreePart:
                     question_index=index,
                     question=question,
                     step=step,
-                    full_token=one.text,
-                    quantised_token=other.text,
+                    full_token=one.shown,
+                    quantised_token=other.shown,
                     full_probability=one.probability,
                     quantised_probability=other.probability,
                 )

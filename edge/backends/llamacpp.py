@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -289,7 +290,7 @@ def load_model(path: Path, runtime: Runtime) -> Any:
     params.use_extra_bufts = not runtime.low_memory
     with captured_log() as log:
         lib.llama_backend_init()
-        model = lib.llama_model_load_from_file(str(path).encode(), params)
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise UserError(
             f"llama.cpp {version()} cannot load {path} ({log.first()}): download it or build it again"

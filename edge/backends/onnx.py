@@ -14,6 +14,7 @@ from edge.backends.base import CHUNK, LAST_BYTES, check_room
 from edge.backends.mapped import let_go
 from edge.errors import UserError
 from edge.machine.processors import Neighbours, ThreadCount
+from edge.paths import utf8_name
 from edge.precision import GRAPH_NAME
 from edge.signals.taps import HUGE, Array, Taps
 
@@ -35,9 +36,10 @@ def session_options(threads: int) -> Any:
 def open_session(path: Path, threads: int, options: Any = None) -> ort.InferenceSession:
     """A CPU session of one graph; raises UserError when onnxruntime refuses the file."""
     try:
-        return ort.InferenceSession(
-            str(path), options or session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        with utf8_name(path) as name:
+            return ort.InferenceSession(
+                name, options or session_options(threads), providers=["CPUExecutionProvider"]
+            )
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         detail = " ".join(str(error).split())[:300]
         raise UserError(
@@ -64,13 +66,14 @@ def save_prepacked(path: Path, folder: Path, threads: int) -> None:
     cannot write.
     """
     options = session_options(threads)
-    options.optimized_model_filepath = str(folder / GRAPH_NAME)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME)
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
     )
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-    open_session(path, threads, options)
+    with utf8_name(folder / GRAPH_NAME) as name:
+        options.optimized_model_filepath = name
+        open_session(path, threads, options)
 
 
 def chunks(count: int, last: int) -> list[int]:

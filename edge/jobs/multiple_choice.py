@@ -72,13 +72,16 @@ RULES: dict[str, Callable[[Sequence[bool], Sequence[float]], float]] = {
 def by_question(rows: pa.Table) -> dict[str, dict[int, float]]:
     """Scores by task and question_index, from the rows of a score directory.
 
-    A task has no score where the model rules out every choice (-inf): the first one would win. Raises
-    UserError for log-likelihoods that are NaN, which version 0.2 wrote for damaged models.
+    A question that could not be scored, whose `logprob` is null, has none. A task has no score where the
+    model rules out every choice (-inf): the first one would win. Raises UserError for log-likelihoods that
+    are NaN, which version 0.2 wrote for damaged models.
     """
     grouped: dict[str, dict[int, tuple[list[bool], list[float]]]] = {task: {} for task in TASKS}
     ordered = rows.sort_by([("question_index", "ascending"), ("choice", "ascending")])
     columns = (ordered.column(name).to_pylist() for name in ("question_index", "task", "true", "logprob"))
     for index, task, is_true, logprob in zip(*columns, strict=True):
+        if logprob is None:
+            continue
         if math.isnan(logprob):
             raise UserError(
                 f"the log-likelihoods of question {index} are no numbers, so the weights are damaged or too "

@@ -88,7 +88,8 @@ class Browser {
     const box = element("section", "answer");
     box.append(element("h4", "", run.name));
     if (tokens.length === 0) {
-      box.append(element("p", "note", `This question did not fit the context of ${this.data.context} positions, so there is no answer.`));
+      const why = this.data.reasons[reason] === "refused" ? "could not be asked" : `did not fit the context of ${this.data.context} positions`;
+      box.append(element("p", "note", `This question ${why}, so there is no answer.`));
       return box;
     }
     const mean = entropies.reduce((a, b) => a + b, 0) / entropies.length / 100;

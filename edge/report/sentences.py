@@ -6,6 +6,7 @@ from edge.analysis.classes import BALANCED, DETERMINISTIC, TOO_FEW, DynamicsClas
 from edge.analysis.forced import ForcedPart
 from edge.report.formatting import FEW_NOTE, interval, layer_name, metric_name, number
 from edge.report.model import LayerStart, ModelGroup
+from edge.runs.record import REFUSED
 from edge.runs.sessions import cautions
 from edge.signals.streaming import SHORTEST
 
@@ -58,22 +59,26 @@ def notes(group: ModelGroup) -> list[str]:
             "were not recorded and their figures and tables leave it out; "
             "build the artifact with --taps rows to see them."
         )
-    unanswered: dict[int, list[str]] = {}
+    unanswered: dict[tuple[str, int], list[str]] = {}
     for data in group.runs:
-        unanswered.setdefault(data.without_rows, []).append(data.name)
-    questions, context = group.reference.dynamics.questions, group.spec.context
+        refused = data.dynamics.stop_reasons.get(REFUSED, 0)
+        for why, count in (
+            (f"did not fit the context of {group.spec.context} positions", data.without_rows - refused),
+            ("could not be asked (the column note of answers says why)", refused),
+        ):
+            unanswered.setdefault((why, count), []).append(data.name)
     sentences += [
-        f"{', '.join(names)}: {count} of {questions} questions did not fit the context of {context} "
-        "positions and have no answer."
-        for count, names in unanswered.items()
+        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions {why} "
+        "and have no answer."
+        for (why, count), names in unanswered.items()
         if count
     ]
     short: dict[int, list[str]] = {}
     for data in group.runs:
         short.setdefault(data.dynamics.model_class.left_out, []).append(data.name)
     sentences += [
-        f"{', '.join(names)}: {count} of {questions} questions have an answer under {SHORTEST} tokens, "
-        "or none: they have no shift and no say in the class."
+        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions have an answer under "
+        f"{SHORTEST} tokens, or none: they have no shift and no say in the class."
         for count, names in short.items()
         if count
     ]
