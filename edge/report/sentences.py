@@ -77,8 +77,8 @@ def notes(group: ModelGroup) -> list[str]:
     for data in group.runs:
         short.setdefault(data.dynamics.model_class.left_out, []).append(data.name)
     sentences += [
-        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions have an answer under "
-        f"{SHORTEST} tokens, or none: they have no shift and no say in the class."
+        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions have an answer "
+        f"under {SHORTEST} tokens, or none: they have no shift and no say in the class."
         for count, names in short.items()
         if count
     ]
