@@ -22,6 +22,7 @@ BASE = (
     "version",
     "paths",
     "files",
+    "spreadsheet",
     "fields",
     "precision",
     "architectures",
