@@ -72,9 +72,9 @@ RULES: dict[str, Callable[[Sequence[bool], Sequence[float]], float]] = {
 def by_question(rows: pa.Table) -> dict[str, dict[int, float]]:
     """Scores by task and question_index, from the rows of a score directory.
 
-    A question that could not be scored, whose `logprob` is null, has none. A task has no score where the
-    model rules out every choice (-inf): the first one would win. Raises UserError for log-likelihoods that
-    are NaN, which version 0.2 wrote for damaged models.
+    A task has no score where the model rules out every choice (-inf): the first one would win. Raises
+    UserError for log-likelihoods that are NaN, which version 0.2 wrote for damaged models.
+    A question that could not be scored, whose `logprob` is null, has none.
     """
     grouped: dict[str, dict[int, tuple[list[bool], list[float]]]] = {task: {} for task in TASKS}
     ordered = rows.sort_by([("question_index", "ascending"), ("choice", "ascending")])

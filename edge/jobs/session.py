@@ -101,7 +101,8 @@ def trace(out: Path, job: TraceJob, on_progress: Callable[[Progress], None], on_
                     backend = opened.enter_context(closing(job.loader.load(job.capacity, on_note)))
                     full = FullModel(job.exact.load(job.capacity, on_note)) if job.exact else None
                     opened.pop_all()  # both are open: from here on the loop closes them
-            recorder = Recorder(writer, job.buffer(alone=writer.tokens_alone), backend, job.sensors, on_note)
+            buffer = job.buffer(alone=writer.tokens_alone)
+            recorder = Recorder(writer, buffer, backend, job.sensors, on_note)
             writer.go_on(on_note)
             with writer.or_nothing(UserError):
                 answer_items(job, backend, full, recorder, on_progress, on_note)

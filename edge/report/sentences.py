@@ -59,6 +59,7 @@ def notes(group: ModelGroup) -> list[str]:
             "were not recorded and their figures and tables leave it out; "
             "build the artifact with --taps rows to see them."
         )
+    questions = group.reference.dynamics.questions
     unanswered: dict[tuple[str, int], list[str]] = {}
     for data in group.runs:
         refused = data.dynamics.stop_reasons.get(REFUSED, 0)
@@ -68,8 +69,7 @@ def notes(group: ModelGroup) -> list[str]:
         ):
             unanswered.setdefault((why, count), []).append(data.name)
     sentences += [
-        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions {why} "
-        "and have no answer."
+        f"{', '.join(names)}: {count} of {questions} questions {why} and have no answer."
         for (why, count), names in unanswered.items()
         if count
     ]
