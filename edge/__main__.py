@@ -1,6 +1,18 @@
-"""`python -m edge`: the command `edge`."""
+"""The program `edge`, also as `python -m edge`."""
 
-from edge.cli.app import main
+from edge.cli.guard import run_app
+
+
+def start() -> None:
+    """Imports the commands and runs the one that is asked for."""
+    from edge.cli.app import app
+
+    app()
+
+
+def main() -> None:
+    run_app(start)
+
 
 if __name__ == "__main__":
     main()

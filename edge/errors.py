@@ -14,5 +14,9 @@ class UserError(Exception):
     """
 
 
+class Note(UserWarning):
+    """A note of code that is far from any `on_note`: commands print it, Python's `warnings` governs it."""
+
+
 def ignore(*arguments: object) -> None:
     """Does nothing: the callback of callers that want no notes and no progress."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from edge.cli.common import run_app
+from edge.cli.guard import run_app
 from edge.errors import UserError
 
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "huggingface_hub")  # modules of the extra `export`

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from edge.cli.common import check_json, console, errors, print_note, run_app, write_json
+from edge.cli.common import check_json, console, errors, print_note, write_json
 from edge.cli.completion import complete_models
+from edge.cli.guard import run_app
 from edge.cli.options import JsonFile, Limit, MaxNewTokens, Threads
 from edge.precision import PRECISIONS
 from edge.questions.question import EMBEDDED, read_questions

@@ -13,9 +13,13 @@ from typer.models import ArgumentInfo, OptionInfo
 
 import edge.cli.app
 import export.cli
+from edge.cli.program import app_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
-APPS = {"edge": edge.cli.app.app, "edge-export": export.cli.app}
+APPS = {
+    "edge": app_of(edge.cli.app.COMMANDS, edge.cli.app.top, lazy=False),
+    "edge-export": export.cli.app,
+}
 KINDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 HEAD = """# Every command and option
 

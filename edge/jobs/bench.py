@@ -150,7 +150,8 @@ def started(contestants: Mapping[str, Contestant]) -> Iterator[dict[str, Running
         for name, (target, arguments) in contestants.items():
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=target, args=(theirs, *arguments), daemon=True)
-            process.start()
+            with starting():
+                process.start()
             processes.append(process)
             assert process.pid is not None
             theirs.close()
