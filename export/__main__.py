@@ -17,7 +17,7 @@ def start() -> None:
             f"edge-export needs {', '.join(missing)}: install the extra edgetrace[export], in a clone with "
             "'make setup EXTRAS=export' or \"pip install '.[export]'\""
         )
-    from export.cli import app
+    from export.app import app
 
     app()
 
