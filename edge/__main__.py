@@ -1,6 +1,6 @@
 """The program `edge`, also as `python -m edge`."""
 
-from edge.cli.guard import run_app
+from edge.cli.early import end_quietly
 
 
 def start() -> None:
@@ -11,6 +11,9 @@ def start() -> None:
 
 
 def main() -> None:
+    end_quietly()
+    from edge.cli.guard import run_app
+
     run_app(start)
 
 

@@ -21,6 +21,7 @@ from edge.jobs.interrupt import SIGNALS, Interrupted
 
 SIGNALLED = 128  # exit codes of signals begin here: 130 after Ctrl-C
 DEBUG = "EDGE_DEBUG"  # environment variable of --debug: tracebacks are shown
+SHOW_CURSOR = b"\x1b[?25h"  # a bar of progress hides it
 AGAIN_S = 0.01  # until a signal whose exception was lost is sent again
 
 
@@ -68,11 +69,14 @@ def guarded(app: Callable[[], object], received: list[int]) -> int | str | None:
 def watch_signals(received: list[int]) -> None:
     """Makes SIGINT, SIGTERM and SIGHUP exceptions, so that what is open is closed; notes their numbers.
 
-    A signal that is ignored (nohup, `&` in a script) stays ignored.
+    A signal that is ignored (nohup, `&` in a script) stays ignored. Within an import it ends the process
+    at once: modules swallow exceptions there, and no file is half written that is not written anew.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if 0 in received:
+        if 0 in received or importing(frame):
+            if os.isatty(2):
+                os.write(2, SHOW_CURSOR)
             os._exit(SIGNALLED + number)
         received.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(SIGNALLED + number)
@@ -80,6 +84,15 @@ def watch_signals(received: list[int]) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, leave)
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported somewhere below this frame."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def set_hooks() -> None:
