@@ -1,18 +1,19 @@
 """The program `edge`, also as `python -m edge`."""
 
-from edge.cli.early import end_quietly
+from edge.machine.early import ending_quietly
 
 
 def start() -> None:
     """Imports the commands and runs the one that is asked for."""
-    from edge.cli.app import app
+    with ending_quietly():
+        from edge.cli.app import app
 
     app()
 
 
 def main() -> None:
-    end_quietly()
-    from edge.cli.guard import run_app
+    with ending_quietly():
+        from edge.cli.guard import run_app
 
     run_app(start)
 

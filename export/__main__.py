@@ -1,6 +1,6 @@
 """The program `edge-export`, also as `python -m export`."""
 
-from edge.cli.early import end_quietly
+from edge.machine.early import ending_quietly
 
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "huggingface_hub")  # modules of the extra `export`
 
@@ -16,14 +16,15 @@ def start() -> None:
             f"edge-export needs {', '.join(missing)}: install the extra edgetrace[export], in a clone with "
             "'make setup EXTRAS=export' or \"pip install '.[export]'\""
         )
-    from export.app import app
+    with ending_quietly():
+        from export.app import app
 
     app()
 
 
 def main() -> None:
-    end_quietly()
-    from edge.cli.guard import run_app
+    with ending_quietly():
+        from edge.cli.guard import run_app
 
     run_app(start)
 

@@ -17,12 +17,12 @@ from typing import NoReturn, TextIO
 from edge.cli.faults import explain
 from edge.cli.streams import open_streams, silence
 from edge.errors import Note
-from edge.jobs.interrupt import SIGNALS, Interrupted
+from edge.jobs.interrupt import Interrupted
+from edge.machine.early import SIGNALS
 
 SIGNALLED = 128  # exit codes of signals begin here: 130 after Ctrl-C
 DEBUG = "EDGE_DEBUG"  # environment variable of --debug: tracebacks are shown
-SHOW_CURSOR = b"\x1b[?25h"  # a bar of progress hides it
-AGAIN_S = 0.01  # until a signal whose exception was lost is sent again
+AGAIN_S = 0.01  # until a signal that came at a bad moment is sent again
 
 
 def run_app(app: Callable[[], object]) -> NoReturn:
@@ -34,7 +34,7 @@ def run_app(app: Callable[[], object]) -> NoReturn:
     """
     received: list[int] = []
     watch_signals(received)
-    set_hooks()
+    set_hooks(received)
     try:
         open_streams()
         code = guarded(app, received)
@@ -69,21 +69,27 @@ def guarded(app: Callable[[], object], received: list[int]) -> int | str | None:
 def watch_signals(received: list[int]) -> None:
     """Makes SIGINT, SIGTERM and SIGHUP exceptions, so that what is open is closed; notes their numbers.
 
-    A signal that is ignored (nohup, `&` in a script) stays ignored. Within an import it ends the process
-    at once: modules swallow exceptions there, and no file is half written that is not written anew.
+    A signal that is ignored (nohup, `&` in a script) stays ignored. In an import it comes again a little
+    later, since modules swallow exceptions there.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if 0 in received or importing(frame):
-            if os.isatty(2):
-                os.write(2, SHOW_CURSOR)
+        if 0 in received:
             os._exit(SIGNALLED + number)
+        if importing(frame):
+            send_again(number)
+            return
         received.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(SIGNALLED + number)
 
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, leave)
+
+
+def send_again(number: int) -> None:
+    """Sends this process a signal in a moment, when its main function is elsewhere."""
+    threading.Timer(AGAIN_S, os.kill, (os.getpid(), number)).start()
 
 
 def importing(frame: FrameType | None) -> bool:
@@ -95,7 +101,7 @@ def importing(frame: FrameType | None) -> bool:
     return False
 
 
-def set_hooks() -> None:
+def set_hooks(received: list[int]) -> None:
     """Says in one line what Python would say with a traceback outside the main function."""
     shown = warnings.showwarning
 
@@ -115,7 +121,7 @@ def set_hooks() -> None:
     def lost(unraisable: sys.UnraisableHookArgs) -> None:
         """An exception in a destructor or callback, where it cannot end anything."""
         if isinstance(unraisable.exc_value, (KeyboardInterrupt, SystemExit)):
-            threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
+            send_again(received[0] if received else signal.SIGINT)
         elif unraisable.exc_value is not None:
             tell(unraisable.exc_value)
 

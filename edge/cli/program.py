@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from edge.cli.guard import DEBUG
+from edge.machine.early import ending_quietly
 from edge.version import __version__
 
 
@@ -47,7 +48,10 @@ class Command(NamedTuple):
 
     def load(self) -> Callable[..., Any] | typer.Typer:
         """Imports the module; the function or the group."""
-        found: Callable[..., Any] | typer.Typer = getattr(importlib.import_module(self.module), self.name)
+        with ending_quietly():
+            found: Callable[..., Any] | typer.Typer = getattr(
+                importlib.import_module(self.module), self.name
+            )
         return found
 
     def add_to(self, app: typer.Typer, loaded: Callable[..., Any] | typer.Typer) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C, `kill`, and the end of the terminal or connection.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from edge.machine.early import SIGNALS
 
 
 class Interrupted(Exception):
