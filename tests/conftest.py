@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
-from edge.jobs.interrupt import SIGNALS
+from edge.machine.early import SIGNALS
 from edge.machine.native import compiled
 from edge.signals.compiled import compiled_code
 from export.build import build

@@ -53,7 +53,7 @@ def left_behind(home) -> set[str]:
 
 
 def watched(command: list[str], shim, folder, **more: str) -> tuple[set[str], list[str]]:
-    """Runs a command that must succeed; files it left in the home folder, and what it wanted of the network."""
+    """Runs a command; the files it left in the home folder, and what it wanted of the network."""
     home, log = folder / "home", folder / "network.txt"
     home.mkdir(exist_ok=True)
     log.write_text("")

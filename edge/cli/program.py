@@ -49,9 +49,8 @@ class Command(NamedTuple):
     def load(self) -> Callable[..., Any] | typer.Typer:
         """Imports the module; the function or the group."""
         with ending_quietly():
-            found: Callable[..., Any] | typer.Typer = getattr(
-                importlib.import_module(self.module), self.name
-            )
+            module = importlib.import_module(self.module)
+        found: Callable[..., Any] | typer.Typer = getattr(module, self.name)
         return found
 
     def add_to(self, app: typer.Typer, loaded: Callable[..., Any] | typer.Typer) -> None:
