@@ -179,6 +179,22 @@ def test_a_disk_that_is_full_is_one_sentence(words, run_words, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".building"))]
 
 
+@pytest.mark.slow
+def test_a_run_lives_in_a_folder_whose_name_is_not_utf_8(run_words, tmp_path):
+    run = os.fsdecode(b"caf\xe9")
+    words = edge(*[run if word == "traced" else word for word in run_words])
+    for command in (
+        words,
+        words,  # goes on with what is there
+        edge("compare", run, run, "--json", f"{run}.json"),
+        edge("paper", run, run, "--jobs", "2", "--csv", f"{run}-csv", "--parquet", f"{run}-parquet"),
+        edge("watch", run, "--once"),
+    ):
+        done = end(command, tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert sorted(os.fsencode(path.name)[:4] for path in tmp_path.glob("caf*")) == [b"caf\xe9"] * 4
+
+
 def test_a_current_folder_that_is_gone_is_one_sentence(tmp_path):
     script = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
     done = end(["sh", "-c", script, "-", *edge_export(*BUILD)], tmp_path)

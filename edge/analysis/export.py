@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,12 @@ def clean(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def write_csv(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV; the path need not be UTF-8."""
+    with pa.OSFile(os.fsencode(path), "wb") as file:
+        pyarrow.csv.write_csv(table, file)
+
+
 def write_tables(folder: Path, tables: dict[str, pa.Table], suffix: str) -> list[Path]:
     """Write NAME.csv or NAME.parquet for each table, each atomically. Raises UserError if the folder cannot
     be created."""
@@ -218,6 +225,6 @@ def write_tables(folder: Path, tables: dict[str, pa.Table], suffix: str) -> list
         if suffix == "parquet":
             write_table(path, table)
         else:
-            write_whole(path, functools.partial(pyarrow.csv.write_csv, table))
+            write_whole(path, functools.partial(write_csv, table))
         paths.append(path)
     return paths

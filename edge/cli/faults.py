@@ -30,7 +30,7 @@ def explain(error: BaseException) -> tuple[int, str]:
             name = error.name or "a library"
             return REFUSED, f"{name} cannot be loaded ({detail}): install Edgetrace again"
         case UnicodeEncodeError() if error.encoding == "utf-8":
-            return REFUSED, f"a name is not UTF-8 ({detail}) and cannot be written here: rename it"
+            return REFUSED, f"a name is not UTF-8 ({detail}) and cannot be used here: rename it"
         case RuntimeError() if "home directory" in detail:
             return REFUSED, "this user has no home folder: set HOME"
     what = f"{type(error).__name__}: {detail}" if detail else type(error).__name__
