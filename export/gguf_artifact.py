@@ -11,7 +11,7 @@ from typing import NamedTuple
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import captured_log, llama_cpp
 from edge.errors import UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import usable_cores
 from edge.precision import GGUF_NAME, Precision
 from export.checkpoint import Checkpoint
 from export.gguf_model import F16, F32, KINDS, Kind, write

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.intervals import Interval, bootstrap
+from edge.analysis.intervals import Interval, bootstrap, share
 from edge.runs.run_directory import Run
 
 
@@ -77,8 +77,8 @@ def free_part(full: Run, quantised: Run, answers: pa.Table) -> FreePart:
                 )
             )
     return FreePart(
-        identical=bootstrap(identical),
-        common_prefix=bootstrap(shares),
+        identical=share(identical),
+        common_prefix=bootstrap(shares).within(0.0, 1.0),
         median_step=float(np.median([d.step for d in first])) if first else math.nan,
         first=tuple(first),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.analysis.auroc_change import AurocChange, compare_truth
-from edge.analysis.dynamics import DELTA
+from edge.analysis.classes import DELTA
 from edge.analysis.intervals import Float64
 from edge.analysis.labels import Labels, read_labels
 from edge.analysis.paper import PaperRun, analyse_paper

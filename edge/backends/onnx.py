@@ -13,7 +13,7 @@ from edge.artifact import Artifact
 from edge.backends.base import CHUNK, LAST_BYTES, check_room
 from edge.backends.mapped import let_go
 from edge.errors import UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import Neighbours, ThreadCount
 from edge.precision import GRAPH_NAME
 from edge.signals.taps import HUGE, Array, Taps
 
@@ -93,7 +93,8 @@ class OnnxBackend:
     """Runs an artifact of `edge-export build --to onnx-*`; see `edge.backends.base.Backend`.
 
     `capacity` bounds the cached positions (default: all the artifact was built for); unused ones cost no
-    memory. `threads` defaults to the processors this process may use; `graph` to the artifact's own.
+    memory. `threads` is the number of threads; by default it follows the free processors, of
+    which `neighbours` may have a first reading (ThreadCount). `graph` defaults to the artifact's own.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class OnnxBackend:
         *,
         capacity: int | None = None,
         threads: int | None = None,
+        neighbours: Neighbours | None = None,
         graph: Path | None = None,
     ) -> None:
         self.spec = spec = artifact.manifest.model
@@ -111,10 +113,10 @@ class OnnxBackend:
         self.taps_lost = ""  # the graph has its taps or was built without
         check_graph(artifact)
         self._tapped = artifact.manifest.taps != "none"
-        graph = graph or artifact.path / GRAPH_NAME
-        self._session: Any = open_session(graph, threads or usable_cores())
-        let_go(graph.with_name(DATA_NAME), graph.with_name(WEIGHTS_NAME))
-        self._binding: Any = self._session.io_binding()
+        self._graph = graph or artifact.path / GRAPH_NAME
+        self._thread_count, self._threads = ThreadCount(threads, neighbours), 0
+        self._session: Any = None
+        self._binding: Any = None
         self._cache = np.zeros((spec.layers, 2, 1, spec.kv_heads, self.capacity, spec.head_dim), np.float32)
         self._logits = np.empty((1, spec.vocabulary), np.float32)
         self._ids = np.empty((1, CHUNK), np.int64)
@@ -132,6 +134,17 @@ class OnnxBackend:
         # What a chunk of a prompt leaves; there while a prompt is read, used as far as it is long.
         self._patterns = np.empty(0, np.float32)
         self._streams = np.empty((0, 0, 0), np.float32)
+        self._open(self._thread_count.now())
+
+    def _open(self, threads: int) -> None:
+        """Opens the session with so many threads, after it has closed the one before.
+
+        A session's threads cannot be changed. The cache is ours, so that nothing is computed again.
+        """
+        self.close()
+        self._session = open_session(self._graph, threads)
+        let_go(self._graph.with_name(DATA_NAME), self._graph.with_name(WEIGHTS_NAME))
+        self._binding, self._threads, self._bound_ids = self._session.io_binding(), threads, 0
         self._bind_fixed()
 
     def _bind_fixed(self) -> None:
@@ -177,6 +190,8 @@ class OnnxBackend:
 
     def _forward(self, ids: Sequence[int], *, last: bool = True) -> Taps:
         """Runs one pass; without `last` only the logits of its taps mean anything."""
+        if (threads := self._thread_count.now()) != self._threads:
+            self._open(threads)
         new, spec = len(ids), self.spec
         self._ids[0, :new] = ids
         total = self.length + new

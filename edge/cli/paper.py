@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge.analysis.dynamics import DELTA
+from edge.analysis.classes import DELTA
 from edge.analysis.export import json_fields, write_tables
 from edge.analysis.export import tables as flat_tables
 from edge.analysis.paper import PaperRun
@@ -22,8 +22,8 @@ from edge.cli.common import check_json, console, write_json
 from edge.cli.completion import complete_runs
 from edge.cli.options import JsonFile
 from edge.cli.terminal import escaped, unmarked
-from edge.machine.device import usable_cores
-from edge.report.paper import correlation_table, diffusion_text, paper_tables
+from edge.machine.processors import usable_cores
+from edge.report.paper import correlation_table, diffusion_text, paper_notes, paper_tables
 from edge.report.tables import Table
 from edge.report.truth import change_table, outcome_table, prediction_table, trajectory_text, verdict
 from edge.runs.run_directory import Run
@@ -84,6 +84,8 @@ def print_study(study: Study, correlations: bool) -> None:
         console.print(Text(escaped(study.paper.notice), style="dim"))
     for table in paper_tables(study.paper, brief=True):
         print_table(table)
+    for note in paper_notes(study.paper):
+        console.print(Text(note, style="dim"))
     if study.paper.diffusion:
         console.print(Text(diffusion_text(study.paper.diffusion)), "", sep="\n")
     if correlations:

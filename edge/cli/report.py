@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge.analysis.dynamics import DELTA
+from edge.analysis.classes import DELTA
 from edge.cli.common import console
 from edge.cli.completion import complete_runs
 from edge.cli.options import Delta

@@ -27,8 +27,9 @@ from edge.backends.gguf_file import open_artifact
 from edge.backends.runtime import open_backend
 from edge.errors import UserError, ignore
 from edge.jobs.decode import GivenTokens, decode
-from edge.machine.device import meminfo, read_text
+from edge.machine.device import meminfo
 from edge.machine.processes import starting
+from edge.machine.system import read_text
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.record import LENGTH, AnswerRecord, ForcedValues, PartBuffer
 from edge.signals.reader import SignalReader
