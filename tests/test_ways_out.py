@@ -122,7 +122,13 @@ def test_text_that_the_encoding_lacks_is_escaped_and_json_stays_json(encoding, t
 # The disk and the user
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS])
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EINVAL,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (errno.ENOTSUP, errno.EBADF, errno.ENOSYS)),
+    ],
+)
 def test_a_folder_that_cannot_be_synced_is_one_note(number, shim, run_words, tmp_path):
     variables = environment(tmp_path / "home", LD_PRELOAD=str(shim), SHIM_FSYNC=str(number))
     done = end(edge(*run_words), tmp_path, env=variables)
@@ -138,6 +144,7 @@ def test_a_folder_whose_sync_fails_is_an_error(shim, run_words, tmp_path):
     assert "(Input/output error)" in sentence(end(edge(*run_words), tmp_path, env=variables))
 
 
+@pytest.mark.slow
 def test_a_user_without_a_home_folder_and_a_name_runs_models(shim, run_words, tmp_path):
     variables = environment(None, LD_PRELOAD=str(shim), SHIM_NOBODY="1")
     del variables["PATH"]  # nothing is compiled, whatever the cache
