@@ -15,6 +15,10 @@ class UserError(Exception):
     """
 
 
+class Note(UserWarning):
+    """A note of code that is far from any `on_note`: commands print it, Python's `warnings` governs it."""
+
+
 class NotFinite(UserError):
     """A model's logits are no numbers. `asking` names the question."""
 

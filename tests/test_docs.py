@@ -40,7 +40,7 @@ COMMAND = re.compile(r"(?:^|[\s/=;&(])((?:edge|edge-export|make|pip) [^#\n]+)", 
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "100"}
 KNOWN = commands.every_command()
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-TOP = {"--help", "--version", "--install-completion", "--show-completion"}
+TOP = {"--help", "--version", "--debug", "--install-completion", "--show-completion"}
 
 
 class Block(NamedTuple):

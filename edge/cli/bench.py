@@ -49,8 +49,7 @@ def bench(
     anyway: Anyway = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Tokens a second with every column traced, time to first token, peak memory, and the share of the
-    memory's speed."""
+    """The command `edge bench`; its help is in edge/cli/app.py."""
     check_json(json_file)
     contexts = context or [64, 512]
     cores = threads or usable_cores()

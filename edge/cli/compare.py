@@ -36,8 +36,7 @@ def compare(
     delta: Delta = DELTA,
     json_file: JsonFile = None,
 ) -> None:
-    """Say what quantisation changed: agreement of tokens and distributions, entropies and dispersion by
-    layer, class; of several runs a table by artifact with size, memory and speed."""
+    """The command `edge compare`; its help is in edge/cli/app.py."""
     check_json(json_file)
     if fits is not None:
         check_room(fits)

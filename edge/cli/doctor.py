@@ -17,8 +17,7 @@ from edge.machine.telemetry import Sample
 
 
 def doctor(json_file: JsonFile = None) -> None:
-    """Say what this machine is, what can run on it, and whether llama.cpp's attention and hidden states can
-    be read."""
+    """The command `edge doctor`; its help is in edge/cli/app.py."""
     check_json(json_file)
     findings = examine(Path())
     if json_file != "-":

@@ -56,8 +56,7 @@ def label(
         ),
     ] = None,
 ) -> None:
-    """Judge a run's answers: best, correct, best_incorrect or incorrect; by hand where no other way is asked
-    for."""
+    """The command `edge label`; its help is in edge/cli/app.py."""
     check_json(json_file)
     if sum((auto, show, import_file is not None, export_file is not None)) > 1:
         raise UserError("--auto, --import, --export and --show are different things to do: give one of them")

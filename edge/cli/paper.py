@@ -53,8 +53,7 @@ def paper(
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Tables 1 to 7 of arXiv 2604.03589 for runs, beside the paper's numbers; with outcomes, whether a
-    metric predicts them."""
+    """The command `edge paper`; its help is in edge/cli/app.py."""
     check_json(json_file)
     opened = [Run.open(folder) for folder in dict.fromkeys(folder.resolve() for folder in runs)]
     studies = study_runs(opened, question=question, delta=delta, jobs=jobs or usable_cores())

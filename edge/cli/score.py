@@ -54,8 +54,7 @@ def score(
     quiet: Quiet = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Say which listed answers a model finds likeliest: mc1, mc2 and binary; continues by itself where it
-    was stopped."""
+    """The command `edge score`; its help is in edge/cli/app.py."""
     check_json(json_file)
     opened = open_artifact(artifact)
     question_list = read_questions(chosen_questions(questions))

@@ -9,4 +9,6 @@
 - `boards`: readers for one kind of board
 - `cooling.Cooling`: pauses while the machine is too hot
 - `native.compiled`: a C source compiled on this machine and loaded
+- `early.ending_quietly`: imports in which a signal ends the process
+- `processes.starting`, `processes.ending`: processes that leave Ctrl-C to the command that starts them
 """

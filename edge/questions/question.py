@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge.errors import UserError
-from edge.files import DATA
+from edge.files import DATA, user_folder
 from edge.questions.hub import JSON_LINES, PARQUET, cells_of, read_rows
 from edge.spreadsheet import Row, is_blank, read_csv
 
 EMBEDDED = DATA / "questions.csv"
+DATA_HOME = ("XDG_DATA_HOME", ".local/share")  # where fetched questions are kept
 REQUIRED = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 OPTIONAL = ("Best Incorrect Answer", "Type", "Category", "Source")
 # An answer ends at a semicolon, but not at that of a character written as in HTML.
@@ -46,14 +46,22 @@ class Question:
 
 
 def fetched_path() -> Path:
-    """Path of the authors' CSV once fetched: below $XDG_DATA_HOME, by default ~/.local/share."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    """Path of the authors' CSV once fetched: below $XDG_DATA_HOME, by default ~/.local/share.
+
+    Raises UserError for a user without a home folder.
+    """
+    data = user_folder(*DATA_HOME)
+    if data is None:
+        raise UserError("there is no home folder to keep questions in: set HOME or XDG_DATA_HOME")
     return data / "edgetrace" / "truthfulqa.csv"
 
 
 def default_questions() -> Path:
-    """Path of the authors' questions where they have been fetched, else of the embedded ones."""
-    return fetched_path() if fetched_path().is_file() else EMBEDDED
+    """Path of the authors' questions where they have been fetched and can be seen, else of the embedded."""
+    try:
+        return fetched_path() if fetched_path().is_file() else EMBEDDED
+    except (UserError, PermissionError):  # no home folder, or another user's
+        return EMBEDDED
 
 
 def split_answers(cell: str) -> tuple[str, ...]:
