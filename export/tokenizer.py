@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer
-
+from edge.backends.tokenizer_library import TokenizerError, load_tokenizer
 from edge.errors import UserError
 from export.checkpoint import Checkpoint, read_json
 
@@ -45,8 +44,8 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
             f"{path} is missing: token ids come from tokenizer.json, download it beside the weights"
         )
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for damaged files
+        tokenizer = load_tokenizer(path.read_bytes())
+    except (OSError, TokenizerError) as error:
         raise UserError(f"{path} is not a tokenizer ({error}): download it again") from error
     settings = (
         read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}

@@ -18,6 +18,7 @@ from edge.artifact import (
     ModelSpec,
     record_file,
 )
+from edge.backends.gguf_check import checked_record
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import llama_cpp
 from edge.backends.llama_vocabulary import Vocabulary
@@ -25,6 +26,7 @@ from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
 
 FTYPE = "LLAMA_FTYPE_"
+MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 
 def open_artifact(path: str | Path) -> Artifact:
@@ -47,8 +49,13 @@ def open_gguf(path: Path) -> Artifact:
     file's.
 
     Raises UserError when the file is damaged, split, of an architecture that is not traced, or has no
-    tokenizer.
+    tokenizer, and when llama.cpp would end the process on it.
     """
+    return read_gguf(path, checked_record(path))
+
+
+def read_gguf(path: Path, record: FileRecord) -> Artifact:
+    """What open_gguf gives, of a file with this record that need not be checked."""
     with Header(path) as header:
         name = header.value("general.architecture")
         if name not in BY_GGUF:
@@ -84,7 +91,7 @@ def open_gguf(path: Path) -> Artifact:
             precision=precision_name(header.value("general.file_type")),
             taps="rows",
             model=spec,
-            files={path.name: record_file(path)} | tokenizer,
+            files={path.name: record} | tokenizer,
             checkpoint_sha256="",  # what it was made from is not known
             tensor_types=header.tensor_types(),
             special_tokens=vocabulary.special_tokens(),
@@ -134,6 +141,8 @@ def read_spec(header: Header, architecture: Architecture, vocabulary: Vocabulary
         return value
 
     layers, hidden, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
+    if layers > MOST_LAYERS:
+        raise ValueError(f"it has {layers} layers, llama.cpp takes {MOST_LAYERS}")
     return ModelSpec(
         architecture=architecture.model_type,
         layers=layers,

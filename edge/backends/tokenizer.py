@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import tokenizers
-
 from edge.artifact import TOKENIZER_NAME, Artifact
 from edge.backends.llama_vocabulary import LlamaTokenizer
+from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer
 from edge.errors import UserError
 
 
@@ -28,8 +27,8 @@ class JsonTokenizer:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
+            self._tokenizer = load_tokenizer(path.read_bytes())
+        except (OSError, TokenizerError) as error:
             raise UserError(f"{path} cannot be read ({error}): build the artifact again") from error
         # A tokenizer.json may carry the length limits of its training; transformers drops them at every call
         # too.
@@ -37,7 +36,13 @@ class JsonTokenizer:
         self._tokenizer.no_padding()
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        try:
+            with caught():
+                return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        except TokenizerError as error:
+            raise UserError(
+                f"the text {text[:40]!r} cannot be tokenised ({error}): ask something else"
+            ) from error
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))

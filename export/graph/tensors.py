@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from export.graph.config import DecoderConfig
 
 EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+
+def all_shapes(c: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all tensors of a checkpoint; tied ones have no head."""
+    yield EMBEDDING, (c.vocabulary, c.hidden)
+    shapes = layer_shapes(c)
+    for layer in range(c.layers):
+        for name, shape in shapes.items():
+            yield f"model.layers.{layer}.{name}", shape
+    yield FINAL_NORM, (c.hidden,)
+    if not c.tied:
+        yield HEAD, (c.vocabulary, c.hidden)
 
 
 def layer_shapes(c: DecoderConfig) -> dict[str, tuple[int, ...]]:

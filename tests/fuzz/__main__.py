@@ -1,6 +1,7 @@
 """`python -m tests.fuzz --kind gguf --count 2000 --seed 0 --jobs 2 --out FOLDER`: a series of cases.
 
-Failing cases stay in FOLDER/KIND-SEED with their input and the commands' output. Exit code 1 where one fails.
+Failing cases stay in FOLDER/KIND-SEED with their input and the commands' output. Exit code 1 where one
+fails.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # a fork copies no threads
     os.environ[_name] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ |= {"TOKENIZERS_PARALLELISM": "false", "GGML_NO_BACKTRACE": "1", "RUST_BACKTRACE": "0"}
 
 from tests.fuzz.forked import Command, entries, fault, run, warm  # noqa: E402  (the environment comes first)
 from tests.fuzz.kinds import KINDS, commands  # noqa: E402
@@ -33,7 +34,8 @@ def one(kind: str, seed: int, material: Material, folder: Path) -> str:
     for command, needs in commands(kind, seed, material, folder):
         ended = run(command, folder)
         said.append(
-            f"$ {command.program} {' '.join(command.arguments)}\n{ended.code} {ended.seconds:.2f} s\n{ended.err}"
+            f"$ {command.program} {' '.join(command.arguments)}\n"
+            f"{ended.code} {ended.seconds:.2f} s\n{ended.err}"
         )
         if problem := fault(ended):
             problem += f" [{command.program} {command.arguments[0]}]"
@@ -77,14 +79,14 @@ def series(kind: str, seeds: list[int], jobs: int, material: Material, out: Path
         _, status = os.waitpid(child, 0)
         if status:
             raise RuntimeError("the fuzzer itself failed")
-        problems |= {seed: problem for seed, problem in map(json.loads, results.read_text().splitlines())}
+        problems |= dict(map(json.loads, results.read_text().splitlines()))
         results.unlink()
     return problems
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--kind", action="append", choices=list(KINDS), help="may be given again; default: all")
+    parser.add_argument("--kind", action="append", choices=list(KINDS), help="may be given again (all)")
     parser.add_argument("--count", type=int, default=100, help="cases of each kind")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first case")
     parser.add_argument("--jobs", type=int, default=2)
@@ -110,7 +112,9 @@ def main() -> int:
         for seed, problem in sorted(problems.items()):
             by_problem[problem].append(seed)
         passed = len(by_problem.pop("", []))
-        print(f"{kind}: {passed} of {len(seeds)} passed, {len(seeds) / seconds:.1f} cases a second", flush=True)
+        print(
+            f"{kind}: {passed} of {len(seeds)} passed, {len(seeds) / seconds:.1f} cases a second", flush=True
+        )
         for problem, ids in sorted(by_problem.items(), key=lambda pair: -len(pair[1])):
             failed += len(ids)
             print(f"  {len(ids):5} {problem}: seeds {', '.join(map(str, ids[:6]))}", flush=True)

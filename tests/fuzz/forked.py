@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import logging
 import os
 import re
 import resource
@@ -39,18 +40,13 @@ class Ended(NamedTuple):
 
 def entries() -> dict[str, Callable[[], object]]:
     """The entry functions of both programs, with everything imported that their commands may import."""
-    import llama_cpp.llama_cpp
-    import onnx
-    import onnxruntime
-    import plotly.graph_objects
     import pyarrow.parquet  # noqa: F401
 
     import edge.cli.app
     import export.__main__
     import export.cli
-    import export.gguf_artifact
-    import export.onnx_artifact  # noqa: F401
 
+    logging.getLogger().handlers.clear()  # something among them, not among what commands import, sets one up
     return {"edge": edge.cli.app.main, "edge-export": export.__main__.main}
 
 
@@ -137,7 +133,8 @@ def fault(ended: Ended) -> str:
     lines = [line for line in ended.err.splitlines() if line.strip()]
     if ended.code < 0:
         name = {-signal.SIGXCPU: "hang (processor time)", -signal.SIGALRM: "hang"}.get(ended.code)
-        last = re.sub(r"\d+|0x[0-9a-f]+", "N", lines[-1])[:80] if lines else ""
+        told = [line for line in lines if "ASSERT" in line] or lines[-1:] or [""]
+        last = re.sub(r"\d+|0x[0-9a-f]+", "N", told[0])[-80:]
         return f"{name or signal.Signals(-ended.code).name} {last}".strip()
     if "Traceback" in ended.err:
         places = OWN.findall(ended.err)

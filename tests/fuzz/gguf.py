@@ -142,15 +142,21 @@ def change_key(file: File, rng: random.Random) -> None:
     elif change == "double":
         file.keys.insert(place, Key(key.name, key.type, key.value))
     elif change == "rename":
-        key.name = rng.choice((b"", key.name[:-1], key.name + b"x", rng.choice(file.keys).name, b"\xff" * 70))
+        key.name = rng.choice(
+            (b"", key.name[:-1], key.name + b"x", rng.choice(file.keys).name, b"\xff" * 70)
+        )
     elif change == "type":
         key.type = rng.choice((*SMALL_TYPES, 13, 255))
         if key.type == ARRAY:
-            key.value = rng.choice(((4, []), (8, [b"a"]), (4, [1, 2]), (9, [(4, [1])]), (7, [True]), (99, [])))
+            key.value = rng.choice(
+                ((4, []), (8, [b"a"]), (4, [1, 2]), (9, [(4, [1])]), (7, [True]), (99, []))
+            )
     elif change == "length":
         key.length = rng.choice(NUMBERS)
     elif key.type == STRING:
-        key.value = rng.choice((*STRINGS, key.value + b"x", b"\xff\xfe", b"llama", b"gemma3", b"gpt2", b"bert", b"none"))
+        key.value = rng.choice(
+            (*STRINGS, key.value + b"x", b"\xff\xfe", b"llama", b"gemma3", b"gpt2", b"bert", b"none")
+        )
     elif key.type == ARRAY:
         change_list(key, rng)
     else:
@@ -160,7 +166,11 @@ def change_key(file: File, rng: random.Random) -> None:
 def change_list(key: Key, rng: random.Random) -> None:
     """Entries of a list: vocabulary, scores, types, merges."""
     inner, entries = key.value
-    some = rng.choice((*STRINGS, b"\xff", b"<s>", b"a b", b" ", b"<0x41>")) if inner == STRING else rng.choice(NUMBERS)
+    some = (
+        rng.choice((*STRINGS, b"\xff", b"<s>", b"a b", b" ", b"<0x41>"))
+        if inner == STRING
+        else rng.choice(NUMBERS)
+    )
     place = rng.randrange(len(entries) + 1)
     change = rng.choice(("set", "set", "insert", "cut", "double", "empty", "all", "type", "copy"))
     if change == "set" and place < len(entries):
@@ -197,9 +207,13 @@ def change_tokenizer(file: File, rng: random.Random) -> None:
     if key.type == ARRAY and rng.random() < 0.7:
         change_list(key, rng)
     elif key.name.endswith(b".model"):
-        key.value = rng.choice((b"llama", b"bert", b"t5", b"gpt2", b"rwkv", b"plamo2", b"none", b"no_vocab", b""))
+        key.value = rng.choice(
+            (b"llama", b"bert", b"t5", b"gpt2", b"rwkv", b"plamo2", b"none", b"no_vocab", b"")
+        )
     elif key.name.endswith(b".pre"):
-        key.value = rng.choice((b"default", b"llama-bpe", b"gpt-2", b"qwen2", b"chatglm-bpe", b"x", b"", b"superbpe"))
+        key.value = rng.choice(
+            (b"default", b"llama-bpe", b"gpt-2", b"qwen2", b"chatglm-bpe", b"x", b"", b"superbpe")
+        )
     elif key.name.endswith(b"_id"):
         key.value = rng.choice((*NUMBERS, 2046, 2047, 2048))
     else:
@@ -211,15 +225,52 @@ def add_key(file: File, rng: random.Random) -> None:
     arch = next((key.value for key in file.keys if key.name == b"general.architecture"), b"llama")
     arch = arch if isinstance(arch, bytes) else b"llama"
     names = (
-        *(b"expert_count", b"expert_used_count", b"rope.dimension_count", b"rope.scaling.type", b"vocab_size"),
-        *(b"attention.key_length", b"attention.value_length", b"attention.head_count_kv", b"leading_dense_block_count"),
+        *(
+            b"expert_count",
+            b"expert_used_count",
+            b"rope.dimension_count",
+            b"rope.scaling.type",
+            b"vocab_size",
+        ),
+        *(
+            b"attention.key_length",
+            b"attention.value_length",
+            b"attention.head_count_kv",
+            b"leading_dense_block_count",
+        ),
         *(b"attention.sliding_window", b"attention.sliding_window_pattern", b"attn_logit_softcapping"),
-        *(b"rope.freq_base", b"rope.scaling.factor", b"attention.layer_norm_rms_epsilon", b"embedding_length_out"),
-        *(b"attention.clamp_kqv", b"logit_scale", b"pooling_type", b"attention.causal", b"rope.dimension_sections"),
-        *(b"feed_forward_length", b"nextn_predict_layers", b"use_parallel_residual", b"classifier.output_labels"),
+        *(
+            b"rope.freq_base",
+            b"rope.scaling.factor",
+            b"attention.layer_norm_rms_epsilon",
+            b"embedding_length_out",
+        ),
+        *(
+            b"attention.clamp_kqv",
+            b"logit_scale",
+            b"pooling_type",
+            b"attention.causal",
+            b"rope.dimension_sections",
+        ),
+        *(
+            b"feed_forward_length",
+            b"nextn_predict_layers",
+            b"use_parallel_residual",
+            b"classifier.output_labels",
+        ),
     )
-    others = (b"general.alignment", b"split.count", b"split.no", b"general.type", b"tokenizer.ggml.add_bos_token")
-    more = (b"tokenizer.ggml.unknown_token_id", b"tokenizer.ggml.precompiled_charsmap", b"tokenizer.chat_template")
+    others = (
+        b"general.alignment",
+        b"split.count",
+        b"split.no",
+        b"general.type",
+        b"tokenizer.ggml.add_bos_token",
+    )
+    more = (
+        b"tokenizer.ggml.unknown_token_id",
+        b"tokenizer.ggml.precompiled_charsmap",
+        b"tokenizer.chat_template",
+    )
     name = rng.choice((*(arch[:50] + b"." + name for name in names), *others, *more))
     kind = rng.choice((4, 4, 4, 5, 6, 7, 8, 9, 10))
     if kind == ARRAY:
@@ -244,7 +295,9 @@ def change_tensor(file: File, rng: random.Random) -> None:
     elif change == "double":
         file.tensors.insert(place, Tensor(tensor.name, list(tensor.dims), tensor.type, tensor.offset))
     elif change == "name":
-        tensor.name = rng.choice((b"", tensor.name + b"x", b"x" * 70, b"rope_freqs.weight", b"output.weight", b"\xff"))
+        tensor.name = rng.choice(
+            (b"", tensor.name + b"x", b"x" * 70, b"rope_freqs.weight", b"output.weight", b"\xff")
+        )
     elif change == "dims":
         tensor.dims = rng.choice(
             ([], [1], tensor.dims[::-1], [*tensor.dims, 1], [*tensor.dims, 2], [1] * 5, [0], [2**32, 2**32])
@@ -273,7 +326,16 @@ def change_head(file: File, rng: random.Random) -> None:
         file.counts[what] = rng.choice((*NUMBERS, len(file.keys) + 1, len(file.keys) - 1))
 
 
-CHANGES = (change_key, change_number, change_number, change_tokenizer, change_tokenizer, add_key, change_tensor, change_head)
+CHANGES = (
+    change_key,
+    change_number,
+    change_number,
+    change_tokenizer,
+    change_tokenizer,
+    add_key,
+    change_tensor,
+    change_head,
+)
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:

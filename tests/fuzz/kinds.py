@@ -98,7 +98,9 @@ def change_cells(data: bytes, rng: random.Random) -> bytes:
     cell = rng.randrange(len(row))
     change = rng.choice(("cell", "cell", "more", "less", "separator", "quote", "row", "end", "double"))
     if change == "cell":
-        some = rng.choice((*STRINGS, "=1+1", "a;b;c", ";", "a " * 3000, "<|end|>", "<s>" * 50, '"', '"a\nb"'))
+        some = rng.choice(
+            (*STRINGS, "=1+1", "a;b;c", ";", "a " * 3000, "<|end|>", "<s>" * 50, '"', '"a\nb"')
+        )
         row[cell] = some
     elif change == "more":
         row.insert(cell, "surplus")
@@ -115,7 +117,9 @@ def change_cells(data: bytes, rng: random.Random) -> bytes:
         text = text.replace(rng.choice(("?", "Yes", ",")), '"', 1)
     elif change == "end":
         text = text.replace("\r\n", rng.choice(("\r", "\n", "\n\n", "\x85", "\u2028")))
-    return text.encode("utf-8", "surrogatepass" if "\ud800" in text or "\udfff" in text else "surrogateescape")
+    return text.encode(
+        "utf-8", "surrogatepass" if "\ud800" in text or "\udfff" in text else "surrogateescape"
+    )
 
 
 def run_json(material: Material, folder: Path, rng: random.Random) -> list[Command]:
@@ -180,4 +184,3 @@ def commands(kind: str, seed: int, material: Material, folder: Path) -> Iterator
     case, needs = KINDS[kind]
     for command in case(material, folder, random.Random(f"{kind}-{seed}")):
         yield command, needs
-

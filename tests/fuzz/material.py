@@ -24,7 +24,12 @@ TINY: dict[str, Any] = {
 }
 CHECKPOINTS = {
     "llama": {"rope_scaling": models.LLAMA3},
-    "qwen2": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+    "qwen2": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 20,
+        "max_window_layers": 1,
+    },
     "qwen3": {"model_type": "qwen3", "tie_word_embeddings": False},
     "gemma3": models.SHAPES["gemma3"] | TINY | {"sliding_window": 20},
 }
@@ -85,7 +90,10 @@ class Material:
             ("edge-export", ("build", str(self.nano), "--to", "gguf-f32", "--out", str(folder / "built"))),
             ("edge", ("ask", str(self.gguf[0]), *asked)),
             ("edge", ("ask", str(self.artifact), *asked)),
-            ("edge", ("run", str(self.artifact), "--out", new, "--questions", str(self.questions), "--quiet")),
+            (
+                "edge",
+                ("run", str(self.artifact), "--out", new, "--questions", str(self.questions), "--quiet"),
+            ),
             ("edge", ("compare", free, forced)),
             ("edge", ("report", free, forced, "--out", str(folder / "report.html"))),
             ("edge", ("label", new, "--auto", "--questions", str(self.questions))),
@@ -129,7 +137,13 @@ def with_pieces(content: bytes) -> bytes:
     """The file with a SentencePiece vocabulary of as many entries: bytes, letters, scores and types."""
     file, rng = gguf.read(content), random.Random(0)
     letters = [chr(c) for c in range(33, 127)] + ["▁"]
-    pieces = [b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % b for b in range(256)), *(c.encode() for c in letters)]
+    pieces = [
+        b"<unk>",
+        b"<s>",
+        b"</s>",
+        *(b"<0x%02X>" % b for b in range(256)),
+        *(c.encode() for c in letters),
+    ]
     seen = set(pieces)
     while len(pieces) < 2048:
         piece = "".join(rng.choices(letters, k=rng.randrange(2, 5))).encode()

@@ -17,7 +17,20 @@ NUMBERS = (
 FLOATS = (0.5, -0.5, 1e-45, 1e308, float("nan"), float("inf"), float("-inf"))
 STRINGS = (
     *("", " ", "\x00", "a\x00b", "\n", "\x1b[31m", "../../etc/passwd", "/", "{{", "{{ 1/0 }}", "{% for %}"),
-    *("ü☃😀", "\ud800", "a\udfffb", "\udcff", "NaN", "null", "-1", "0", "1e999", "x" * LONG, "\u202e", "[bold]"),
+    *(
+        "ü☃😀",
+        "\ud800",
+        "a\udfffb",
+        "\udcff",
+        "NaN",
+        "null",
+        "-1",
+        "0",
+        "1e999",
+        "x" * LONG,
+        "\u202e",
+        "[bold]",
+    ),
 )
 WILD = tuple(
     RAW + text
@@ -39,8 +52,8 @@ def scalar(rng: random.Random) -> Any:
             lambda: rng.choice(FLOATS),
             lambda: rng.choice(STRINGS),
             lambda: rng.choice(WILD),
-            lambda: [],
-            lambda: {},
+            list,
+            dict,
             lambda: [None],
             lambda: [[[]]],
             lambda: {"": None},
@@ -152,7 +165,9 @@ def change_bytes(data: bytes, rng: random.Random, within: int | None = None) -> 
             lambda: data[:at] + data[other:],
             lambda: b"\xef\xbb\xbf" + data,
             lambda: data.decode("utf-8", "replace").encode("utf-16"),
-            lambda: data[:at] + rng.choice((b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"\x00", b"\xf8")) + data[at:],
+            lambda: (
+                data[:at] + rng.choice((b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"\x00", b"\xf8")) + data[at:]
+            ),
             lambda: data + rng.choice((b"\n", b"}", b"\x00" * 64, data)),
             lambda: rng.choice((b"", b" ", b"null", b"[]", b"{}", b"0", b'""')),
         )

@@ -17,11 +17,18 @@ def pattern(rng: random.Random) -> dict[str, str]:
 def normalizer(rng: random.Random) -> Any:
     return rng.choice(
         (
-            {"type": rng.choice(("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "ByteLevel"))},
+            {
+                "type": rng.choice(
+                    ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "ByteLevel")
+                )
+            },
             {"type": "Replace", "pattern": pattern(rng), "content": rng.choice(TEXTS)},
             {"type": "Prepend", "prepend": rng.choice(TEXTS)},
             {"type": "Strip", "strip_left": True, "strip_right": True},
-            {"type": "Precompiled", "precompiled_charsmap": rng.choice(("", "AAAA", "/////w==", "gAAAAA==", "A" * 64))},
+            {
+                "type": "Precompiled",
+                "precompiled_charsmap": rng.choice(("", "AAAA", "/////w==", "gAAAAA==", "A" * 64)),
+            },
             {
                 "type": "BertNormalizer",
                 "clean_text": True,
@@ -51,7 +58,12 @@ def pre_tokenizer(rng: random.Random) -> Any:
 
 def metaspace(rng: random.Random) -> Any:
     scheme = rng.choice(("always", "first", "never"))
-    return {"type": "Metaspace", "replacement": rng.choice(("▁", "", "ab")), "prepend_scheme": scheme, "split": True}
+    return {
+        "type": "Metaspace",
+        "replacement": rng.choice(("▁", "", "ab")),
+        "prepend_scheme": scheme,
+        "split": True,
+    }
 
 
 def decoder(rng: random.Random) -> Any:
@@ -59,7 +71,12 @@ def decoder(rng: random.Random) -> Any:
         (
             {"type": rng.choice(("Fuse", "ByteFallback", "Nonsense"))},
             {"type": "ByteLevel"} | SIDES,
-            {"type": "Strip", "content": rng.choice(("", " ", "ab")), "start": rng.choice((0, 1, 9**9)), "stop": 0},
+            {
+                "type": "Strip",
+                "content": rng.choice(("", " ", "ab")),
+                "start": rng.choice((0, 1, 9**9)),
+                "stop": 0,
+            },
             {"type": "Replace", "pattern": pattern(rng), "content": rng.choice(TEXTS)},
             {"type": "WordPiece", "prefix": rng.choice(TEXTS), "cleanup": True},
             {"type": "BPEDecoder", "suffix": rng.choice(TEXTS)},
@@ -146,7 +163,14 @@ def change_model(root: Any, rng: random.Random) -> None:
             vocab[word] = rng.choice((0, 1, -1, 10**6, 2**31, 2**32 - 1, 2**32, None, "1", 1.5))
     else:
         key = rng.choice(
-            ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback")
+            (
+                "dropout",
+                "unk_token",
+                "continuing_subword_prefix",
+                "end_of_word_suffix",
+                "fuse_unk",
+                "byte_fallback",
+            )
         )
         model[key] = rng.choice((None, True, False, 0.0, 1.0, 0.5, -1, float("nan"), *TEXTS))
 
@@ -156,8 +180,13 @@ def change_added(root: Any, rng: random.Random) -> None:
     tokens = root.get("added_tokens") if isinstance(root, dict) else None
     if not isinstance(tokens, list):
         return
-    flags = {name: rng.random() < 0.5 for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
-    token = {"id": rng.choice((0, 1, 5, 300, 5000, 10**9, 2**32 - 1, 2**32, -1)), "content": rng.choice(TEXTS)} | flags
+    flags = {
+        name: rng.random() < 0.5 for name in ("single_word", "lstrip", "rstrip", "normalized", "special")
+    }
+    token = {
+        "id": rng.choice((0, 1, 5, 300, 5000, 10**9, 2**32 - 1, 2**32, -1)),
+        "content": rng.choice(TEXTS),
+    } | flags
     tokens.insert(rng.randrange(len(tokens) + 1), token)
 
 
