@@ -7,6 +7,7 @@ model.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises UserError when the file is missing or is not one."""
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half a character, which no file can hold
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: a checkpoint folder needs config.json, tokenizer.json and safetensors"

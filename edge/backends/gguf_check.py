@@ -26,7 +26,8 @@ MAGIC = b"GGUF"
 PROBE = "edge.backends.gguf_probe"
 SECONDS = 120  # by the clock, and as many more as the file takes at the slowest rate
 SLOWEST = 5_000_000  # bytes a second
-ASSERTION = re.compile(r"[^\s/]+:\d+: (GGML_ASSERT\(.*\) failed|.+)")
+# How it tells why: an assertion, an end by itself, an exception of C++ that nothing catches.
+REASON = re.compile(r"[^\s/]+:\d+: (?=\S)(.+)|what\(\):\s*(.+)")
 SOUND = "sound"
 
 
@@ -95,6 +96,6 @@ def try_load(path: Path, size: int) -> tuple[str, bool]:
     if -ended.returncode in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         return "", False  # someone stopped it
     said = ended.stderr.decode("utf-8", "replace")
-    reasons = [match[1] for line in said.splitlines() if (match := ASSERTION.search(line))]
+    reasons = [match[1] or match[2] for line in said.splitlines() if (match := REASON.search(line))]
     reason = " ".join((reasons or ["it damages the process"])[0].split())[:200]
     return f"{signal.Signals(-ended.returncode).name}: {reason}", -ended.returncode != signal.SIGKILL

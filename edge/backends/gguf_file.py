@@ -63,18 +63,20 @@ def read_gguf(path: Path, record: FileRecord) -> Artifact:
                 f"{path} holds the architecture {name!r}, which is not traced; those traced: "
                 f"{', '.join(BY_GGUF)}"
             )
-        if (header.value("split.count") or 1) > 1:
+        parts = header.value("split.count")
+        if isinstance(parts, int) and parts > 1:
             raise UserError(
                 f"{path} is one part of several: merge them with llama.cpp's 'llama-gguf-split --merge' "
                 "first"
             )
-        tokens = header.value("tokenizer.ggml.tokens") or []
+        listed = header.value("tokenizer.ggml.tokens")
+        tokens = listed if isinstance(listed, list) else []
         if len(set(tokens)) < len(tokens):  # llama.cpp would end the process
             raise UserError(f"{path} has two tokens with the same text: download it or build it again")
         vocabulary = Vocabulary(path)
         try:
             spec = read_spec(header, BY_GGUF[name], vocabulary)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path} does not describe a model ({error}): download it or build it again"
             ) from error
@@ -178,7 +180,8 @@ def precision_name(file_type: object) -> str:
     """gguf-q4_k_m and the like from general.file_type; gguf alone where the file does not say."""
     lib = llama_cpp()
     names = {getattr(lib, name): name for name in dir(lib) if name.startswith(FTYPE)}
-    name = names.get(file_type, "").removeprefix(FTYPE).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+    known = names.get(file_type, "") if isinstance(file_type, int) else ""
+    name = known.removeprefix(FTYPE).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
     return f"gguf-{name}" if name else "gguf"
 
 
