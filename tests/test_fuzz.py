@@ -1,4 +1,4 @@
-"""Mutated files end a command with exit code 0, or with 2 and one sentence; and the fuzzer sees other ends."""
+"""Mutated files end a command with exit code 0, or with 2 and one sentence; the fuzzer sees other ends."""
 
 from __future__ import annotations
 

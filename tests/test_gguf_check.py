@@ -1,8 +1,7 @@
-"""GGUF files on which llama.cpp ends the process are refused in one sentence, before this process loads them."""
+"""GGUF files on which llama.cpp ends the process are refused in one sentence, before they are loaded."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -109,4 +108,4 @@ def test_a_stopped_or_starved_process_is_no_verdict(tmp_path, monkeypatch):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot read"):
         checked_record(tmp_path / "none.gguf")
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())

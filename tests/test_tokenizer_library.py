@@ -52,7 +52,7 @@ def test_a_panic_is_an_error_and_says_nothing_by_itself(capfd):
 def test_what_cannot_encode_a_text_is_refused_by_name(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}))
-    with pytest.raises(UserError, match="WordLevel error: Missing .UNK. token"):
+    with pytest.raises(UserError, match=r"WordLevel error: Missing \[UNK\] token"):
         JsonTokenizer(path)
 
 

@@ -160,12 +160,15 @@ def change_key(file: File, rng: random.Random) -> None:
     elif key.type == ARRAY:
         change_list(key, rng)
     else:
-        key.value = rng.choice((*NUMBERS, *FLOATS, key.value + 1, key.value * 2, key.value // 2))
+        number = (
+            key.value if isinstance(key.value, int | float) else 1
+        )  # a change before may have left a text
+        key.value = rng.choice((*NUMBERS, *FLOATS, number + 1, number * 2, number // 2))
 
 
 def change_list(key: Key, rng: random.Random) -> None:
     """Entries of a list: vocabulary, scores, types, merges."""
-    inner, entries = key.value
+    inner, entries = key.value if isinstance(key.value, tuple) else (4, [])
     some = (
         rng.choice((*STRINGS, b"\xff", b"<s>", b"a b", b" ", b"<0x41>"))
         if inner == STRING

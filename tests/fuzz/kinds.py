@@ -12,7 +12,7 @@ from tests.fuzz.forked import Command
 from tests.fuzz.material import Material
 from tests.fuzz.mutations import STRINGS, change_bytes, mutated
 
-# Writes a case's mutated file into its folder and gives the commands; the next runs if one gave 0, or always.
+# Writes a case's mutated file into its folder and gives the commands that read it.
 Case = Callable[[Material, Path, random.Random], list[Command]]
 ASK = ("Do bats see?", "--max-new-tokens", "2", "--threads", "1")
 
