@@ -23,6 +23,15 @@ FATAL = {
 }
 
 
+# By a signal: whether it is the file's fault, and whether that is certain to come again.
+ENDS = (
+    ("SIGTERM", False, False),
+    ("SIGKILL", True, False),
+    ("SIGXCPU", True, False),
+    ("SIGSEGV", True, True),
+)
+
+
 @pytest.fixture
 def bare(artifacts, tmp_path, monkeypatch) -> Callable[[str], Path]:
     """A model's GGUF file alone in a folder, and a cache of the test's own."""
@@ -95,11 +104,11 @@ def test_without_home_there_is_no_cache(monkeypatch):
 
 
 def test_a_stopped_or_starved_process_is_no_verdict(tmp_path, monkeypatch):
-    """Ctrl-C in the terminal, and the system's killer, say nothing about the file."""
+    """A stop from outside says nothing about the file, and want of memory or time nothing for good."""
     module = tmp_path / "ended.py"
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(gguf_check, "PROBE", "ended")
-    for name, fault, final in (("SIGTERM", False, False), ("SIGKILL", True, False), ("SIGSEGV", True, True)):
+    for name, fault, final in ENDS:
         module.write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
         told, certain = gguf_check.try_load(tmp_path, 1)
         assert (bool(told), certain) == (fault, final), name

@@ -95,7 +95,11 @@ def try_load(path: Path, size: int) -> tuple[str, bool]:
         return "", ended.returncode == 0
     if -ended.returncode in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         return "", False  # someone stopped it
+    if -ended.returncode == signal.SIGXCPU:
+        return "it does not end", False  # or this machine is very slow
+    if -ended.returncode == signal.SIGKILL:
+        return "it takes more memory than there is", False
     said = ended.stderr.decode("utf-8", "replace")
     reasons = [match[1] or match[2] for line in said.splitlines() if (match := REASON.search(line))]
     reason = " ".join((reasons or ["it damages the process"])[0].split())[:200]
-    return f"{signal.Signals(-ended.returncode).name}: {reason}", -ended.returncode != signal.SIGKILL
+    return f"{signal.Signals(-ended.returncode).name}: {reason}", True

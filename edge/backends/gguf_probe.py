@@ -7,8 +7,10 @@ bear ends it by a signal.
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import sys
+import time
 from pathlib import Path
 
 from edge.artifact import FileRecord
@@ -19,20 +21,23 @@ from edge.backends.tokenizer import open_tokenizer
 
 TEXT = "Do bats see? 1 + 2 <s></s>\n"
 POSITIONS = 8
-SECONDS, SLOWEST = (
-    20,
-    20_000_000,
-)  # of processor time, and as many more as the file takes at so many bytes each
+STARTS = 50  # processor time of this process, as a multiple of what its start took: boards differ tenfold
+SLOWEST = 20_000_000  # bytes of the file for each further second
+GRACE = 5  # seconds
 SPACE = 4 << 30  # bytes of addresses beside the file, which may be mapped and copied
 
 
 def limit(size: int) -> None:
     """Bounds processor time and memory; the system's killer takes this process first."""
-    seconds = int(SECONDS + size / SLOWEST)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (SPACE + 3 * size, SPACE + 3 * size))
+    seconds = math.ceil((1 + STARTS) * time.process_time() + size / SLOWEST)
+    bounds = (
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_CPU, seconds, seconds + GRACE),  # equal ones would end it as want of memory does
+        (resource.RLIMIT_AS, SPACE + 3 * size, SPACE + 3 * size),
+    )
+    for what, soft, hard in bounds:
+        with contextlib.suppress(OSError, ValueError):  # this process may be bounded more tightly already
+            resource.setrlimit(what, (soft, hard))
     with contextlib.suppress(OSError):  # Linux has the file, others do not
         Path("/proc/self/oom_score_adj").write_text("1000")
 
