@@ -27,6 +27,20 @@ def test_a_sound_tokenizer_is_loaded():
     assert load_tokenizer(content()).encode("what is").ids
 
 
+def test_limits_of_length_are_dropped():
+    truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    padding = {
+        "strategy": {"Fixed": 10**9},
+        "direction": "Left",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    limited = load_tokenizer(content(truncation=truncation, padding=padding))
+    assert limited.encode("what is the name").ids == load_tokenizer(content()).encode("what is the name").ids
+
+
 @pytest.mark.parametrize("size", [2**32 - 1, 0, 12, 9])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_charsmap_shorter_than_it_says_is_refused(size, nested):

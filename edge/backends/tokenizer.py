@@ -30,10 +30,6 @@ class JsonTokenizer:
             self._tokenizer = load_tokenizer(path.read_bytes())
         except (OSError, TokenizerError) as error:
             raise UserError(f"{path} cannot be read ({error}): build the artifact again") from error
-        # A tokenizer.json may carry the length limits of its training; transformers drops them at every call
-        # too.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         try:

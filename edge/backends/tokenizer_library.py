@@ -37,11 +37,17 @@ def caught() -> Iterator[None]:
 
 
 def load_tokenizer(content: bytes) -> tokenizers.Tokenizer:
-    """The tokenizer of a tokenizer.json; raises TokenizerError when it is damaged or does not work."""
+    """The tokenizer of a tokenizer.json; raises TokenizerError when it is damaged or does not work.
+
+    The file may carry the length limits of its training, or a padding to a million tokens. They are dropped,
+    as transformers drops them at every call.
+    """
     if b'"Precompiled"' in content:
         check_charsmaps(content)
     with caught(), no_stderr():
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
     with caught(), no_stderr():
         tokenizer.decode(tokenizer.encode(PROBE).ids, skip_special_tokens=False)
     return tokenizer
