@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
+from edge.backends.tokenizer_library import TokenizerError, caught
 from edge.errors import UserError
 from edge.tokenizer_rules import TokenizerRules
 from export.checkpoint import Checkpoint, read_json
@@ -105,7 +106,13 @@ def added_probes(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 def both_ids(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids of a text without and with what the post-processor adds."""
-    without, whole = (tokenizer.encode(text, add_special_tokens=add).ids for add in (False, True))
+    try:
+        with caught():
+            without, whole = (tokenizer.encode(text, add_special_tokens=add).ids for add in (False, True))
+    except TokenizerError as error:
+        raise UserError(
+            f"the tokenizer cannot encode {text[:40]!r} ({error}): download the tokenizer files again"
+        ) from error
     return tuple(without), tuple(whole)
 
 

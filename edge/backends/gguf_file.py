@@ -17,6 +17,7 @@ from edge.artifact import (
     ModelSpec,
     record_file,
 )
+from edge.backends.gguf_check import checked_record
 from edge.backends.gguf_kind import check_model
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import llama_cpp
@@ -33,6 +34,7 @@ END_TOKENS = {
     *("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>"),
     *("<|end|>", "<end_of_turn>", "<|endofturn|>", "<｜end▁of▁sentence｜>"),
 }
+MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 
 def open_artifact(path: str | Path) -> Artifact:
@@ -55,8 +57,13 @@ def open_gguf(path: Path) -> Artifact:
     file's.
 
     Raises UserError when the file is damaged, no model of its own, of an architecture that is not traced, or
-    has no tokenizer, or when nothing in it ends an answer.
+    has no tokenizer, when nothing in it ends an answer, and when llama.cpp would end the process on it.
     """
+    return read_gguf(path, checked_record(path))
+
+
+def read_gguf(path: Path, record: FileRecord) -> Artifact:
+    """What open_gguf gives, of a file with this record that need not be checked."""
     with Header(path) as header:
         check_model(header)
         name = header.value("general.architecture")
@@ -65,13 +72,14 @@ def open_gguf(path: Path) -> Artifact:
                 f"{path} holds the architecture {name!r}, which is not traced; those traced: "
                 f"{', '.join(BY_GGUF)}"
             )
-        tokens = header.value("tokenizer.ggml.tokens") or []
+        listed = header.value("tokenizer.ggml.tokens")
+        tokens = listed if isinstance(listed, list) else []
         if len(set(tokens)) < len(tokens):  # llama.cpp would end the process
             raise UserError(f"{path} has two tokens with the same text: download it or build it again")
         vocabulary = Vocabulary(path)
         try:
             spec = read_spec(header, BY_GGUF[name], vocabulary)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path} does not describe a model ({error}): download it or build it again"
             ) from error
@@ -89,7 +97,7 @@ def open_gguf(path: Path) -> Artifact:
             precision=precision_name(header.value("general.file_type")),
             taps="rows",
             model=spec,
-            files={path.name: record_file(path)} | tokenizer,
+            files={path.name: record} | tokenizer,
             checkpoint_sha256="",  # what it was made from is not known
             tensor_types=header.tensor_types(),
             special_tokens=vocabulary.special_tokens(),
@@ -148,6 +156,8 @@ def read_spec(header: Header, architecture: Architecture, vocabulary: Vocabulary
         return value
 
     layers, hidden, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
+    if layers > MOST_LAYERS:
+        raise ValueError(f"it has {layers} layers, llama.cpp takes {MOST_LAYERS}")
     return ModelSpec(
         architecture=architecture.model_type,
         layers=layers,
@@ -183,7 +193,8 @@ def precision_name(file_type: object) -> str:
     """gguf-q4_k_m and the like from general.file_type; gguf alone where the file does not say."""
     lib = llama_cpp()
     names = {getattr(lib, name): name for name in dir(lib) if name.startswith(FTYPE)}
-    name = names.get(file_type, "").removeprefix(FTYPE).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+    known = names.get(file_type, "") if isinstance(file_type, int) else ""
+    name = known.removeprefix(FTYPE).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
     return f"gguf-{name}" if name else "gguf"
 
 

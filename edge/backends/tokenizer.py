@@ -23,6 +23,7 @@ from edge.backends.text_stream import (
     steps_of,
     waiting_rule,
 )
+from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer
 from edge.errors import UserError
 
 # A character that no text is expected to have, for names of control tokens that no question can guess.
@@ -75,13 +76,9 @@ class JsonTokenizer:
     def __init__(self, path: Path, stop_ids: Collection[int] = (), *, split: bool = False) -> None:
         try:
             # By content: the library takes no path that is not UTF-8.
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-        except Exception as error:  # the library raises bare Exception
+            self._tokenizer = load_tokenizer(path.read_bytes())
+        except (OSError, TokenizerError) as error:
             raise UserError(f"{path} cannot be read ({error}): build the artifact again") from error
-        # A tokenizer.json may carry the length limits of its training; transformers drops them at every call
-        # too.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = split
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
@@ -173,14 +170,12 @@ def encode(tokenizer: tokenizers.Tokenizer, text: str, special: bool) -> list[in
 
 
 def guarded(call: Callable[[], T], what: str, mend: str) -> T:
-    """Calls the library; raises UserError where it fails, also by a panic, which is no Exception."""
+    """Calls the library; raises UserError where it fails."""
     try:
-        return call()
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        detail = " ".join(str(error).split())[:120]
-        raise UserError(f"{what} ({detail}): {mend}") from error
+        with caught():
+            return call()
+    except TokenizerError as error:
+        raise UserError(f"{what} ({str(error)[:120]}): {mend}") from error
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from edge.artifact import ModelSpec
 from edge.errors import UserError
-from edge.fields import Fields, check_schema, list_of, mapping_of, optional, text
+from edge.fields import Fields, check_schema, list_of, mapping_of, optional, parse_json, text
 from edge.machine.device import Device
 from edge.runs.job_directory import RUNNING
 from edge.runs.provenance import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
@@ -160,7 +159,7 @@ def read_manifest(folder: Path) -> RunManifest:
     """Reads a folder's run.json; raises UserError when it is missing, damaged or of another schema."""
     path = folder / RUN_NAME
     try:
-        return RunManifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return RunManifest.from_json(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no run directory (it has no {RUN_NAME}): make one with 'edge run'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from edge.errors import UserError
-from edge.fields import Fields, check_schema, list_of, mapping_of, text
+from edge.fields import Fields, check_schema, list_of, mapping_of, parse_json, text
 from edge.machine.device import Device
 from edge.runs.job_directory import RUNNING, JobDirectory
 from edge.runs.parts import is_damaged, part_name, read_part, write_part
@@ -93,7 +92,7 @@ def read_score_manifest(folder: Path) -> ScoreManifest:
     """Reads a folder's score.json; raises UserError when it is damaged or of another schema."""
     path = folder / SCORE_NAME
     try:
-        return ScoreManifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return ScoreManifest.from_json(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): score again into another folder") from error
 
