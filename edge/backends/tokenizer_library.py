@@ -18,6 +18,7 @@ from edge.fields import parse_json
 # Kinds of characters that a component of a tokenizer may fail on.
 PROBE = "Do bats see?  É é ﬁ 你好 🙂 \u200d\n\t12 <s> a" + "b" * 40
 STDERR = 2
+MOST_IDS = 1 << 24  # a hundred times the largest vocabulary that is published
 NUMBER_BYTES = 4  # of the size at the beginning of a charsmap
 
 
@@ -51,6 +52,18 @@ def load_tokenizer(content: bytes) -> tokenizers.Tokenizer:
     with caught(), no_stderr():
         tokenizer.decode(tokenizer.encode(PROBE).ids, skip_special_tokens=False)
     return tokenizer
+
+
+def written(tokenizer: tokenizers.Tokenizer) -> str:
+    """tokenizer.json of a tokenizer; raises TokenizerError for an id that no vocabulary has.
+
+    The library counts every number up to the largest id, and takes four bytes for each that is free.
+    """
+    text, largest = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
+    if largest >= MOST_IDS:
+        raise TokenizerError(f"the token {text[:40]!r} has the id {largest}")
+    with caught():
+        return str(tokenizer.to_str())
 
 
 @contextlib.contextmanager
