@@ -97,7 +97,10 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
     put nothing before a text. Raises UserError when a file is damaged.
     """
     raw = json.loads(files.content)
-    tokenizer = tokenizers.Tokenizer.from_str(files.content)
+    try:
+        tokenizer = load_tokenizer(files.content.encode())
+    except TokenizerError as error:
+        raise UserError(f"tokenizer.json is damaged ({error}): download it again") from error
     model, pre, reason = form(raw)
     pieces = files.pieces
     scores: list[float] | None = None
