@@ -17,6 +17,8 @@ import tokenizers
 
 from edge.backends.llama_vocabulary import LlamaTokenizer
 from edge.backends.tokenizer import JsonTokenizer
+from edge.backends.tokenizer_library import TokenizerError, load_tokenizer
+from edge.errors import UserError
 from export.sentencepiece import read_pieces
 from export.tokenizer import TokenizerFiles, id_list
 
