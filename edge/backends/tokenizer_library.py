@@ -69,8 +69,10 @@ def written(tokenizer: tokenizers.Tokenizer) -> str:
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Drops what native code writes to the process's standard output and error: a panic's place in the source,
-    a remark on numbers that no token has."""
+    """Drops what native code writes to the process's standard output and error.
+
+    That is a panic's place in the source, or a remark on numbers that no token has.
+    """
     with contextlib.ExitStack() as stack:
         nothing = os.open(os.devnull, os.O_WRONLY)
         stack.callback(os.close, nothing)
