@@ -122,6 +122,11 @@ def resolve(sources: TokenizerSources) -> Resolved:
             f"{SETTINGS_NAME} has add_prefix_space, for which {READER} makes the tokenizer anew of "
             "tokenizer.model: tokenizer.json is kept as it is",
         )
+    if given.get("from_slow"):
+        notes += (
+            f"{SETTINGS_NAME} has from_slow, for which {READER} makes the tokenizer anew of other files, or "
+            "refuses: tokenizer.json is kept as it is",
+        )
     roles, more = special_tokens(arguments, name)
     tokenizer.no_truncation()
     tokenizer.no_padding()

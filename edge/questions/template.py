@@ -33,7 +33,7 @@ LONGEST_PRODUCT = 1 << 20  # characters, entries or bits that a product or a pow
 # A question that no template names: what stands around it is the template's own text.
 PROBE = "Why does 4179 come before 60253?"
 COMPILED = "<template>"  # Jinja's name for the code of a template that was given as text
-MEND = "use --prompt raw, or mend it and build again"
+MEND = "use --prompt raw or qa, or mend the template in the model's files"
 
 # Errors that a template's code can raise: templates come with downloads and are not trusted.
 TEMPLATE_FAILURES = (
