@@ -21,7 +21,7 @@ from export.tokenizer_files import FLAGS, ROLES, SETTINGS_NAME, TokenizerSources
 READER = "transformers 4.57.6"
 PLAIN = "PreTrainedTokenizerFast"
 FIVE_PLAIN = "TokenizersBackend"  # transformers 5 writes this class, 4.57.6 does not know it
-ADDITIONAL = "additional_special_tokens"
+ADDITIONAL = ROLES[-1]
 
 
 class TokenizerClass(NamedTuple):
