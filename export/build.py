@@ -76,7 +76,13 @@ def build(
     origin = resolve(source, revision=revision or pinned(source, out), on_file=on_file)
     for difference in origin.differences:
         on_note(difference)
-    results = []
+    results, told = [], set[str]()
+
+    def note_once(note: str) -> None:
+        if note not in told:
+            told.add(note)
+            on_note(note)
+
     with Checkpoint(origin.folder) as checkpoint:
         config = read_config(checkpoint.config, context)
         for name, shape in all_shapes(config).items():
@@ -98,7 +104,7 @@ def build(
             if artifact is None:
                 total = build_bytes(checkpoint, config, to)
                 check_space(out, total, row.backend)
-                write(model, to, manifest, folder, within(on_bytes, total), on_note)
+                write(model, to, manifest, folder, within(on_bytes, total), note_once)
                 artifact = Artifact.open(folder, verify=False)
             results.append(Built(artifact, time.perf_counter() - started, reused))
     return results

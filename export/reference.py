@@ -29,6 +29,7 @@ import edge
 from edge.artifact import record_file
 from edge.errors import UserError, ignore
 from edge.files import sync_folder
+from edge.paths import utf8_name
 from export.checkpoint import Checkpoint
 from export.extra import import_extra
 from export.graph.architectures import CONVERSIONS, read_config
@@ -56,9 +57,9 @@ def reference(
         config = read_config(checkpoint.config, 1)
         try:
             shutil.rmtree(working, ignore_errors=True)
-            working.parent.mkdir(parents=True, exist_ok=True)
-            with quiet():
-                run_optimum(exporters, origin.folder, working, config.model_type)
+            working.mkdir(parents=True)
+            with quiet(), utf8_name(origin.folder) as read, utf8_name(working) as written:
+                run_optimum(exporters, read, written, config.model_type)
             last_hidden = measure_last_hidden(working, checkpoint, config)
             record = Reference(
                 model_id=origin.model_id,
@@ -90,14 +91,14 @@ def reference(
     return record
 
 
-def run_optimum(exporters: Any, folder: Path, out: Path, model_type: str) -> None:
+def run_optimum(exporters: Any, folder: str, out: str, model_type: str) -> None:
     """Runs optimum's `main_export` with attentions and hidden states among the outputs."""
     settings = importlib.import_module("transformers").AutoConfig.from_pretrained(folder)
     onnx_config = tapped(model_type)(
         settings, task="text-generation", use_past=True, use_past_in_inputs=True
     )
     exporters.main_export(
-        str(folder),
+        folder,
         out,
         task="text-generation-with-past",
         library_name="transformers",

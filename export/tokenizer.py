@@ -164,9 +164,9 @@ def chat_template(sources: TokenizerSources) -> tuple[str, tuple[str, ...]]:
     """
     named = {}
     if (file := sources.folder / "chat_template.jinja").is_file():
-        named[DEFAULT] = read_template(file)
+        named[DEFAULT] = template_text(file)
     for file in sorted((sources.folder / "additional_chat_templates").glob("*.jinja")):
-        named[file.name.removesuffix(".jinja")] = read_template(file)
+        named[file.name.removesuffix(".jinja")] = template_text(file)
     if not named:
         value = (sources.settings or {}).get("chat_template")
         if value is None or isinstance(value, str):
@@ -197,7 +197,7 @@ def template_notes(names: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def read_template(file: Path) -> str:
+def template_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -17,10 +17,10 @@ from tokenizers import models as kinds
 
 from export.graph.architectures import CONVERSIONS
 from export.tokenizer_files import ROLES, TokenizerSources, added_tokens, typed
-from export.tokenizer_rules import CLASSES, FIVE_PLAIN, Resolved
+from export.tokenizer_rules import ADDITIONAL, CLASSES, FIVE_PLAIN, Resolved
 
 FIVE = "transformers 5"
-ADDITIONAL, EXTRA = "additional_special_tokens", "extra_special_tokens"
+EXTRA = "extra_special_tokens"
 META_SPACE = "▁"
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

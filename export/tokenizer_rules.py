@@ -22,7 +22,7 @@ from export.tokenizer_files import FLAGS, ROLES, SETTINGS_NAME, TokenizerSources
 READER = "transformers 4.57.6"
 PLAIN = "PreTrainedTokenizerFast"
 FIVE_PLAIN = "TokenizersBackend"  # transformers 5 writes this class, 4.57.6 does not know it
-ADDITIONAL = "additional_special_tokens"
+ADDITIONAL = ROLES[-1]
 
 
 class TokenizerClass(NamedTuple):
@@ -122,6 +122,11 @@ def resolve(sources: TokenizerSources) -> Resolved:
         notes += (
             f"{SETTINGS_NAME} has add_prefix_space, for which {READER} makes the tokenizer anew of "
             "tokenizer.model: tokenizer.json is kept as it is",
+        )
+    if given.get("from_slow"):
+        notes += (
+            f"{SETTINGS_NAME} has from_slow, for which {READER} makes the tokenizer anew of other files, or "
+            "refuses: tokenizer.json is kept as it is",
         )
     roles, more = special_tokens(arguments, name)
     tokenizer.no_truncation()

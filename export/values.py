@@ -22,6 +22,7 @@ from edge.backends.base import CHUNK
 from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
 from edge.machine.processors import usable_cores
+from edge.paths import utf8_name
 from edge.precision import GRAPH_NAME
 from edge.questions.prompt import Prompter
 from edge.signals.definitions import Scratch, attention_signals
@@ -94,9 +95,10 @@ def eager_values(
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads or usable_cores())
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
-        )
+        with utf8_name(folder) as name:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=torch.float32, attn_implementation="eager"
+            )
         model.eval()
         with torch.no_grad():
             if stored is not None:

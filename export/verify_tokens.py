@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from edge.artifact import Artifact
+from edge.artifact import TEMPLATE_NAME, Artifact
 from edge.errors import UserError
+from edge.paths import utf8_name
 from edge.questions.prompt import STYLES, Prompter
 from export.extra import import_extra
 from export.tokenizer import PROBES
@@ -18,15 +19,17 @@ PLAIN = PROBES[0]
 
 
 def check_tokens(artifact: Artifact, folder: Path) -> list[Check]:
-    """One check for each prompt style that the artifact has: the number of texts with other ids.
+    """One check for each prompt style: the number of texts with other ids, or that one side alone refuses.
 
-    Control tokens in a text are parsed, as transformers does. There is no check where the build has noted
-    that transformers refuses the files. Raises UserError when transformers is not installed.
+    Control tokens in a text are parsed, as transformers does. There is no check of chat where neither side
+    has a template, and none at all where the build has noted that transformers refuses the files. Raises
+    UserError when transformers is not installed.
     """
     transformers = import_extra("transformers", "edge-export verify")
     rules = artifact.manifest.tokenizer_rules
     try:
-        known = transformers.AutoTokenizer.from_pretrained(str(folder))
+        with utf8_name(folder) as name:
+            known = transformers.AutoTokenizer.from_pretrained(name)
     except Exception as error:  # whatever its many classes raise
         if rules is not None and any(READER in note for note in rules.notes):
             return []
@@ -34,22 +37,24 @@ def check_tokens(artifact: Artifact, folder: Path) -> list[Check]:
         return [Check("ids", PROMPTS, math.nan, 0.0, detail, "")]
     checks = []
     for style in STYLES:
-        try:
-            prompter = Prompter(artifact, style, control_tokens=True)
-        except UserError:
-            continue  # no template, or none that can be used: there are no such prompts
-        other = [text for text in PROBES if ids(prompter, text) != ids_of(known, artifact, style, text)]
+        has_template = TEMPLATE_NAME in artifact.manifest.files or bool(known.chat_template)
+        if style == "chat" and not has_template:
+            continue
+        ours = ids(artifact, style)
+        other = [text for text in PROBES if ours.get(text) != ids_of(known, artifact, style, text)]
         where = f"first in {other[0][:40]!r}" if other else ""
         checks.append(Check(f"{style} ids", PROMPTS, float(len(other)), 0.0, where, where))
     return checks
 
 
-def ids(prompter: Prompter, text: str) -> list[int] | None:
-    """Ids of a prompt; None for one that is refused."""
+def ids(artifact: Artifact, style: str) -> dict[str, list[int]]:
+    """Ids of the prompts by text, without those that are refused; none for a template that is."""
     try:
-        return list(prompter.prompt(text).ids)
+        prompter = Prompter(artifact, style, control_tokens=True)
     except UserError:
-        return None
+        return {}
+    prompts = {text: prompter.prompt_or_note(text) for text in PROBES}
+    return {text: list(prompt.ids) for text, prompt in prompts.items() if not prompt.refused}
 
 
 def ids_of(known: Any, artifact: Artifact, style: str, text: str) -> list[int] | None:

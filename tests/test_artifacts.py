@@ -250,7 +250,9 @@ def test_prompts_of_another_day_are_refused(artifacts, questions_file, tmp_path)
         )
     full, same, other = opened(tmp_path, "full", "same", "other")
     assert compare_artifacts(full, [same]).lines[0].identical.value == 1.0
-    with pytest.raises(UserError, match="different prompts"):
+    with pytest.raises(
+        UserError, match="different prompts: use the same --prompt, --date and --control-tokens"
+    ):
         compare_artifacts(full, [same, other])
 
 

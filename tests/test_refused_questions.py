@@ -193,3 +193,14 @@ def test_a_template_that_refuses_or_cuts_one_question_refuses_that_question_alon
     assert "the chat template leaves the question 'first </think> last' out" in rows[2]["note"]
     with pytest.raises(UserError, match="not that"):
         list(answer(artifact, "Why weapons?", DecodeSettings(2), runtime=ONE_THREAD))
+
+
+def test_a_run_whose_only_question_was_refused_is_said_to_have_no_answer(artifacts, tmp_path, capsys):
+    artifact = Artifact.open(artifacts("nano-llama"))
+    run(artifact, asked(["half \ud800"]), tmp_path / "run", DecodeSettings(2), runtime=ONE_THREAD)
+    force(artifact, tmp_path / "run", tmp_path / "forced", runtime=ONE_THREAD)
+    for command in (["paper", "{run}"], ["compare", "{run}", "{forced}"]):
+        assert call(edge.cli.app.main, command, tmp_path) == 2
+        assert "has no traced tokens: no question was answered (see the notes" in capsys.readouterr().err
+    write_report([Run.open(tmp_path / "run")], tmp_path / "r.html")
+    assert "fitted the context" not in (tmp_path / "r.html").read_text(encoding="utf-8")

@@ -157,6 +157,7 @@ READ_ALL_THE_SAME: dict[str, tuple[dict[str, Any], str]] = {
         {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": True},
         "makes the tokenizer anew of tokenizer.model",
     ),
+    "from_slow": ({"from_slow": True}, "has from_slow, for which transformers 4.57.6 makes"),
 }
 
 
@@ -202,6 +203,14 @@ def test_a_template_that_cannot_be_used_is_noted_at_build(checkpoint):
         with pytest.raises(UserError):
             Prompter(artifact, "chat")
         assert Prompter(artifact, "raw").prompt("Do bats see?").ids
+
+
+def test_a_note_on_the_template_comes_once_for_all_precisions(checkpoint):
+    settings(checkpoint, chat_template="{% if %}")
+    notes: list[str] = []
+    precisions = ["onnx-fp32", "onnx-int8", "gguf-f16"]
+    build(str(checkpoint), precisions, checkpoint.parent / "out", on_note=notes.append)
+    assert len(notes) == 1
 
 
 def test_without_a_default_template_chat_is_refused_with_the_names(checkpoint):

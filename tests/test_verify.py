@@ -150,6 +150,19 @@ def test_prompts_other_than_transformers_fail_in_a_check_of_their_own(checkpoint
     assert failing(result)["raw ids, transformers, prompts of texts"].where == "first in 'Do bats see?'"
 
 
+@pytest.mark.parametrize("template", ["chatml", "{{ messages | length"])
+def test_a_template_that_one_side_alone_refuses_fails(template, checkpoints, tmp_path):
+    """transformers writes chatml as the prompt; both refuse the other, which does not compile."""
+    folder = shutil.copytree(checkpoints("nano-llama"), tmp_path / "checkpoint")
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8")) | {"chat_template": template}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    artifact = build(str(folder), ["onnx-fp32"], tmp_path / "out")[0].artifact
+    (result,) = verify(artifact.path, source=str(folder))
+    name = "chat ids, transformers, prompts of texts"
+    assert set(failing(result)) == ({name} if template == "chatml" else set())
+
+
 def test_a_short_context_cuts_the_probes(tmp_path):
     source = models.write_checkpoint(tmp_path / "tiny", models.config_of(num_hidden_layers=1))
     build(str(source), ["onnx-fp32"], tmp_path / "out", context=12)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,24 @@ def test_a_run_lives_in_a_folder_whose_name_is_not_utf_8(run_words, tmp_path):
         done = end(command, tmp_path)
         assert done.returncode == 0, done.stderr
     assert sorted(os.fsencode(path.name)[:4] for path in tmp_path.glob("caf*")) == [b"caf\xe9"] * 4
+
+
+@pytest.mark.slow
+def test_the_exporter_takes_names_of_any_bytes(artifacts, tmp_path):
+    pytest.importorskip("transformers")
+    pytest.importorskip("optimum.exporters.onnx")
+    folder = tmp_path / os.fsdecode(b"d\xe8r")
+    plain = shutil.copytree(NANO_LLAMA, folder / "checkpoint")
+    other = shutil.copytree(NANO_LLAMA, folder / os.fsdecode(b"ch\xe8ckpoint"))
+    artifact = shutil.copytree(artifacts("nano-llama", "onnx-fp32"), folder / "onnx-fp32")
+    reference = folder / os.fsdecode(b"r\xe8f")
+    for words in (
+        ("reference", plain, "--out", reference),
+        ("verify", artifact, "--source", other, "--reference", reference, "--threads", "1"),
+        ("verify", artifact, "--source", plain, "--threads", "1"),
+    ):
+        done = end(edge_export(*words), tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_current_folder_that_is_gone_is_one_sentence(tmp_path):

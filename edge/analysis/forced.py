@@ -77,7 +77,9 @@ def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
     scalars = recorded(STEP_SCALARS, *columns, column=SERIES.__getitem__)
     a, b = paired_steps(full, quantised, list(scalars), ["kl", "reference_surprisal", "same_top1"])
     if a.num_rows == 0:
-        raise UserError(f"{full.folder} has no traced tokens: no question fitted the context")
+        raise UserError(
+            f"{full.folder} has no traced tokens: no question was answered (see the notes of its answers)"
+        )
     questions = a.column("question_index").to_numpy()
     # The reference's surprisal as the forced run holds it: measured on this machine where both models ran
     # here, else copied from the reference run.

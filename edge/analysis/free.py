@@ -64,7 +64,7 @@ def free_part(full: Run, quantised: Run, answers: pa.Table) -> FreePart:
     for index, question in zip(indices, questions, strict=True):
         a, b = full_answers.get(index, []), quantised_answers.get(index, [])
         if not a and not b:
-            continue  # the question fitted neither context: nothing was answered, so nothing is the same
+            continue  # neither run answered the question, so nothing is the same
         step = first_difference([token.token_id for token in a], [token.token_id for token in b])
         identical.append(float(step is None))
         shares.append(1.0 if step is None else step / len(a) if a else math.nan)

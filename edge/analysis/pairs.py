@@ -44,7 +44,8 @@ def paired_answers(full: Run, quantised: Run) -> tuple[pa.Table, pa.Table]:
         )
     if a.column("prompt_ids") != b.column("prompt_ids"):
         raise UserError(
-            f"{full.folder} and {quantised.folder} have different prompts: use the same --prompt and --date"
+            f"{full.folder} and {quantised.folder} have different prompts: use the same --prompt, --date "
+            "and --control-tokens"
         )
     return a, b
 

@@ -74,7 +74,9 @@ def analyse_paper(
     question that the run does not hold, and for a run without a token."""
     answers = Answers(run, question)
     if not answers.tokens.sum() > 0:
-        raise UserError(f"{run.folder} has no traced tokens: no question fitted the context")
+        raise UserError(
+            f"{run.folder} has no traced tokens: no question was answered (see the notes of its answers)"
+        )
     tokens = read_tokens(run) if tokens is None else tokens
     tapped = bool(tokens.column("attention_entropy").size)
     return PaperRun(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from edge.backends.llama_library import llama_cpp
 from edge.errors import UserError
 
+# A question that no template names: what stands around it is the template's own text.
 PROBE = "Why does 4179 come before 60253?"
 LONGEST_NAME = 40
 BUFFER_BYTES = 1 << 16

@@ -24,16 +24,15 @@ from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from edge.backends.llama_chat import PROBE as PROBE
 from edge.errors import UserError
 
 SECONDS = 5.0  # of one rendering; real templates take a millisecond
 HEADROOM_BYTES = 512 << 20  # address space of one rendering, beside what the process has
 LONGEST_TEXT = 1 << 24  # characters that a template may write around a question
 LONGEST_PRODUCT = 1 << 20  # characters, entries or bits that a product or a power may have
-# A question that no template names: what stands around it is the template's own text.
-PROBE = "Why does 4179 come before 60253?"
 COMPILED = "<template>"  # Jinja's name for the code of a template that was given as text
-MEND = "use --prompt raw, or mend it and build again"
+MEND = "use --prompt raw or qa, or mend the template in the model's files"
 
 # Errors that a template's code can raise: templates come with downloads and are not trusted.
 TEMPLATE_FAILURES = (

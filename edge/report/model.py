@@ -188,7 +188,7 @@ def read_run(run: Run, name: str, delta: float) -> RunData:
     """Reads and analyses one run."""
     tapped = run.manifest.artifact.tapped
     dynamics = describe(run, delta)
-    has_rows = dynamics.tokens > 0  # where nothing fitted the context there is nothing to take means of
+    has_rows = dynamics.tokens > 0  # where no question was answered there is nothing to take means of
     answers = run.answers(["question_index", "tokens", "output_entropy_shift"])
     by_layer = recorded(LAYER_METRICS, run.columns("answers"), column=mean_column)
     return RunData(
