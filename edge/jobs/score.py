@@ -67,7 +67,7 @@ def encode(prompter: Prompter, question: Question) -> Encoded:
     prompt = prompter.prompt(question.question)
     continuations = {}
     for text in dict.fromkeys(choice.text for choice in choices(question)):
-        whole = prompter.continued(question.question, f" {text}")
+        whole, _ = prompter.continued(question.question, f" {text}")
         if len(whole) <= len(prompt.ids):
             raise UserError(
                 f"the answer {text[:40]!r} has no tokens of its own: write it out in the questions"
