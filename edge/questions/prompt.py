@@ -45,6 +45,8 @@ QA_PRESET = (
 )
 AS_TEXT = "control tokens in the question were encoded as text"
 PARSED = "control tokens in the question were parsed"
+ANSWER_AS_TEXT = "control tokens in an answer were encoded as text"
+ANSWER_PARSED = "control tokens in an answer were parsed"
 
 
 class Prompt(NamedTuple):
@@ -122,7 +124,7 @@ class Prompter:
     def continued(self, question: str, text: str) -> tuple[list[int], str]:
         """Ids of the question's prompt with `text` behind it, and a note on control tokens, as `prompt` has.
 
-        Raises UserError as `prompt` does.
+        The note is about the text: `prompt` has the question's. Raises UserError as `prompt` does.
         """
         check_utf8(text)
         ids, note = self._encode_asked(question, self._template.render(question) + text, text)
@@ -141,25 +143,27 @@ class Prompter:
 
         Raises UserError where they cannot be encoded as text.
         """
+        as_text_note, parsed_note = (ANSWER_AS_TEXT, ANSWER_PARSED) if behind else (AS_TEXT, PARSED)
         ids = self._encode(text)
         found = self._controls(ids)
         if found == self._own_controls:
             return ids, ""
         if self.control_tokens and self._without_unknown(found) != self._without_unknown(self._own_controls):
             self.met_controls = True
-            return ids, PARSED
+            return ids, parsed_note
         as_text = self._encode_parts(question, text, behind)
         if as_text == ids:  # characters that the tokenizer does not know
             return ids, ""
         self.met_controls = True
         if self.control_tokens:
-            return ids, PARSED
+            return ids, parsed_note
         if as_text is None:
+            name = f"answer {behind.strip()[:40]!r}" if behind else f"question {question[:40]!r}"
             raise UserError(
-                f"the question {question[:40]!r} has control tokens that cannot be encoded as text: leave "
-                "them out, or parse them with --control-tokens"
+                f"the {name} has control tokens that cannot be encoded as text: leave them out, or parse "
+                "them with --control-tokens"
             )
-        return as_text, AS_TEXT
+        return as_text, as_text_note
 
     def _encode_parts(self, question: str, text: str, behind: str) -> list[int] | None:
         """Ids of the text, which ends with `behind`; control tokens are parsed in the template's text alone.
