@@ -23,7 +23,7 @@ from edge.backends.text_stream import (
     steps_of,
     waiting_rule,
 )
-from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer, written
+from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer, silenced, written
 from edge.errors import UserError
 
 # A character that no text is expected to have, for names of control tokens that no question can guess.
@@ -179,11 +179,12 @@ class JsonTokenizer:
 
 def encode(tokenizer: tokenizers.Tokenizer, text: str, special: bool) -> list[int]:
     """Ids of a text; raises UserError where the library fails."""
-    return guarded(
-        lambda: list(tokenizer.encode(text, add_special_tokens=special).ids),
-        f"the text {text[:40]!r} cannot be tokenised",
-        "ask something else",
-    )
+
+    def call() -> list[int]:
+        with silenced():  # 0.05 ms, once for each question; decoding, once for each token, goes without
+            return list(tokenizer.encode(text, add_special_tokens=special).ids)
+
+    return guarded(call, f"the text {text[:40]!r} cannot be tokenised", "ask something else")
 
 
 def guarded(call: Callable[[], T], what: str, mend: str) -> T:
