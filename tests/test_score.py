@@ -19,12 +19,14 @@ from edge.backends.base import Runtime
 from edge.backends.runtime import Loader, open_backend
 from edge.cli.app import app
 from edge.errors import UserError
+from edge.jobs import score as score_job
 from edge.jobs.decode import DecodeSettings
+from edge.jobs.encoded import common_prefix, encode
 from edge.jobs.interrupt import Interrupted
 from edge.jobs.multiple_choice import binary, choices, mc1, mc2
 from edge.jobs.run import run
-from edge.jobs.score import common_prefix, encode, log_softmax, score
-from edge.questions.prompt import Prompter
+from edge.jobs.score import log_softmax, score
+from edge.questions.prompt import ANSWER_AS_TEXT, ANSWER_PARSED, AS_TEXT, Prompter
 from edge.questions.question import EMBEDDED, Question, read_questions
 from edge.runs.score_directory import ScoreManifest, ScoreWriter
 from tests.conftest import ONE_THREAD, tree
@@ -218,6 +220,46 @@ def test_a_question_that_cannot_be_asked_has_no_score_and_says_why(artifacts, tm
     with pytest.raises(UserError, match=r"no question can be scored: .* is not UTF-8"):
         score(artifact, [broken[2]], tmp_path / "none", runtime=ONE_THREAD)
     assert not (tmp_path / "none").exists()
+
+
+def test_control_tokens_in_an_answer_are_noted_and_every_shard_says_so(artifacts, tmp_path) -> None:
+    artifact = Artifact.open(artifacts("nano-llama"))
+    asked = [replace(ASKED[0], incorrect=("No <|eot_id|>",)), replace(ASKED[1], question="Why <|eot_id|>?")]
+    for questions, expected in ((asked[:1] + ASKED[1:2], ANSWER_AS_TEXT), (ASKED[:1] + asked[1:], AS_TEXT)):
+        for shard in ("1/1", "1/2", "2/2"):
+            notes: list[str] = []
+            out = tmp_path / expected / shard.replace("/", "-")
+            made = score(artifact, questions, out, shard=shard, runtime=ONE_THREAD, on_note=notes.append)
+            found = {row["question_index"]: row["note"] for row in rows(out, made.manifest)}
+            marked = [note for note in found.values() if note]
+            assert set(marked) <= {expected}
+            assert made.manifest.settings.control_tokens is False
+            assert notes == [f"1 of {len(found)} questions: {expected} (see --control-tokens)"] * len(marked)
+            assert len(marked) == 1 or shard != "1/1"
+    parsed = score(artifact, asked[:1], tmp_path / "parsed", control_tokens=True, runtime=ONE_THREAD)
+    assert {row["note"] for row in rows(tmp_path / "parsed", parsed.manifest)} == {ANSWER_PARSED}
+    assert parsed.manifest.settings.control_tokens is True
+
+
+def test_a_question_refused_for_an_answer_counts_in_no_shard(artifacts, tmp_path, monkeypatch) -> None:
+    artifact = Artifact.open(artifacts("nano-llama"))
+    shared: list[int] = []
+
+    class Recording(score_job.Scorer):
+        def __init__(self, backend, number) -> None:
+            shared.append(number)
+            super().__init__(backend, number)
+
+    monkeypatch.setattr(score_job, "Scorer", Recording)
+    texts = ("Why do bats fly at night?", "Zebras?", "Why do bats fly at dusk?", "Why do bats fly at noon?")
+    questions = [replace(ASKED[i], question=text) for i, text in enumerate(texts)]
+    questions[1] = replace(questions[1], incorrect=("\ud800",))
+    for shard in ("1/1", "1/2", "2/2"):
+        score(artifact, questions, tmp_path / shard.replace("/", "-"), shard=shard, runtime=ONE_THREAD)
+    assert len(set(shared)) == 1
+    everyone = [*questions[:1], *questions[2:]]
+    prompts = [encode(Prompter(artifact, "qa"), question).prompt for question in everyone]
+    assert shared[0] == common_prefix(prompts)
 
 
 def test_common_prefix() -> None:

@@ -4,7 +4,10 @@ in the prompt."""
 from __future__ import annotations
 
 import datetime
+import resource
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -113,3 +116,18 @@ def test_any_source_renders_or_is_refused(source):
         chat(source)
     except UserError as error:
         assert "\n" not in str(error)
+
+
+def test_threads_that_render_leave_no_limit_behind():
+    """The limit of memory is the process's: a thread must not take another's for the one from before."""
+    template = chat("{% for i in range(3000) %}{% endfor %}{{ messages[0].content }}")
+    before, interval = resource.getrlimit(resource.RLIMIT_AS), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(template.render, ["x"] * 200)) == {"x"}
+        after = resource.getrlimit(resource.RLIMIT_AS)
+    finally:
+        sys.setswitchinterval(interval)
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert after == before

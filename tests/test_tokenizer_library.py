@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edge.backends.tokenizer import JsonTokenizer
-from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer, written
+from edge.backends.tokenizer import JsonTokenizer, encode
+from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer, silenced, written
 from edge.errors import UserError
 from tests import models
 
@@ -61,6 +64,41 @@ def test_a_panic_is_an_error_and_says_nothing_by_itself(capfd):
     with pytest.raises(TokenizerError, match="byte index"):
         load_tokenizer(content(model=model))
     assert capfd.readouterr().err == ""
+
+
+def test_a_decoder_that_panics_on_an_empty_answer_is_refused(tmp_path, capfd):
+    strip = {"type": "Strip", "content": " ", "start": 0, "stop": 1}
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content(decoder={"type": "Sequence", "decoders": [{"type": "Fuse"}, strip]}))
+    with pytest.raises(UserError, match=r"cannot be read .*build the artifact again"):
+        JsonTokenizer(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_panic_on_one_question_says_nothing_by_itself(capfd):
+    class PanicException(BaseException):  # as the library calls it
+        pass
+
+    class Panicking:
+        def encode(self, text: str, add_special_tokens: bool) -> None:
+            os.write(2, b"thread panicked at src/lib.rs:1\n")
+            raise PanicException("byte index 1")
+
+    with pytest.raises(UserError, match=r"the text 'a' cannot be tokenised \(byte index 1\): ask"):
+        encode(Panicking(), "a", special=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_threads_that_silence_streams_give_them_back(capfd):
+    def go(number: int) -> None:
+        with silenced():
+            time.sleep(0.001 * (number % 3))
+            os.write(2, b"remark\n")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(go, range(50)))
+    os.write(2, b"still here\n")
+    assert capfd.readouterr().err == "still here\n"
 
 
 def test_what_cannot_encode_a_text_is_refused_by_name(tmp_path):

@@ -18,8 +18,9 @@ from edge.backends.base import Runtime
 from edge.backends.gguf_file import read_gguf
 from edge.backends.llamacpp import LlamaBackend
 from edge.backends.tokenizer import open_tokenizer
+from edge.errors import UserError
 
-TEXT = "Do bats see? 1 + 2 <s></s>\n"
+TEXTS = ("Do bats see? 1 + 2 <s></s>\n", "é 你 🙂")  # the second in characters that few tokenizers know
 POSITIONS = 8
 STARTS = 50  # processor time of this process, as a multiple of what its start took: boards differ tenfold
 SLOWEST = 20_000_000  # bytes of the file for each further second
@@ -48,7 +49,9 @@ def probe(path: Path) -> None:
     limit(size)
     artifact = read_gguf(path, FileRecord(size, ""))
     tokenizer = open_tokenizer(artifact)
-    tokenizer.decode(tokenizer.encode(TEXT, special=True), special=False)
+    for text in TEXTS:
+        with contextlib.suppress(UserError):  # a text that cannot be encoded is one refused question
+            tokenizer.decode(tokenizer.encode(text, special=True), special=False)
     spec = artifact.manifest.model
     tokenizer.decode(range(min(256, spec.vocabulary)), special=True)
     backend = LlamaBackend(artifact, capacity=POSITIONS, runtime=Runtime(threads=1, low_memory=True))

@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ from edge.errors import UserError
 PIECE_BYTES = 256
 VALUE_BYTES = 64  # of a number or a flag among the keys
 SENTENCEPIECE = 1  # llama_vocab_type
-# llama_token_attr: what a text is not taken for unless control tokens are parsed.
-UNKNOWN, CONTROL = 1, 8
+SPACE = "\u2581"  # as a SentencePiece tokenizer spells it
+# llama_token_attr: what a text is not taken for unless control tokens are parsed, and what it always is.
+UNKNOWN, CONTROL, USER_DEFINED = 1, 8, 16
 
 
 class Part(NamedTuple):
@@ -82,10 +83,14 @@ class Vocabulary:
         wanted = token_id is not None and getattr(self.lib, f"llama_vocab_get_add_{role}")(self.handle)
         return [token_id] if token_id is not None and wanted else []
 
+    def attributes(self, token_id: int) -> int:
+        """A token's llama_token_attr, 0 for none."""
+        known = 0 <= token_id < self.size  # the library ends the process for others
+        return int(self.lib.llama_vocab_get_attr(self.handle, token_id)) if known else 0
+
     def is_control(self, token_id: int) -> bool:
         """Whether a text is taken for this token only where control tokens are parsed."""
-        known = 0 <= token_id < self.size
-        return known and bool(self.lib.llama_vocab_get_attr(self.handle, token_id) & (CONTROL | UNKNOWN))
+        return bool(self.attributes(token_id) & (CONTROL | UNKNOWN))
 
     def special_tokens(self) -> dict[str, str]:
         """The special tokens that a chat template may ask for, by role, as the file's keys name them."""
@@ -106,18 +111,21 @@ class Vocabulary:
 class LlamaTokenizer:
     """llama.cpp's own tokenizer of a GGUF file; see `edge.backends.tokenizer.Tokenizer`.
 
-    Raises UserError for a file without one.
+    `stop_ids` are the model's: those that the library finds in every text (user-defined ones) count as
+    control tokens, too. Raises UserError for a file without a tokenizer.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stop_ids: Collection[int] = ()) -> None:
         self._vocabulary = vocabulary = Vocabulary(path)
         if not vocabulary.present:
             raise UserError(f"{path} holds no tokenizer: put the model's tokenizer.json beside it")
         self._before, self._behind = vocabulary.added("bos"), vocabulary.added("eos")
-        sentencepiece = vocabulary.lib.llama_vocab_type(vocabulary.handle) == SENTENCEPIECE
+        kind = vocabulary.lib.llama_vocab_type(vocabulary.handle)
+        self._sentencepiece = kind == SENTENCEPIECE
         prefix = vocabulary.value("tokenizer.ggml.add_space_prefix")
         # Such a tokenizer puts a space before every text, which is none of the text's own.
-        self._strips = sentencepiece and prefix != "false"
+        self._strips = self._sentencepiece and prefix != "false"
+        self._stops = {i for i in stop_ids if vocabulary.attributes(i) & USER_DEFINED}
         self._pieces: dict[int, bytes] = {}
 
     def encode(self, text: str, *, special: bool) -> list[int]:
@@ -151,6 +159,11 @@ class LlamaTokenizer:
                 f"the text {text[:40]!r} has {len(text)} characters, more than the {LONGEST_TEXT} that "
                 "llama.cpp's tokenizer is given: put the model's tokenizer.json beside the GGUF file"
             )
+        if lost := self._lost(text, parsed):
+            raise UserError(
+                f"the text {text[:40]!r} has {lost!r}, for which the file has neither a token nor tokens of "
+                "its bytes: leave that out, or put the model's tokenizer.json beside the GGUF file"
+            )
         raw = text.encode()
         size = len(raw) + 8  # never more tokens than bytes, and those put around
         buffer = (ctypes.c_int32 * size)()
@@ -166,6 +179,54 @@ class LlamaTokenizer:
             raise UserError(f"the text {text[:40]!r} cannot be tokenised: ask something shorter")
         return buffer[:count]
 
+    def _lost(self, text: str, parsed: bool) -> str:
+        """The first character at which llama.cpp would end the process, "" for none.
+
+        A SentencePiece tokenizer spells characters without a token in bytes, and trusts that it has them.
+        """
+        texts = self._incomplete
+        if texts is None:
+            return ""
+
+        def is_known(character: str) -> bool:
+            raw = (SPACE if character == " " else character).encode()
+            return raw in texts or all(b"<0x%02X>" % byte in texts or bytes([byte]) in texts for byte in raw)
+
+        unknown = {character for character in {*text, " "} if not is_known(character)}
+        if not unknown:
+            return ""
+        left = [text]
+        for token in self._found_first[parsed]:
+            left = [part for whole in left for part in whole.split(token)]
+        before = " " if self._strips else ""
+        return next((c for part in left if part for c in before + part if c in unknown), "")
+
+    @functools.cached_property
+    def _incomplete(self) -> frozenset[bytes] | None:
+        """Texts of all tokens of a SentencePiece tokenizer that lacks a byte; None for others."""
+        if not self._sentencepiece:
+            return None
+        vocabulary = self._vocabulary
+        texts = frozenset(
+            vocabulary.lib.llama_vocab_get_text(vocabulary.handle, i) for i in range(vocabulary.size)
+        )
+        return None if all(b"<0x%02X>" % byte in texts for byte in range(256)) else texts
+
+    @functools.cached_property
+    def _found_first(self) -> dict[bool, list[str]]:
+        """By whether control tokens are parsed: tokens that are found whole in a text, the longest first."""
+        vocabulary = self._vocabulary
+        own = (i for i in range(vocabulary.size) if vocabulary.attributes(i) & USER_DEFINED)
+        always = {vocabulary.text(i) for i in own}
+        return {
+            parsed: sorted(
+                (text for text in texts if text and "\ufffd" not in text),  # that is no UTF-8
+                key=lambda text: len(text.encode()),
+                reverse=True,
+            )
+            for parsed, texts in ((False, always), (True, always | self._ids.keys()))
+        }
+
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
         """Control tokens by their text."""
@@ -180,7 +241,15 @@ class LlamaTokenizer:
         return re.compile("(" + ("|".join(map(re.escape, texts)) or r"(?!)") + ")")
 
     def is_control(self, token_id: int) -> bool:
-        return self._vocabulary.is_control(token_id)
+        return token_id in self._stops or self._vocabulary.is_control(token_id)
+
+    @functools.cached_property
+    def unknown(self) -> int | None:
+        """The id of characters that the tokenizer does not know."""
+        vocabulary = self._vocabulary
+        marked = (i for i in range(vocabulary.size) if vocabulary.attributes(i) & UNKNOWN)
+        named = vocabulary.named("unknown")
+        return next(marked, None) if named is None else named
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
         data = b"".join(self._piece(token_id, special) for token_id in ids)

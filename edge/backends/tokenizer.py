@@ -23,7 +23,7 @@ from edge.backends.text_stream import (
     steps_of,
     waiting_rule,
 )
-from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer, written
+from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer, silenced, written
 from edge.errors import UserError
 
 # A character that no text is expected to have, for names of control tokens that no question can guess.
@@ -50,6 +50,10 @@ class Tokenizer(Protocol):
 
     def is_control(self, token_id: int) -> bool:
         """Whether the id is a control token's."""
+
+    @property
+    def unknown(self) -> int | None:
+        """The id that characters get which the tokenizer does not know; None where there is none."""
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
         """Text of the ids, with or without special tokens; bytes that are no character are U+FFFD."""
@@ -132,6 +136,16 @@ class JsonTokenizer:
     def is_control(self, token_id: int) -> bool:
         return token_id in self._controls
 
+    @functools.cached_property
+    def unknown(self) -> int | None:
+        """See Tokenizer. The library's Unigram model has an id, others a token."""
+        model = self._tokenizer.model
+        if isinstance(model, tokenizers.models.Unigram):
+            unknown = json.loads(model.__getstate__())["unk_id"]
+            return None if unknown is None else int(unknown)
+        token = getattr(model, "unk_token", None)
+        return None if token is None else self._tokenizer.token_to_id(token)
+
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
         def call() -> str:
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
@@ -165,11 +179,12 @@ class JsonTokenizer:
 
 def encode(tokenizer: tokenizers.Tokenizer, text: str, special: bool) -> list[int]:
     """Ids of a text; raises UserError where the library fails."""
-    return guarded(
-        lambda: list(tokenizer.encode(text, add_special_tokens=special).ids),
-        f"the text {text[:40]!r} cannot be tokenised",
-        "ask something else",
-    )
+
+    def call() -> list[int]:
+        with silenced():  # 0.05 ms, once for each question; decoding, once for each token, goes without
+            return list(tokenizer.encode(text, add_special_tokens=special).ids)
+
+    return guarded(call, f"the text {text[:40]!r} cannot be tokenised", "ask something else")
 
 
 def guarded(call: Callable[[], T], what: str, mend: str) -> T:
@@ -190,4 +205,4 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
             manifest.model.stop_ids,
             split=manifest.tokenizer_rules is not None and manifest.tokenizer_rules.split_special_tokens,
         )
-    return LlamaTokenizer(artifact.weights)
+    return LlamaTokenizer(artifact.weights, artifact.manifest.model.stop_ids)

@@ -10,6 +10,7 @@ import binascii
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 
 import tokenizers
@@ -19,6 +20,7 @@ from edge.fields import parse_json
 # Kinds of characters that a component of a tokenizer may fail on.
 PROBE = "Do bats see?  É é ﬁ 你好 🙂 \u200d\n\t12 <s> a" + "b" * 40
 STDOUT, STDERR = 1, 2
+STREAMS = threading.RLock()
 MOST_IDS = 1 << 24  # a hundred times the largest vocabulary that is published
 NUMBER_BYTES = 4  # of the size at the beginning of a charsmap
 
@@ -52,6 +54,7 @@ def load_tokenizer(content: bytes) -> tokenizers.Tokenizer:
         tokenizer.no_padding()
     with caught(), silenced():
         tokenizer.decode(tokenizer.encode(PROBE).ids, skip_special_tokens=False)
+        tokenizer.decode([], skip_special_tokens=False)  # an answer may be a stop token alone
     return tokenizer
 
 
@@ -71,9 +74,10 @@ def written(tokenizer: tokenizers.Tokenizer) -> str:
 def silenced() -> Iterator[None]:
     """Drops what native code writes to the process's standard output and error.
 
-    That is a panic's place in the source, or a remark on numbers that no token has.
+    That is a panic's place in the source, or a remark on numbers that no token has. Threads enter one after
+    the other: both streams are the process's.
     """
-    with contextlib.ExitStack() as stack:
+    with STREAMS, contextlib.ExitStack() as stack:
         nothing = os.open(os.devnull, os.O_WRONLY)
         stack.callback(os.close, nothing)
         for stream, number in ((sys.stdout, STDOUT), (sys.stderr, STDERR)):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +17,7 @@ from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.runtime import Loader, llama_settings, versions
 from edge.errors import OnNote, UserError, asking, ignore
+from edge.jobs.encoded import Encoded, common_prefix, encode_or_note, tell_encoded
 from edge.jobs.interrupt import stop_on_signal
 from edge.jobs.multiple_choice import by_question, choices
 from edge.jobs.session import Progress, now, tell_damaged
@@ -38,67 +37,6 @@ from edge.signals.definitions import most_likely
 from edge.signals.taps import Array
 
 FLUSH_ROWS = 200
-
-
-class Encoded(NamedTuple):
-    """A question's prompt and, by text, the tokens of each choice that continue it, and a note."""
-
-    prompt: tuple[int, ...]
-    continuations: dict[str, tuple[int, ...]]
-    note: str = ""
-
-    @property
-    def refused(self) -> bool:
-        """Whether the question cannot be scored; the note says why."""
-        return not self.continuations
-
-    @property
-    def positions(self) -> int:
-        """Positions of the cache that scoring fills: a choice's last token is never fed."""
-        return len(self.prompt) + max(map(len, self.continuations.values())) - 1
-
-
-def encode(prompter: Prompter, question: Question) -> Encoded:
-    """Tokenises TruthfulQA's preset followed by " " and each choice, cut where lm-evaluation-harness cuts.
-
-    Prompt and choice are tokenised as one text. The choice is what follows as many tokens as the prompt
-    alone has. Raises UserError for a question or a choice that has no tokens or cannot be encoded.
-    """
-    prompt = prompter.prompt(question.question)
-    continuations = {}
-    for text in dict.fromkeys(choice.text for choice in choices(question)):
-        whole = prompter.continued(question.question, f" {text}")
-        if len(whole) <= len(prompt.ids):
-            raise UserError(
-                f"the answer {text[:40]!r} has no tokens of its own: write it out in the questions"
-            )
-        continuations[text] = tuple(whole[len(prompt.ids) :])
-    return Encoded(prompt.ids, continuations, prompt.note)
-
-
-def encode_or_note(prompter: Prompter, question: Question, context: int) -> Encoded:
-    """As `encode`; for a question that cannot be scored in this context an Encoded that says why."""
-    try:
-        encoded = encode(prompter, question)
-        if encoded.positions > context:
-            raise UserError(
-                f"the question {question.question[:40]!r} takes {encoded.positions} positions, more than "
-                f"the {context} the artifact was built for: build it with a larger --context"
-            )
-        return encoded
-    except UserError as error:
-        return Encoded((), {}, str(error))
-
-
-def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Number of first tokens that all prompts share, at most all but two of the shortest prompt.
-
-    A pass over a single token rounds quantised activations in another way (edge/backends/onnx.py). With one
-    left, the question's bits would depend on the other questions.
-    """
-    first, last = min(prompts), max(prompts)  # all prompts between them begin with the same tokens
-    alike: int = sum(itertools.takewhile(bool, map(operator.eq, first, last)))
-    return max(0, min(alike, min(map(len, prompts)) - 2))
 
 
 class Scorer:
@@ -188,23 +126,19 @@ def score(
     parsed = parsed_of(out, control_tokens)
     prompter = Prompter(artifact, "qa", control_tokens=parsed is not False)
     context = artifact.manifest.model.context
-    encoded = {question.index: encode_or_note(prompter, question, context) for question in chosen}
+    # The questions of all shards, so that neither results nor settings depend on sharding or resuming.
+    everyone = {
+        question.index: encode_or_note(prompter, question, context)
+        for question in select(questions, limit, "1/1")
+        if choices(question)
+    }
+    encoded = {question.index: everyone[question.index] for question in chosen}
     ready = [question for question in encoded.values() if not question.refused]
     if not ready:
         raise UserError(f"no question can be scored: {next(iter(encoded.values())).note}")
-    if len(ready) < len(encoded):
-        note = next(question.note for question in encoded.values() if question.refused)
-        on_note(
-            f"{len(encoded) - len(ready)} of {len(encoded)} questions cannot be scored, the first: {note}"
-        )
+    tell_encoded(list(encoded.values()), on_note)
     longest = max(question.positions for question in ready)
-    # The prompts of all shards, so that the results do not depend on sharding or resuming.
-    others = [question for question in select(questions, limit, "1/1") if question.index not in encoded]
-    prompts = [
-        *(question.prompt for question in ready),
-        *(asked.ids for other in others if not (asked := prompter.prompt_or_note(other.question)).refused),
-    ]
-    shared = common_prefix(prompts)
+    shared = common_prefix([question.prompt for question in everyone.values() if not question.refused])
     manifest = ScoreManifest(
         artifact=ArtifactIdentity.of(artifact),
         settings=ScoreSettings(

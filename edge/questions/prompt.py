@@ -45,6 +45,8 @@ QA_PRESET = (
 )
 AS_TEXT = "control tokens in the question were encoded as text"
 PARSED = "control tokens in the question were parsed"
+ANSWER_AS_TEXT = "control tokens in an answer were encoded as text"
+ANSWER_PARSED = "control tokens in an answer were parsed"
 
 
 class Prompt(NamedTuple):
@@ -109,10 +111,7 @@ class Prompter:
         text = self._template.render(question)
         if not has_question(text, question):
             raise UserError(f"the chat template leaves the question {question[:40]!r} out: use --prompt raw")
-        ids, note = self._encode(text), ""
-        if self._has_foreign(ids):
-            note = PARSED if self.control_tokens else AS_TEXT
-            ids = ids if self.control_tokens else self._encode_parts(question, text)
+        ids, note = self._encode_asked(question, text)
         return Prompt(self._checked(ids, question), text, note)
 
     def prompt_or_note(self, question: str) -> Prompt:
@@ -122,17 +121,14 @@ class Prompter:
         except UserError as error:
             return Prompt((), "", str(error))
 
-    def continued(self, question: str, text: str) -> list[int]:
-        """Ids of the question's prompt with `text` behind it; control tokens count as in the question.
+    def continued(self, question: str, text: str) -> tuple[list[int], str]:
+        """Ids of the question's prompt with `text` behind it, and a note on control tokens, as `prompt` has.
 
-        Raises UserError as `prompt` does.
+        The note is about the text: `prompt` has the question's. Raises UserError as `prompt` does.
         """
         check_utf8(text)
-        whole = self._template.render(question) + text
-        ids = self._encode(whole)
-        if self._has_foreign(ids) and not self.control_tokens:
-            ids = self._encode_parts(question, whole, text)
-        return list(self._checked(ids, question))
+        ids, note = self._encode_asked(question, self._template.render(question) + text, text)
+        return list(self._checked(ids, question)), note
 
     def _encode(self, text: str) -> list[int]:
         # A template writes its own special tokens; other prompts get those of tokenizer.json's
@@ -142,17 +138,39 @@ class Prompter:
     def _controls(self, ids: Sequence[int]) -> list[int]:
         return [token_id for token_id in ids if self.tokenizer.is_control(token_id)]
 
-    def _has_foreign(self, ids: Sequence[int]) -> bool:
-        """Whether the ids have control tokens other than the template's."""
-        foreign = self._controls(ids) != self._own_controls
-        self.met_controls |= foreign
-        return foreign
+    def _encode_asked(self, question: str, text: str, behind: str = "") -> tuple[list[int], str]:
+        """Ids of the text, which ends with `behind`, and what was done with control tokens in the question.
 
-    def _encode_parts(self, question: str, text: str, behind: str = "") -> list[int]:
+        Raises UserError where they cannot be encoded as text.
+        """
+        as_text_note, parsed_note = (ANSWER_AS_TEXT, ANSWER_PARSED) if behind else (AS_TEXT, PARSED)
+        ids = self._encode(text)
+        found = self._controls(ids)
+        if found == self._own_controls:
+            return ids, ""
+        if self.control_tokens and self._without_unknown(found) != self._without_unknown(self._own_controls):
+            self.met_controls = True
+            return ids, parsed_note
+        as_text = self._encode_parts(question, text, behind)
+        if as_text == ids:  # characters that the tokenizer does not know
+            return ids, ""
+        self.met_controls = True
+        if self.control_tokens:
+            return ids, parsed_note
+        if as_text is None:
+            name = f"answer {behind.strip()[:40]!r}" if behind else f"question {question[:40]!r}"
+            raise UserError(
+                f"the {name} has control tokens that cannot be encoded as text: leave them out, or parse "
+                "them with --control-tokens"
+            )
+        return as_text, as_text_note
+
+    def _encode_parts(self, question: str, text: str, behind: str) -> list[int] | None:
         """Ids of the text, which ends with `behind`; control tokens are parsed in the template's text alone.
 
-        Raises UserError where the template's pieces do not make the text, or control tokens are left.
+        None where the template's pieces do not make the text, or control tokens are left.
         """
+        own = self._without_unknown(self._own_controls)
         for asked in (question, question.strip(), question.rstrip(), question.lstrip()):
             if asked.join(self._template.pieces) + behind == text:
                 parts = [
@@ -161,12 +179,12 @@ class Prompter:
                 ids = self.tokenizer.encode_parts(
                     [*parts[1:], Part(behind, False)], special=self._template.adds_special
                 )
-                if self._controls(ids) == self._own_controls:
+                if self._without_unknown(self._controls(ids)) == own:
                     return ids
-        raise UserError(
-            f"the question {question[:40]!r} has control tokens that cannot be encoded as text: leave them "
-            "out, or parse them with --control-tokens"
-        )
+        return None
+
+    def _without_unknown(self, ids: Sequence[int]) -> list[int]:
+        return [token_id for token_id in ids if token_id != self.tokenizer.unknown]
 
     def _checked(self, ids: list[int], question: str) -> tuple[int, ...]:
         """The ids; raises UserError for none, and for one that the model does not have."""

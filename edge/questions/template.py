@@ -12,6 +12,7 @@ import datetime
 import json
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ HEADROOM_BYTES = 512 << 20  # address space of one rendering, beside what the pr
 LONGEST_TEXT = 1 << 24  # characters that a template may write around a question
 LONGEST_PRODUCT = 1 << 20  # characters, entries or bits that a product or a power may have
 COMPILED = "<template>"  # Jinja's name for the code of a template that was given as text
+BOUNDS = threading.RLock()  # the limit of memory is one for the whole process
 MEND = "use --prompt raw or qa, or mend the template in the model's files"
 
 # Errors that a template's code can raise: templates come with downloads and are not trusted.
@@ -236,26 +238,27 @@ def bounded() -> Iterator[None]:
 
     The time is looked at before each line of a template and each call of Python; what is between them
     cannot take long, since memory is limited. Both limits end with the scope. That of the time holds for
-    this thread.
+    this thread. That of memory holds for the process, so threads enter one after the other.
     """
-    end = time.monotonic() + SECONDS
+    with BOUNDS:
+        end = time.monotonic() + SECONDS
 
-    def watch(frame: FrameType, event: str, argument: object) -> Any:
-        if time.monotonic() > end:
-            raise ValueError(f"it takes longer than {SECONDS:.0f} s")
-        return watch if frame.f_code.co_filename == COMPILED else None
+        def watch(frame: FrameType, event: str, argument: object) -> Any:
+            if time.monotonic() > end:
+                raise ValueError(f"it takes longer than {SECONDS:.0f} s")
+            return watch if frame.f_code.co_filename == COMPILED else None
 
-    before = sys.gettrace()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    limits += [space + HEADROOM_BYTES] if (space := address_space()) else []
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (min(limits, default=soft), hard))
-        sys.settrace(watch)
-        yield
-    finally:
-        sys.settrace(before)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        before = sys.gettrace()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+        limits += [space + HEADROOM_BYTES] if (space := address_space()) else []
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (min(limits, default=soft), hard))
+            sys.settrace(watch)
+            yield
+        finally:
+            sys.settrace(before)
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def address_space() -> int:
