@@ -213,7 +213,7 @@ def test_a_gguf_file_of_named_templates_alone_is_asked_no_chat(template, tmp_pat
 
 @pytest.mark.slow
 def test_the_gguf_of_every_form_has_transformers_ids_or_no_tokenizer(tmp_path):
-    assert gguf_forms([*ALL, *({**form, **PLAIN} for form in ALL)], tmp_path) > 500
+    assert gguf_forms([*ALL, *({**form, **PLAIN} for form in ALL)], tmp_path) > 400
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from edge.backends.llama_header import ARRAY, BOOL, MAGIC, STRING, check_version
 from edge.errors import UserError
 
-MOST_BYTES = 1 << 26  # of a head that is read; gemma-3's has 14 MB
+MOST_BYTES = 1 << 26  # of a head that is read
 VERSIONS = (2, 3)  # alike in their heads
 # gguf_type -> its form in Python's struct.
 FORMS = {
@@ -62,6 +62,17 @@ class Reader:
     def text(self) -> str:
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
+    def _skip_texts(self, count: int) -> None:
+        """Passes over a list of texts, of which a vocabulary has hundreds of thousands."""
+        read, left = self._stream.read, self._left
+        for _ in range(count):
+            size = int.from_bytes(read(8), "little")
+            left -= 8 + size
+            if left < 0:
+                raise Damaged
+            read(size)
+        self._left = left
+
     def value(self, kind: int) -> Any:
         """The value of a key; None for a list."""
         if kind == STRING:
@@ -72,8 +83,7 @@ class Reader:
             return self.number(FORMS[kind])
         entries, count = self.number("<I"), self.number("<Q")
         if entries == STRING:
-            for _ in range(count):
-                self.take(self.number("<Q"))
+            self._skip_texts(count)
         elif entries in FORMS:
             self.take(count * struct.calcsize(FORMS[entries]))
         else:
