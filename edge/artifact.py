@@ -26,7 +26,7 @@ from edge.fields import (
     text,
 )
 from edge.files import file_sha256
-from edge.precision import GGUF_SUFFIX, backend_of
+from edge.precision import GGUF_SUFFIX, LLAMA_CPP, backend_of
 from edge.tokenizer_rules import TokenizerRules
 
 SCHEMA_VERSION = 1
@@ -145,6 +145,11 @@ class Manifest:
     def backend(self) -> str:
         """The library that runs it, ONNX or LLAMA_CPP."""
         return backend_of(self.precision)
+
+    @property
+    def built(self) -> bool:
+        """Whether edge-export made it of a checkpoint; False for a GGUF file on its own."""
+        return bool(self.checkpoint_sha256) or self.backend != LLAMA_CPP
 
     @property
     def size(self) -> int:

@@ -1,10 +1,19 @@
-"""How a checkpoint's tokenizer files were read when its artifact was built."""
+"""How a checkpoint's tokenizer files were read when its artifact was built, and well-known end tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from edge.fields import Fields, flag, list_of, text
+
+# Ends of a turn or of a text that models emit although no file names them (the paper's stop rule). They
+# count where the files mark them special: Gemma's vocabulary has `</s>` as an HTML tag.
+END_TOKENS = frozenset(
+    {
+        *("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>"),
+        *("<|end|>", "<end_of_turn>", "<|endofturn|>", "<｜end▁of▁sentence｜>"),
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,11 @@ def write(
     try:
         (working / TOKENIZER_NAME).write_bytes(model.tokenizer.content.encode())
         known = write_model(model, to, manifest, working, on_bytes)
+        if known.tokenizer.get("model") == "none":
+            on_note(
+                f"{to.precision.name} holds no tokenizer for other programs ({known.tokenizer['reason']}); "
+                "edge encodes with tokenizer.json beside it"
+            )
         if model.tokenizer.chat_template:
             (working / TEMPLATE_NAME).write_bytes(model.tokenizer.chat_template.encode())
         files = {path.name: record_file(path) for path in sorted(working.iterdir())}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edge.architectures import ARCHITECTURES
 from edge.errors import UserError
 from export.checkpoint import Array, Checkpoint
+from export.gguf_template import given_tokens, with_tokens
 from export.gguf_tokenizer import Vocabulary
 from export.graph.architectures import CONVERSIONS
 from export.graph.config import DecoderConfig, scale_llama3
@@ -206,7 +207,10 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     for role, token_id in (vocabulary.special_ids or {}).items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", token_id)
     if vocabulary.template:
-        writer.add_chat_template(vocabulary.template)
+        given = given_tokens(vocabulary.tokens, vocabulary.special_ids or {})
+        writer.add_chat_template(with_tokens(vocabulary.template, vocabulary.template_tokens or {}, given))
+    if vocabulary.templates:
+        writer.add_array("tokenizer.chat_templates", list(vocabulary.templates))
     if vocabulary.model == "none":
         return
     writer.add_tokenizer_pre(vocabulary.pre)

@@ -8,7 +8,7 @@ with tokenizer.json; what is written here serves other programs that read the fi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from edge.backends.llama_vocabulary import LlamaTokenizer
 from edge.backends.tokenizer import JsonTokenizer
 from edge.backends.tokenizer_library import TokenizerError, load_tokenizer
 from edge.errors import UserError
+from export.gguf_template import beyond
 from export.sentencepiece import read_pieces
 from export.tokenizer import TokenizerFiles, id_list
 
@@ -56,7 +57,11 @@ CORPUS = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The values of tokenizer.ggml.*; `model` "none" has a `reason` and only the special ids with it."""
+    """The values of tokenizer.ggml.*; `model` "none" has a `reason` and only the special ids with it.
+
+    `template_tokens` are what the checkpoint's tokenizer gives to the template, by role. `templates` names
+    the chat templates of a checkpoint that has several and none called default.
+    """
 
     model: str
     pre: str = ""
@@ -69,6 +74,8 @@ class Vocabulary:
     add_bos: bool = False
     add_eos: bool = False
     template: str = ""
+    template_tokens: Mapping[str, str | list[str]] | None = None
+    templates: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, str]:
         """The tokenizer as the manifest records it."""
@@ -122,6 +129,8 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
             types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0) >= size:
         model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
+    if reason_beyond := beyond(files, tokenizer, size):
+        model, reason = "none", reason_beyond
     if files.rules.split_special_tokens:
         model, reason = "none", "llama.cpp has no equivalent of split_special_tokens"
     # For either of these two llama.cpp ends the process.
@@ -149,6 +158,8 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
         bool(before),
         bool(after),
         files.chat_template,
+        files.template_tokens(),
+        files.rules.templates,
     )
     return vocabulary.without(reason) if model == "none" else vocabulary
 

@@ -11,23 +11,12 @@ from tokenizers import Tokenizer
 
 from edge.backends.tokenizer_library import TokenizerError, caught
 from edge.errors import UserError
-from edge.tokenizer_rules import TokenizerRules
+from edge.tokenizer_rules import END_TOKENS, TokenizerRules
 from export.checkpoint import Checkpoint, read_json
 from export.tokenizer_files import ROLES, TokenizerSources, read_sources
 from export.tokenizer_five import differences, reading
 from export.tokenizer_rules import READER, Resolved, resolve
 
-# Ends of a turn or of a text that models emit although no config file lists them (the paper's stop rule).
-# They count where the tokenizer marks them special: Gemma's vocabulary has `</s>` as an HTML tag.
-USUAL_END_TOKENS = (
-    "<|eot_id|>",
-    "<|end_of_text|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<end_of_turn>",
-    "</s>",
-    "<eos>",
-)
 ADDITIONAL = ROLES[-1]
 DEFAULT = "default"
 MOST_ADDED = 32
@@ -60,6 +49,11 @@ class TokenizerFiles(NamedTuple):
     rules: TokenizerRules
     expected: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     notes: tuple[str, ...]
+
+    def template_tokens(self) -> dict[str, str | list[str]]:
+        """What a chat template gets beside the messages: special tokens by role."""
+        more = self.rules.additional_special_tokens
+        return {**self.special_tokens, **({ADDITIONAL: list(more)} if more else {})}
 
 
 def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
@@ -135,7 +129,7 @@ def stop_ids(checkpoint: Checkpoint, resolved: Resolved, vocabulary: int) -> tup
     ends that the files mark special. Raises UserError when there are none.
     """
     generation = checkpoint.folder / "generation_config.json"
-    texts = {*USUAL_END_TOKENS, resolved.special_tokens.get("eos_token", "")} & resolved.named
+    texts = {*END_TOKENS, resolved.special_tokens.get("eos_token", "")} & resolved.named
     known = (resolved.tokenizer.token_to_id(str(text)) for text in texts)
     named = named_stop_ids(checkpoint.config, read_json(generation) if generation.is_file() else {})
     ids = {i for i in {*named, *known} if i is not None and 0 <= i < vocabulary}

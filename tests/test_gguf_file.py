@@ -16,13 +16,14 @@ from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.gguf_file import open_artifact
 from edge.backends.llama_header import Header
+from edge.backends.runtime import Loader
 from edge.errors import UserError
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.run import run
 from edge.questions.prompt import Prompter
 from edge.questions.question import read_questions
 from edge.runs.run_directory import Run
-from tests.conftest import ROOT, tree, write_questions
+from tests.conftest import NANO_LLAMA, ONE_THREAD, ROOT, tree, write_questions
 from tests.test_cli_errors import assert_refused, call
 
 DAY = "2026-01-01"
@@ -86,6 +87,40 @@ def test_a_tokenizer_beside_the_file_is_used(bare, artifacts):
     )
 
 
+@pytest.mark.parametrize("add", [True, False])
+@pytest.mark.parametrize("post", ["none", "byte-level", "own"])
+def test_the_files_keys_say_what_goes_around_a_text_whatever_tokenizer_is_beside(post, add, bare, tmp_path):
+    """A tokenizer.json as downloaded, which no build resolved; nobody built the file, so no note says so."""
+    path = rewritten(bare(), tmp_path / "m.gguf", {"tokenizer.ggml.add_bos_token": add})
+    own = open_artifact(path)
+    raw = json.loads((NANO_LLAMA / "tokenizer.json").read_text("utf-8"))
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    raw["post_processor"] = {"none": None, "byte-level": level, "own": raw["post_processor"]}[post]
+    path.with_name("tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+    both = open_artifact(path)
+    assert "tokenizer.json" in both.manifest.files
+    for text in ("Do bats see?", "What<|eot_id|> is it?"):
+        for style in ("raw", "qa", "chat"):
+            prompt = Prompter(both, style).prompt(text)
+            assert prompt == Prompter(own, style).prompt(text)
+            assert prompt.ids.count(0) == (add or style == "chat")
+    notes: list[str] = []
+    Loader(both, ONE_THREAD).load(64, notes.append).close()
+    assert notes == []
+
+
+def test_a_file_of_named_templates_and_no_default_is_asked_no_chat_question(bare, tmp_path):
+    changes = {"tokenizer.chat_template": None, "tokenizer.chat_templates": ["tool_use", "rag"]}
+    artifact = open_artifact(rewritten(bare(), tmp_path / "m.gguf", changes))
+    for style in (None, "chat"):
+        with pytest.raises(UserError, match=r"several chat templates \(rag, tool_use\) .*gguf-new-metadata"):
+            Prompter(artifact, style)
+    assert Prompter(artifact, "raw").prompt("Do bats see?").ids
+    changes = {"tokenizer.chat_templates": ["tool_use", "rag"]}
+    named = rewritten(bare(precision="gguf-f16"), tmp_path / "default.gguf", changes)
+    assert Prompter(open_artifact(named)).style == "chat"
+
+
 def test_a_token_beyond_the_models_rows_does_not_make_it_another_tokenizer(bare, artifacts):
     path = bare()
     raw = json.loads((artifacts("nano-llama", "gguf-q8_0") / "tokenizer.json").read_text())
@@ -145,7 +180,7 @@ def rewritten(source, target, changes):
     for key, value in changes.items():
         if value is not None and key != "general.architecture":
             kind = gguf.GGUFValueType.get_type(value)
-            if isinstance(value, int):
+            if isinstance(value, int) and not isinstance(value, bool):
                 kind = gguf.GGUFValueType.UINT32
             writer.add_key_value(key, value, kind)
     for tensor in reader.tensors:

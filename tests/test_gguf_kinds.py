@@ -13,6 +13,7 @@ import pytest
 
 import edge.cli.app
 from edge.artifact import Artifact
+from edge.backends import gguf_check
 from edge.backends.gguf_file import open_artifact
 from edge.errors import UserError
 from edge.questions.prompt import Prompter
@@ -66,6 +67,40 @@ def test_a_file_that_is_something_else_is_named(kind, tmp_path):
         open_artifact(path)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+CUT = {
+    "adapter": ("m.gguf", {"general.type": "adapter"}, "is a LoRA adapter"),
+    "part": ("big-00002-of-00003.gguf", {"split.no": 1, "split.count": 3}, "is part 2 of 3"),
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_a_file_that_is_something_else_is_named_though_it_is_cut(kind, tmp_path):
+    name, keys, words = CUT[kind]
+    path = write_gguf(tmp_path / name, "llama", keys, {"a": ROW})
+    os.truncate(path, path.stat().st_size - 100)
+    with pytest.raises(UserError, match=words):
+        open_artifact(path)
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_a_file_that_is_something_else_is_named_before_it_is_read_whole(kind, tmp_path, monkeypatch):
+    name, keys, words = CUT[kind]
+    path = write_gguf(tmp_path / name, "llama", keys, {"a": ROW})
+    for step in ("record_file", "try_load"):
+        monkeypatch.setattr(gguf_check, step, lambda *_: pytest.fail("the file was read"))
+    with pytest.raises(UserError, match=words):
+        open_artifact(path)
+
+
+def test_a_cut_model_and_a_damaged_head_are_named_by_what_they_lack(source, tmp_path):
+    path = copied(source, tmp_path)
+    whole = path.read_bytes()
+    for size, words in ((len(whole) - 100, "bytes of the"), (1000, "is a damaged GGUF file")):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=words):
+            open_artifact(path)
 
 
 def test_a_part_of_a_split_names_the_parts_that_are_missing(tmp_path):

@@ -558,7 +558,8 @@ def test_the_file_says_what_goes_around_a_text_and_where_an_answer_ends(name, bo
         bos or 0,
         1,
         3,
-        models.CHAT_TEMPLATE,
+        # The post-processor's BOS has the key; the tokenizer's bos_token is another one.
+        ('{%- set bos_token = "<s>" -%}' if bos else "") + models.CHAT_TEMPLATE,
     ]
     inside = Vocabulary(artifact.path / "model.gguf")
     assert inside.stop_ids() == artifact.manifest.model.stop_ids == (1, 3)
@@ -624,9 +625,15 @@ def test_what_llama_cpp_does_otherwise_is_not_written(make, text, tmp_path):
         )
 
 
-def test_an_empty_sequence_of_pre_tokenizers_is_no_known_form(tmp_path):
+def test_an_empty_sequence_of_pre_tokenizers_is_no_known_form_and_the_build_says_so(tmp_path):
     raw = byte_level(PLAIN) | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}}
-    assert built(tmp_path, raw).manifest.tokenizer["model"] == "none"
+    artifact = built(tmp_path, raw)
+    assert artifact.manifest.tokenizer["model"] == "none"
+    notes: list[str] = []
+    again = build(str(tmp_path / "checkpoint"), ["gguf-f32"], tmp_path / "again", on_note=notes.append)
+    reason = again[0].artifact.manifest.tokenizer["reason"]
+    (note,) = [note for note in notes if "holds no tokenizer" in note]
+    assert f"gguf-f32 holds no tokenizer for other programs ({reason})" in note
 
 
 def test_an_end_token_that_the_tokenizer_lacks_does_not_hide_the_stop_ids(tmp_path):

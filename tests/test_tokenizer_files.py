@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from edge.artifact import Artifact, Manifest
+from edge.backends.gguf_file import open_artifact
 from edge.backends.runtime import Loader
 from edge.errors import UserError
 from edge.questions.prompt import Prompter
@@ -90,16 +91,31 @@ def test_ends_are_those_that_the_files_name_within_the_model(named, stops, check
     assert read(checkpoint).stop_ids == stops
 
 
-def test_a_checkpoint_in_which_nothing_ends_an_answer_is_refused(checkpoint):
+def without_ends(checkpoint: Path, turn: str = "<|b|>") -> None:
+    """Names no end in any file; the token at the end of a turn has another text."""
     path = checkpoint / "tokenizer.json"
     text = path.read_text("utf-8")
-    for old, new in ((forms.END, "<|a|>"), (forms.TURN, "<|b|>")):
+    for old, new in ((forms.END, "<|a|>"), (forms.TURN, turn)):
         text = text.replace(old, new)
     path.write_text(text, encoding="utf-8")
     (checkpoint / "special_tokens_map.json").unlink()
     settings(checkpoint, eos_token=..., added_tokens_decoder=..., additional_special_tokens=...)
     edit(checkpoint, "generation_config.json", eos_token_id=...)
     edit(checkpoint, "config.json", eos_token_id=None)
+
+
+@pytest.mark.parametrize("turn", ["<|eom_id|>", "<|end|>", "<|endofturn|>", "<｜end▁of▁sentence｜>"])
+def test_a_well_known_end_that_no_file_names_ends_alike_in_each_kind_of_artifact(turn, checkpoint, tmp_path):
+    without_ends(checkpoint, turn)
+    graph, file = build(str(checkpoint), ["onnx-fp32", "gguf-f32"], tmp_path / "out")
+    (tmp_path / "alone").mkdir()
+    alone = open_artifact(shutil.copy(file.artifact.weights, tmp_path / "alone"))
+    for artifact in (graph.artifact, file.artifact, alone):
+        assert artifact.manifest.model.stop_ids == (4,)
+
+
+def test_a_checkpoint_in_which_nothing_ends_an_answer_is_refused(checkpoint):
+    without_ends(checkpoint)
     with pytest.raises(UserError, match="names no end-of-text token: set eos_token_id"):
         built(checkpoint)
     assert not (checkpoint.parent / "out").exists()

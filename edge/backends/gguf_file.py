@@ -25,15 +25,11 @@ from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
 from edge.paths import readable
+from edge.tokenizer_rules import END_TOKENS, TokenizerRules
 
 FTYPE = "LLAMA_FTYPE_"
 CONTROL = 3  # llama_token_type
 END_ROLES = ("eos", "eot", "eom")
-# Texts of end tokens in files that name none; others may stand where llama.cpp expects an end.
-END_TOKENS = {
-    *("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>"),
-    *("<|end|>", "<end_of_turn>", "<|endofturn|>", "<｜end▁of▁sentence｜>"),
-}
 MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 
@@ -59,13 +55,13 @@ def open_gguf(path: Path) -> Artifact:
     Raises UserError when the file is damaged, no model of its own, of an architecture that is not traced, or
     has no tokenizer, when nothing in it ends an answer, and when llama.cpp would end the process on it.
     """
+    check_model(path)
     return read_gguf(path, checked_record(path))
 
 
 def read_gguf(path: Path, record: FileRecord) -> Artifact:
     """What open_gguf gives, of a file with this record that need not be checked."""
     with Header(path) as header:
-        check_model(header)
         name = header.value("general.architecture")
         if not isinstance(name, str) or name not in BY_GGUF:
             raise UserError(
@@ -102,8 +98,18 @@ def read_gguf(path: Path, record: FileRecord) -> Artifact:
             tensor_types=header.tensor_types(),
             special_tokens=vocabulary.special_tokens(),
             tokenizer=describe_tokenizer(header),
+            tokenizer_rules=named_templates(header),
         )
     return Artifact(path.parent, manifest, template if isinstance(template, str) else "")
+
+
+def named_templates(header: Header) -> TokenizerRules | None:
+    """The names of the file's chat templates where none is the default, else None."""
+    names = header.value("tokenizer.chat_templates")
+    if header.value("tokenizer.chat_template") or not isinstance(names, list):
+        return None
+    templates = tuple(sorted({str(name)[:80] for name in names}))
+    return TokenizerRules("the GGUF file's keys", "", "", templates=templates) if templates else None
 
 
 def model_name(value: object) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from edge.backends.llama_header import Header
+from edge.backends.gguf_head import Head, read_head
 from edge.errors import UserError
 
 MODEL = "model"
@@ -25,15 +26,20 @@ ARCHITECTURES = {
 SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
-def check_model(header: Header) -> None:
-    """Raises UserError for a part of a model, and for what is none: by its keys, and by its tensors."""
-    path = header.path
-    check_split(header)
-    kind, architecture = header.value("general.type"), header.value("general.architecture")
+def check_model(path: Path) -> None:
+    """Raises UserError for a part of a model, and for what is none: by its keys, and by its tensors.
+
+    A file whose head is damaged passes: what reads all of it names the damage.
+    """
+    head = read_head(path)
+    if head is None:
+        return
+    check_split(head)
+    kind, architecture = head.keys.get("general.type"), head.keys.get("general.architecture")
     what = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else None
     if isinstance(kind, str) and kind != MODEL:
         what = TYPES.get(kind) or (f"of the type {kind!r}, not a model", "give the model's own file")
-    names = [entry.name for entry in header.tensors()]
+    names = head.tensors
     if what is None and any(name.endswith((".lora_a", ".loraA")) for name in names):
         what = TYPES["adapter"]
     if what is None and any(name.endswith((".in_sum2", ".counts")) for name in names):
@@ -44,13 +50,13 @@ def check_model(header: Header) -> None:
         raise UserError(f"{path} is {what[0]}: {what[1]}")
 
 
-def check_split(header: Header) -> None:
+def check_split(head: Head) -> None:
     """Raises UserError for one part of several, naming the parts that are missing beside it."""
-    path, count = header.path, header.value("split.count")
+    path, count = head.path, head.keys.get("split.count")
     named = SPLIT.fullmatch(path.name)
     if not isinstance(count, int) or count < 2:
         return
-    number = header.value("split.no")
+    number = head.keys.get("split.no")
     place = f"part {number + 1} of {count}" if isinstance(number, int) else f"one part of {count}"
     if named is None:
         raise UserError(

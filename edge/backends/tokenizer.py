@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import tokenizers
 
 from edge.artifact import TOKENIZER_NAME, Artifact
-from edge.backends.llama_vocabulary import LlamaTokenizer, Part
+from edge.backends.llama_vocabulary import LlamaTokenizer, Part, Vocabulary
 from edge.backends.text_stream import (
     ByteStream,
     TextStream,
@@ -62,6 +62,13 @@ class Tokenizer(Protocol):
         """The text of an answer while it grows: its additions join to decode(ids, special=False)."""
 
 
+class Around(NamedTuple):
+    """Ids that are put before and after every text."""
+
+    before: Sequence[int]
+    after: Sequence[int]
+
+
 class Masked(NamedTuple):
     """A tokenizer whose control tokens have other names: `names` by their own text, `ids` are theirs."""
 
@@ -74,10 +81,19 @@ class JsonTokenizer:
     """A tokenizer.json, as transformers reads it. Raises UserError when it is damaged.
 
     `stop_ids` are the model's: those among its added tokens count as control tokens. `split` encodes special
-    tokens in any text as text (split_special_tokens).
+    tokens in any text as text (split_special_tokens). `around` are the ids before and after a text, where
+    they are not those of the file's post-processor.
     """
 
-    def __init__(self, path: Path, stop_ids: Collection[int] = (), *, split: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stop_ids: Collection[int] = (),
+        *,
+        split: bool = False,
+        around: Around | None = None,
+    ) -> None:
+        self._around = around
         try:
             # By content: the library takes no path that is not UTF-8.
             self._tokenizer = load_tokenizer(path.read_bytes())
@@ -97,7 +113,7 @@ class JsonTokenizer:
         self._bytes: dict[int, bytes] = {}
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        return encode(self._tokenizer, text, special)
+        return self._with_around(encode(self._tokenizer, text, special and self._around is None), special)
 
     def encode_parts(self, parts: Sequence[Part], *, special: bool) -> list[int]:
         """See Tokenizer. Control tokens of parsed parts go by names that no other part can have."""
@@ -108,7 +124,15 @@ class JsonTokenizer:
             else part.text
             for part in parts
         )
-        return [masked.ids.get(i, i) for i in encode(masked.tokenizer, text, special)]
+        ids = encode(masked.tokenizer, text, special and self._around is None)
+        return self._with_around([masked.ids.get(i, i) for i in ids], special)
+
+    def _with_around(self, ids: list[int], special: bool) -> list[int]:
+        return (
+            [*self._around.before, *ids, *self._around.after]
+            if special and self._around is not None
+            else ids
+        )
 
     @functools.cached_property
     def _masked(self) -> Masked:
@@ -196,6 +220,11 @@ def guarded(call: Callable[[], T], what: str, mend: str) -> T:
         raise UserError(f"{what} ({str(error)[:120]}): {mend}") from error
 
 
+def around(vocabulary: Vocabulary) -> Around | None:
+    """What a GGUF file's keys put around a text; None where the file has no tokenizer."""
+    return Around(vocabulary.added("bos"), vocabulary.added("eos")) if vocabulary.present else None
+
+
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
     """The artifact's tokenizer; raises UserError when it is missing or damaged."""
     if TOKENIZER_NAME in artifact.manifest.files:
@@ -204,5 +233,6 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
             artifact.path / TOKENIZER_NAME,
             manifest.model.stop_ids,
             split=manifest.tokenizer_rules is not None and manifest.tokenizer_rules.split_special_tokens,
+            around=None if manifest.built else around(Vocabulary(artifact.weights)),
         )
     return LlamaTokenizer(artifact.weights, artifact.manifest.model.stop_ids)

@@ -86,9 +86,14 @@ class Prompter:
         has_template = TEMPLATE_NAME in artifact.manifest.files or bool(artifact.chat_template)
         rules = artifact.manifest.tokenizer_rules
         if not has_template and rules and rules.templates and style in (None, "chat"):
+            mend = (
+                "build it with one as chat_template.jinja"
+                if artifact.manifest.built
+                else "write one as tokenizer.chat_template with gguf-py's 'gguf-new-metadata'"
+            )
             raise UserError(
                 f"{artifact.label} has several chat templates ({', '.join(rules.templates)}) and none "
-                "called default: use --prompt raw or qa, or build it with one as chat_template.jinja"
+                f"called default: use --prompt raw or qa, or {mend}"
             )
         self.style = ("chat" if has_template else "raw") if style is None else style
         if self.style not in STYLES:
