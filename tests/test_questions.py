@@ -109,6 +109,16 @@ def test_every_form_of_csv_that_spreadsheets_save_is_read_alike(tmp_path, form):
             f"{HEADER}\nDo bats see?,Yes, they do.,Yes.,No.\n",
             "(line 2): put quotes around a cell that holds a comma",
         ),
+        (
+            f"{HEADER},\n{ROW},\nDo bats see?,Yes, they do,Yes; Sure,No\n",
+            "has a cell under no column in data row 2 (line 3): put quotes around a cell that holds a comma",
+        ),
+        (
+            f"{HEADER},\n".replace(",", ";") + "Do bats see?;Yes;Yes; Sure;No\n",
+            "has a cell under no column in data row 1 (line 2): put quotes "
+            "around a cell that holds a semicolon",
+        ),
+        (f"Note,,{HEADER}\nx, y,{ROW}\n", "has a cell under no column in data row 1"),
         (f"{HEADER}\n{ROW},\n", "5 cells under 4 columns in data row 1"),  # an empty one, too, shows a shift
         (
             f"{HEADER}\n{ROW}\n".replace(",", ";"),

@@ -153,6 +153,9 @@ def test_a_shifted_row_of_labels_is_refused(traced: tuple[Path, list[str]], tmp_
     sheet.write_text("question_index,rater,outcome\n0,ann\n1,ann, the second,best\n")
     with pytest.raises(UserError, match=r"4 cells under 3 columns in data row 2 \(line 3\)"):
         import_csv(Run.open(traced[0]), sheet, "ann")
+    sheet.write_text("question_index,rater,outcome,\n0,ann,best,\n1,best, the second,best\n")
+    with pytest.raises(UserError, match=r"a cell under no column in data row 2 \(line 3\)"):
+        import_csv(Run.open(traced[0]), sheet, "ann")
 
 
 def test_tables_of_results_hold_no_formula(tmp_path: Path) -> None:
