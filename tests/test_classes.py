@@ -109,6 +109,18 @@ def test_a_run_with_too_few_answers_is_not_called_the_same(tmp_path: Path) -> No
     assert (line.same_class, line.left_out) == (None, 2)
 
 
+@pytest.mark.parametrize(("count", "star"), [(9, "~*"), (10, "*")])
+def test_a_change_by_layer_of_few_answers_is_marked(tmp_path: Path, count: int, star: str) -> None:
+    entropies = falling(count)
+    full = make_run(tmp_path / "full", entropies, manifest())
+    other = manifest("onnx-int4")
+    moved = make_run(tmp_path / "int4", entropies, other, layer_shift=np.array([0.5, 0.0]))
+    rows = CliRunner().invoke(app, ["compare", str(full.folder), str(moved.folder)]).output
+    first = next(line for line in rows.partition("Change by layer")[2].splitlines() if " 1 " in line)
+    assert first.split()[1] == f"+0.5{star}"
+    assert ("The stars by layer rest on that" in words(rows)) == (star == "~*")
+
+
 def test_one_answer_has_no_interval_and_no_mark(tmp_path: Path) -> None:
     text = compared(*pair(tmp_path, falling(1)))
     assert "1 answer has a shift, at least 10 are needed" in text and "~" not in text
