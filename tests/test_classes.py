@@ -109,6 +109,32 @@ def test_a_run_with_too_few_answers_is_not_called_the_same(tmp_path: Path) -> No
     assert (line.same_class, line.left_out) == (None, 2)
 
 
+def test_bounds_stay_in_the_range_of_what_they_bound(tmp_path: Path) -> None:
+    lengths = [np.full(3, 0.01), np.full(40, 4.0)]
+    full = make_run(tmp_path / "full", lengths, manifest())
+    int4 = make_run(tmp_path / "int4", [np.full(40, 4.0), np.full(3, 0.01)], manifest("onnx-int4"))
+    paper = analyse_paper(full)
+    rows = {row.measure: row.questions for row in paper.rows}
+    assert (rows["generated_tokens"].low, rows["kv_total_mb_max"].low) == (0.0, 0.0)
+    assert (rows["top1_probability_mean"].low, rows["top1_probability_mean"].high) == (0.0, 1.0)
+    signed = ("shift", "slope", "correlation", "cosine_mean")
+    assert all(
+        not bounds.low < 0
+        for row in paper.rows
+        if not row.measure.endswith(signed)
+        for bounds in (row.questions, row.tokens)
+    )
+    assert paper.trajectories["output_entropy"].low.min() == 0.0
+    assert "[-" not in words(CliRunner().invoke(app, ["paper", str(full.folder)]).output)
+    lines = {line.metric: line for line in describe(full).lines}
+    assert lines["output_entropy"].over_questions.low == lines["output_entropy"].over_tokens.low == 0.0
+    assert lines["top1_probability"].over_questions.high == 1.0
+    changes = {change.metric: change for change in compare(full, int4).changes}
+    assert changes["output_entropy"].full.low == changes["output_entropy"].quantised.low == 0.0
+    assert changes["output_entropy"].change.low < -1  # a change may be below 0
+    assert (changes["top1_probability"].change.low, changes["top1_probability"].change.high) == (-1.0, 1.0)
+
+
 @pytest.mark.parametrize(("count", "star"), [(9, "~*"), (10, "*")])
 def test_a_change_by_layer_of_few_answers_is_marked(tmp_path: Path, count: int, star: str) -> None:
     entropies = falling(count)
