@@ -190,7 +190,13 @@ def places_of(
             raise UserError(f"{path} has the column {name} {len(alike)} times: keep one of them")
         if alike:
             places[name] = alike[0]
-    if missing := [name for name in columns if name not in places]:
+    missing = [name for name in columns if name not in places]
+    if columns and len(missing) == len(columns):
+        raise UserError(
+            f"{path} has none of the columns {', '.join(columns)}: "
+            "are its cells separated by commas, semicolons or tabs, and its rows not in quotes as a whole?"
+        )
+    if missing:
         raise UserError(
             f"{path} lacks the column {' and '.join(missing)}: the columns needed are {', '.join(columns)}"
         )

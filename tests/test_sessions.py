@@ -203,6 +203,8 @@ def test_report_and_compare_show_them(
     assert "3 questions on Raspberry Pi 5" in mixed
     assert "Ampere Altra (was Cortex-A76)" in apart
     assert "comes from several machines" in found.stderr
+    twice = CliRunner().invoke(app, ["compare", str(started), str(started)])
+    assert twice.stderr.count("comes from several machines") == 1
 
 
 def test_merge_keeps_every_machine(

@@ -189,7 +189,7 @@ def class_table(run: PaperRun) -> Table:
         f"none below {ENOUGH} answers"
     )
     rows = [
-        ["Our class", model_class.label if model_class.defined else f"{model_class.label}: {TOO_FEW}"],
+        ["Our class", model_class.label if model_class.defined else TOO_FEW],
         ["Answers that decide", answers_text(model_class)],
         ["Early to late shift of output entropy (nat)", interval(model_class.shift, signed=True)],
         ["Rule", rule],
