@@ -1,8 +1,8 @@
 """CSV, read from spreadsheets of every country and written for them: the one reader and the one writer.
 
-Reading never guesses which cell belongs to which column. A row with more cells than the header, or without
-one that is needed, is refused by its number. Writing leaves no text that a spreadsheet would evaluate, and
-`plain_text` gives back exactly what was written.
+Reading never guesses which cell belongs to which column. A row with more cells than the header, with one
+under no name, or without one that is needed, is refused by its number. Writing leaves no text that a
+spreadsheet would evaluate, and `plain_text` gives back exactly what was written.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def read_csv(
         raise UserError(f"{path} is empty: a CSV with the columns {', '.join(columns)} is needed")
     header = records[0].cells
     places = places_of(path, header, columns, optional)
+    nameless = nameless_places(header)
     rows = []
     for number, (line, cells) in enumerate(records[1:], 1):
         where = f"data row {number} (line {line})"
@@ -86,6 +87,12 @@ def read_csv(
             raise UserError(
                 f"{path} has {len(cells)} cells under {len(header)} columns in {where}: "
                 f"put quotes around a cell that holds a {SEPARATORS.get(separator, separator)}"
+            )
+        if any(not is_blank(cells[place]) for place in nameless if place < len(cells)):
+            raise UserError(
+                f"{path} has a cell under no column in {where}: "
+                f"put quotes around a cell that holds a {SEPARATORS.get(separator, separator)}, "
+                "or give the column a name"
             )
         for name in columns if needed is None else needed:
             if places[name] >= len(cells):
@@ -183,11 +190,24 @@ def places_of(
             raise UserError(f"{path} has the column {name} {len(alike)} times: keep one of them")
         if alike:
             places[name] = alike[0]
-    if missing := [name for name in columns if name not in places]:
+    missing = [name for name in columns if name not in places]
+    if columns and len(missing) == len(columns):
+        raise UserError(
+            f"{path} has none of the columns {', '.join(columns)}: "
+            "are its cells separated by commas, semicolons or tabs, and its rows not in quotes as a whole?"
+        )
+    if missing:
         raise UserError(
             f"{path} lacks the column {' and '.join(missing)}: the columns needed are {', '.join(columns)}"
         )
     return places
+
+
+def nameless_places(header: Sequence[str]) -> list[int]:
+    """Places without a name to the right of one that has a name: a cell there may be a shifted one. To the
+    left, as with the row numbers of some programs, nothing can have shifted."""
+    blank = [is_blank(cell) for cell in header]
+    return [place for place, empty in enumerate(blank) if empty and not all(blank[:place])]
 
 
 def spelled(name: str) -> str:

@@ -21,14 +21,14 @@ from edge.artifact import Artifact
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force
 from edge.jobs.run import run as run_questions
-from edge.questions.question import read_questions
+from edge.questions.question import Question, read_questions
 from edge.report.html import plotly_js, render
 from edge.report.model import build_groups
 from edge.report.overview import overview
 from edge.report.write import write_report
 from edge.runs.parts import write_table
 from edge.runs.run_directory import Run
-from tests.conftest import write_questions
+from tests.conftest import ONE_THREAD, write_questions
 from tests.planted import Planted, write_run
 from tests.test_report import HOSTILE, runs  # noqa: F401 - a fixture
 
@@ -195,6 +195,20 @@ def test_texts_of_models_and_files_are_shown_and_not_run(visit, hostile):
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 2 + 2 * page.locator("section.model").count()
     assert page.evaluate("Object.keys(window).filter((name) => /pwned|xss/i.test(name))") == []
+
+
+def test_a_question_that_could_not_be_asked_says_why(visit, artifacts, tmp_path):
+    asked = [Question(i, text, "", "", (), ()) for i, text in enumerate(["Do bats see?", "half \ud800"])]
+    model = Artifact.open(artifacts("odd"))
+    run_questions(model, asked, tmp_path / "run", DecodeSettings(3), prompt="raw", runtime=ONE_THREAD)
+    write_report([Run.open(tmp_path / "run")], tmp_path / "r.html")
+    section = visit(tmp_path / "r.html").locator("section.model").first
+    section.locator(".browser").scroll_into_view_if_needed()
+    expect(section.locator(".answers .why")).to_have_count(0)
+    section.locator(".list button").nth(1).click()
+    expect(section.locator(".answers .note")).to_contain_text("could not be asked")
+    expect(section.locator(".answers .why")).to_contain_text("is not UTF-8")
+    expect(section.locator(".answers .why")).to_have_attribute("dir", "auto")
 
 
 def test_questions_are_searched_filtered_and_read_by_mouse(visit, hostile):

@@ -109,6 +109,44 @@ def test_a_run_with_too_few_answers_is_not_called_the_same(tmp_path: Path) -> No
     assert (line.same_class, line.left_out) == (None, 2)
 
 
+def test_bounds_stay_in_the_range_of_what_they_bound(tmp_path: Path) -> None:
+    lengths = [np.full(3, 0.01), np.full(40, 4.0)]
+    full = make_run(tmp_path / "full", lengths, manifest())
+    int4 = make_run(tmp_path / "int4", [np.full(40, 4.0), np.full(3, 0.01)], manifest("onnx-int4"))
+    paper = analyse_paper(full)
+    rows = {row.measure: row.questions for row in paper.rows}
+    assert (rows["generated_tokens"].low, rows["kv_total_mb_max"].low) == (0.0, 0.0)
+    assert (rows["top1_probability_mean"].low, rows["top1_probability_mean"].high) == (0.0, 1.0)
+    signed = ("shift", "slope", "correlation", "cosine_mean")
+    assert all(
+        not bounds.low < 0
+        for row in paper.rows
+        if not row.measure.endswith(signed)
+        for bounds in (row.questions, row.tokens)
+    )
+    assert paper.trajectories["output_entropy"].low.min() == 0.0
+    assert "[-" not in words(CliRunner().invoke(app, ["paper", str(full.folder)]).output)
+    lines = {line.metric: line for line in describe(full).lines}
+    assert lines["output_entropy"].over_questions.low == lines["output_entropy"].over_tokens.low == 0.0
+    assert lines["top1_probability"].over_questions.high == 1.0
+    changes = {change.metric: change for change in compare(full, int4).changes}
+    assert changes["output_entropy"].full.low == changes["output_entropy"].quantised.low == 0.0
+    assert changes["output_entropy"].change.low < -1  # a change may be below 0
+    assert (changes["top1_probability"].change.low, changes["top1_probability"].change.high) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(("count", "star"), [(9, "~*"), (10, "*")])
+def test_a_change_by_layer_of_few_answers_is_marked(tmp_path: Path, count: int, star: str) -> None:
+    entropies = falling(count)
+    full = make_run(tmp_path / "full", entropies, manifest())
+    other = manifest("onnx-int4")
+    moved = make_run(tmp_path / "int4", entropies, other, layer_shift=np.array([0.5, 0.0]))
+    rows = CliRunner().invoke(app, ["compare", str(full.folder), str(moved.folder)]).output
+    first = next(line for line in rows.partition("Change by layer")[2].splitlines() if " 1 " in line)
+    assert first.split()[1] == f"+0.5{star}"
+    assert ("The stars by layer rest on that" in words(rows)) == (star == "~*")
+
+
 def test_one_answer_has_no_interval_and_no_mark(tmp_path: Path) -> None:
     text = compared(*pair(tmp_path, falling(1)))
     assert "1 answer has a shift, at least 10 are needed" in text and "~" not in text
@@ -145,7 +183,7 @@ def test_answers_of_one_token_leave_dashes_with_a_reason(tmp_path: Path) -> None
     assert any(note.startswith("– over questions: not defined") for note in paper_notes(paper))
     assert paper.diffusion is not None and "no answer has two tokens" in diffusion_text(paper.diffusion)
     table = dict(row[:2] for row in class_table(paper).rows)
-    assert table["Our class"] == "undefined: too few answers for a class"
+    assert table["Our class"] == "too few answers for a class"
     assert "24 under 10 tokens left out" in table["Answers that decide"]
     result = CliRunner().invoke(app, ["paper", str(full.folder), "--json", str(tmp_path / "p.json")])
     assert result.exit_code == 0 and "nan" not in result.output.lower()
@@ -166,9 +204,7 @@ def test_the_report_says_which_answers_decide(tmp_path: Path, count: int) -> Non
     page = words((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "2 of " in page and "they have no shift and no say in the class." in page
     if count == 3:
-        assert (
-            "Undefined. Too few answers for a class: 3 answers have a shift, at least 10 are needed" in page
-        )
+        assert "Too few answers for a class: 3 answers have a shift, at least 10 are needed" in page
         assert "too few answers for a class (2 left out)" in page
         assert "~ before an interval: fewer than 10 answers" in page
     else:

@@ -99,13 +99,38 @@ def test_the_merged_run_is_the_run_without_shards(runs, tmp_path, artifacts, que
 def test_boards_that_differ_are_told(runs, tmp_path, capsys):
     for name in ("1of3", "2of3", "3of3"):
         shutil.copytree(runs / name, tmp_path / name)
-    changed(tmp_path / "2of3", device={"core_kinds": "4 Cortex-A76", "board": "Raspberry Pi 5"})
+    changed(tmp_path / "2of3", device={"processor": "Cortex-A76", "board": "Raspberry Pi 5"})
     assert merge(tmp_path, ["1of3", "2of3", "3of3"], tmp_path / "out") == 0
-    assert "the boards differ (4 Cortex-A76, " in capsys.readouterr().err.replace("\n", " ")
+    said = capsys.readouterr().err
+    assert "the boards differ (processor Cortex-A76 (was " in said
+    assert "the versions differ" not in said
     made = read_manifest(tmp_path / "out")
     assert "board" not in json.loads((tmp_path / "out" / "run.json").read_text())["device"]
     assert made.device.board is None
     assert made.merged["2/3"].device.board == "Raspberry Pi 5"
+
+
+@pytest.mark.parametrize(
+    ("second", "notes"),
+    [
+        ({"device": {"board": "Pi 2"}}, ["the boards differ (board Pi 2 (was Pi 1))"]),
+        ({"versions": {"numpy": "1.0"}}, ["the versions differ (numpy 1.0 (was 2.0))"]),
+        (
+            {"device": {"board": "Pi 2"}, "versions": {"numpy": "1.0"}},
+            ["the boards differ (board Pi 2 (was Pi 1))", "the versions differ (numpy 1.0 (was 2.0))"],
+        ),
+        ({}, []),
+    ],
+)
+def test_the_note_names_what_differs_and_nothing_else(runs, tmp_path, capsys, second, notes):
+    for name in ("1of3", "2of3", "3of3"):
+        shutil.copytree(runs / name, tmp_path / name)
+        first = {"device": {"board": "Pi 1"}, "versions": {"numpy": "2.0"}}
+        changed(tmp_path / name, **first)
+    changed(tmp_path / "2of3", **second)
+    assert merge(tmp_path, ["1of3", "2of3", "3of3"], tmp_path / "out") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert [line.removeprefix("note: ").partition(": ")[0] for line in said] == notes
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,16 @@ def test_every_form_of_csv_that_spreadsheets_save_is_read_alike(tmp_path, form):
             f"{HEADER}\nDo bats see?,Yes, they do.,Yes.,No.\n",
             "(line 2): put quotes around a cell that holds a comma",
         ),
+        (
+            f"{HEADER},\n{ROW},\nDo bats see?,Yes, they do,Yes; Sure,No\n",
+            "has a cell under no column in data row 2 (line 3): put quotes around a cell that holds a comma",
+        ),
+        (
+            f"{HEADER},\n".replace(",", ";") + "Do bats see?;Yes;Yes; Sure;No\n",
+            "has a cell under no column in data row 1 (line 2): put quotes "
+            "around a cell that holds a semicolon",
+        ),
+        (f"Note,,{HEADER}\nx, y,{ROW}\n", "has a cell under no column in data row 1"),
         (f"{HEADER}\n{ROW},\n", "5 cells under 4 columns in data row 1"),  # an empty one, too, shows a shift
         (
             f"{HEADER}\n{ROW}\n".replace(",", ";"),
@@ -117,7 +127,12 @@ def test_every_form_of_csv_that_spreadsheets_save_is_read_alike(tmp_path, form):
         ),
         (f"{HEADER}\n\n{ROW}\nDo bats\n", "no cell for Best Answer in data row 2 (line 4)"),
         (f'{HEADER}\n"Do\nbats",A,B,C\nWhy?,A,B\n', "no cell for Incorrect Answers in data row 2 (line 4)"),
-        (f"sep=;\n{HEADER}\n{ROW}\n", "lacks the column Question and Best Answer"),
+        (f"sep=;\n{HEADER}\n{ROW}\n", "has none of the columns Question, Best Answer,"),
+        (
+            f"{HEADER}\n{ROW}\n".replace(",", ":"),
+            "are its cells separated by commas, semicolons or tabs, and its rows not in quotes",
+        ),
+        (f'"{HEADER}"\n"{ROW}"\n', "has none of the columns Question, Best Answer, Correct Answers"),
         (f"Question,{HEADER}\n,{ROW}\n", "has the column Question 2 times"),
         (f"{HEADER},SOURCE,source\n{ROW},,\n", "has the column Source 2 times"),
         (f"{HEADER}\n{ROW}\n\u00a0\u200b,A,B,C\n", "no question in data row 2"),

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from edge.analysis.classes import class_name
 from edge.analysis.divergence import compare
 from edge.analysis.dynamics import curves, describe, head_map
 from edge.artifact import Artifact
@@ -263,7 +264,7 @@ def test_first_screen_names_class_and_change(
     _, page, _ = report
     found = describe(runs["full"]).model_class
     head = page.words[: page.words.index("Output entropy along the answer")]
-    assert f"Class {found.label}" in head
+    assert f"Class {class_name(found.label, 0)}" in head
     forced = compare(runs["full"], runs["forced"]).forced
     assert forced is not None
     assert forced.kl is not None

@@ -181,6 +181,25 @@ def test_force_and_score_keep_their_machines_too(
     assert [first.count, second.count] in ([2, 5], [3, 4])
     assert len([note for note in notes if "is continued on another machine" in note]) == 2
 
+    command = ["score", str(odd.path), "--questions", str(questions_file), "--out", str(tmp_path / "scores")]
+    found = CliRunner().invoke(app, [*command, "--threads", "1", "--json", str(tmp_path / "s.json")])
+    assert found.exit_code == 0, found.output
+    (told,) = json.loads((tmp_path / "s.json").read_text())["cautions"]
+    assert "scores comes from several machines or versions" in told
+    assert "questions on Raspberry Pi 5" in told
+    assert told in " ".join(found.stderr.split())
+
+
+def test_the_papers_tables_say_that_a_run_is_mixed(
+    started: Path, odd: Artifact, questions_file: Path, tmp_path: Path
+) -> None:
+    trace(odd, questions_file, started)
+    found = CliRunner().invoke(app, ["paper", str(started), "--json", str(tmp_path / "p.json")])
+    assert found.exit_code == 0, found.output
+    (told,) = json.loads((tmp_path / "p.json").read_text())["cautions"]
+    assert "3 questions on Raspberry Pi 5" in told
+    assert told in " ".join(found.stderr.split())
+
 
 @pytest.mark.slow
 def test_report_and_compare_show_them(
@@ -203,6 +222,8 @@ def test_report_and_compare_show_them(
     assert "3 questions on Raspberry Pi 5" in mixed
     assert "Ampere Altra (was Cortex-A76)" in apart
     assert "comes from several machines" in found.stderr
+    twice = CliRunner().invoke(app, ["compare", str(started), str(started)])
+    assert twice.stderr.count("comes from several machines") == 1
 
 
 def test_merge_keeps_every_machine(

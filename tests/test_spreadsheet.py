@@ -148,10 +148,38 @@ def test_ids_are_accepted_with_and_without_the_prefix(
         import_csv(run, sheet, "ann")
 
 
+@pytest.mark.parametrize("index", ["1.000", "1,000", "1 000", "1.0000", "1.", "1.5"])
+def test_a_thousand_is_not_question_1(traced: tuple[Path, list[str]], tmp_path: Path, index: str) -> None:
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text(f"question_index;outcome\n0;best\n{index};best\n")
+    with pytest.raises(UserError, match=f"has '{index}' as question_index in data row 2"):
+        import_csv(Run.open(traced[0]), sheet, "ann")
+
+
+def test_cells_that_a_spreadsheet_capitalised_are_read(
+    traced: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, ids = traced
+    sheet = tmp_path / "sheet.csv"
+    assert ids[3] != ids[3].upper()
+    sheet.write_text(
+        f"question_index,outcome,question_id,source\n0,Best,Q:{ids[0]}\n3,INCORRECT,{ids[3].upper()}\n"
+        f"1,Correct,{ids[1]},Automatic\n"
+    )
+    found = import_csv(Run.open(folder), sheet, "ann")
+    assert [(row.question_id, row.outcome) for row in found] == [(ids[0], "best"), (ids[3], "incorrect")]
+    sheet.write_text("question_index,outcome\n0,Perhaps\n")
+    with pytest.raises(UserError, match="calls question 0 'Perhaps'"):
+        import_csv(Run.open(folder), sheet, "ann")
+
+
 def test_a_shifted_row_of_labels_is_refused(traced: tuple[Path, list[str]], tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("question_index,rater,outcome\n0,ann\n1,ann, the second,best\n")
     with pytest.raises(UserError, match=r"4 cells under 3 columns in data row 2 \(line 3\)"):
+        import_csv(Run.open(traced[0]), sheet, "ann")
+    sheet.write_text("question_index,rater,outcome,\n0,ann,best,\n1,best, the second,best\n")
+    with pytest.raises(UserError, match=r"a cell under no column in data row 2 \(line 3\)"):
         import_csv(Run.open(traced[0]), sheet, "ann")
 
 

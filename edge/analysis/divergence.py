@@ -25,7 +25,7 @@ from edge.analysis.plain import plain
 from edge.analysis.truth_change import TruthChange, truth_change
 from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
-from edge.signals.groups import BY_HEAD, BY_LAYER, SCALARS
+from edge.signals.groups import BY_HEAD, BY_LAYER, SCALARS, column_range
 from edge.signals.metrics import METRICS
 from edge.signals.streaming import SeriesSummary
 
@@ -119,4 +119,12 @@ def summary_changes(columns: Sequence[str], a: pa.Table, b: pa.Table) -> tuple[M
     """Changes of numeric columns of `answers`, one for each column."""
     one, other = (np.stack([numbers(table, name) for name in columns], axis=1) for table in (a, b))
     rows = zip(columns, *map(bootstrap_each, (one, other, other - one)), strict=True)
-    return tuple(MetricChange(*row) for row in rows)
+    return tuple(
+        MetricChange(
+            name,
+            full.within(*column_range(name)),
+            quantised.within(*column_range(name)),
+            change.within(*column_range(name).change),
+        )
+        for name, full, quantised, change in rows
+    )

@@ -69,9 +69,9 @@ def describe(run: Run, delta: float = DELTA) -> Dynamics:
     for metric in recorded(SCALARS, answers.column_names, column=summary_column):
         means, sds = numbers(answers, f"{metric}_mean"), numbers(answers, f"{metric}_sd")
         rows = tokens - BY_NAME[metric].first_row
-        lines.append(
-            MetricLine(metric, bootstrap(means), bootstrap(means, rows), pooled_sd(means, sds, rows))
-        )
+        limits = BY_NAME[metric].range
+        both = bootstrap(means).within(*limits), bootstrap(means, rows).within(*limits)
+        lines.append(MetricLine(metric, *both, pooled_sd(means, sds, rows)))
     return Dynamics(
         label=run.manifest.label,
         questions=answers.num_rows,

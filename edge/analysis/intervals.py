@@ -53,6 +53,10 @@ class Columns(NamedTuple):
     high: Float64
     few: bool
 
+    def within(self, least: float, most: float = math.inf) -> Columns:
+        """The means with their bounds moved into the range of what is estimated; NaN stays."""
+        return self._replace(low=np.maximum(self.low, least), high=np.minimum(self.high, most))
+
 
 @functools.lru_cache(maxsize=4)  # every metric of a run asks for the same draws
 def resampled(count: int) -> Float64:

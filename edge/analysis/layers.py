@@ -13,6 +13,7 @@ from edge.analysis.intervals import Float64, Interval, bootstrap_columns, mean_r
 from edge.analysis.pairs import paired_steps
 from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
+from edge.signals.groups import BY_NAME
 from edge.signals.streaming import pearson, spearman
 
 
@@ -66,6 +67,7 @@ def layer_change(
     """Change of a by-layer metric from the answers `a` to `b`; `tokens` has its token statistics, if any."""
     width = width_of(name, full.manifest.model)
     means = bootstrap_columns(mean_vectors(b, name, width) - mean_vectors(a, name, width))
+    means = means.within(*BY_NAME[name].range.change)
     return LayerChange(name, *means, *tokens.get(name, ()))
 
 
@@ -107,4 +109,5 @@ def hidden_change(name: str, answers: pa.Table, run: Run) -> LayerChange | None:
     """Distance of the residual streams by layer, mean over questions; None if a model had no taps."""
     if answers.column(mean_column(name)).null_count == answers.num_rows:
         return None
-    return LayerChange(name, *bootstrap_columns(mean_vectors(answers, name, run.manifest.model.layers + 1)))
+    means = bootstrap_columns(mean_vectors(answers, name, run.manifest.model.layers + 1))
+    return LayerChange(name, *means.within(*BY_NAME[name].range))

@@ -91,7 +91,7 @@ def analyse_paper(
         verdicts=published().classes.get(run.manifest.model_id),
         diffusion=diffusion(answers) if tapped else None,
         correlations=correlate(tokens),
-        trajectories={name: mean_trajectory(rows) for name, rows in tokens.trajectories.items()},
+        trajectories={name: mean_trajectory(name, rows) for name, rows in tokens.trajectories.items()},
         layers=layer_table(answers) if tapped else None,
     )
 
@@ -124,7 +124,7 @@ def layer_table(answers: Answers) -> pa.Table:
     columns: dict[str, list[object]] = {name: [] for name in names}
     known = recorded(shown_in(Shown.PAPER_LAYERS), answers.table.column_names, column=mean_column)
     for metric in known:
-        mean, low, high, few = bootstrap_columns(answers.layers(metric))
+        mean, low, high, few = bootstrap_columns(answers.layers(metric)).within(*BY_NAME[metric].range)
         first = BY_NAME[metric].first_layer
         for i in range(len(mean)):
             for name, value in zip(columns, (metric, first + i, mean[i], low[i], high[i], few), strict=True):

@@ -19,6 +19,8 @@ from edge.analysis.published import MEBIBYTE, layer_measures, paper_kv_mebibytes
 from edge.analysis.tokens import TokenPass
 from edge.errors import UserError
 from edge.runs.run_directory import Run
+from edge.signals.groups import column_range
+from edge.signals.metric import COSINE, NOT_NEGATIVE, Range
 from edge.signals.streaming import window
 
 BEYOND = 8
@@ -70,17 +72,27 @@ class Answers:
         """A numeric column, null as NaN."""
         return numbers(self.table, column)
 
-    def row(self, table: int, measure: str, values: Float64, tokens: Interval = UNDEFINED) -> Row:
-        """A row from one value for each answer."""
+    def row(
+        self,
+        table: int,
+        measure: str,
+        values: Float64,
+        tokens: Interval = UNDEFINED,
+        limits: Range = NOT_NEGATIVE,
+    ) -> Row:
+        """A row from one value for each answer; `limits` is the range of a value."""
         chosen = math.nan if self.place is None else float(values[self.place])
-        return Row(table, measure, bootstrap(values), tokens, chosen)
+        return Row(table, measure, bootstrap(values).within(*limits), tokens.within(*limits), chosen)
+
+    def summary(self, table: int, measure: str, column: str, tokens: Interval = UNDEFINED) -> Row:
+        """A row from a column METRIC_STATISTIC."""
+        return self.row(table, measure, self.values(column), tokens, column_range(column))
 
     def mean(self, table: int, measure: str, column: str, weights: Float64 | None = None) -> Row:
         """A row from a column of means over each answer's tokens. Their mean weighted by the numbers of
         tokens (`weights`) is the mean over all tokens."""
-        values = self.values(column)
-        over_tokens = bootstrap(values, self.tokens if weights is None else weights)
-        return self.row(table, measure, values, over_tokens)
+        over_tokens = bootstrap(self.values(column), self.tokens if weights is None else weights)
+        return self.summary(table, measure, column, over_tokens)
 
     def layers(self, vector: str) -> Float64:
         """Means of a by-layer metric over each answer's rows, [questions, layers]."""
@@ -128,7 +140,8 @@ def mean_sd(table: int, answers: Answers, metric: str, name: str) -> Iterator[Ro
     """Mean and SD over tokens: within each answer (then the mean over questions), and over all tokens."""
     yield answers.mean(table, f"{name}_mean", f"{metric}_mean")
     means, sds = answers.values(f"{metric}_mean"), answers.values(f"{metric}_sd")
-    yield answers.row(table, f"{name}_sd", sds, point(pooled_sd(means, sds, answers.tokens)))
+    pooled = point(pooled_sd(means, sds, answers.tokens))
+    yield answers.summary(table, f"{name}_sd", f"{metric}_sd", pooled)
 
 
 def spread(table: int, metric: str, answers: Answers, tokens: TokenPass) -> Iterator[Row]:
@@ -136,7 +149,7 @@ def spread(table: int, metric: str, answers: Answers, tokens: TokenPass) -> Iter
     pooled = tokens.column(metric)
     whole = dict(zip(("p10", "p90", "min", "max"), np.percentile(pooled, (10, 90, 0, 100)), strict=True))
     for name, value in whole.items():
-        yield answers.row(table, name, answers.values(f"{metric}_{name}"), point(float(value)))
+        yield answers.summary(table, name, f"{metric}_{name}", point(float(value)))
 
 
 def layer_profile(answers: Answers) -> Iterator[Row]:
@@ -176,7 +189,8 @@ def profile_sd(layers: Float64, weights: Float64) -> Interval:
 
 def ordered_layers(profiles: Float64, weights: Float64 | None) -> list[tuple[float, Interval]]:
     """Every layer (from 1) with its mean over questions, the lowest first."""
-    layers = [(float(i + 1), bootstrap(profiles[:, i], weights)) for i in range(profiles.shape[1])]
+    means = [bootstrap(profile, weights).within(0.0) for profile in profiles.T]
+    layers = [(float(i), mean) for i, mean in enumerate(means, start=1)]
     return sorted(layers, key=lambda layer: layer[1].value)
 
 
@@ -193,7 +207,7 @@ def shifts(answers: Answers, tapped: bool) -> Iterator[Row]:
     for name, metric in names:
         for part in ("early", "late", "shift"):
             yield answers.mean(5, f"{name}_{part}", f"{metric}_{part}", rows)
-        yield answers.row(5, f"{name}_slope", answers.values(f"{metric}_slope"))
+        yield answers.summary(5, f"{name}_slope", f"{metric}_slope")
 
 
 def layer_extremes(answers: Answers) -> Iterator[Row]:
@@ -225,12 +239,12 @@ def beyond(answers: Answers, tokens: TokenPass, tapped: bool) -> Iterator[Row]:
         return np.array([math.nan if i is None else values[i] for i in order])
 
     yield answers.row(BEYOND, "entropy_step_mean", aligned(tokens.entropy_step))
-    yield answers.row(BEYOND, "entropy_lag1_correlation", aligned(tokens.entropy_memory))
+    yield answers.row(BEYOND, "entropy_lag1_correlation", aligned(tokens.entropy_memory), limits=COSINE)
     if not tapped:
         return
     pairs = np.maximum(answers.tokens - 1, 0)  # row 0 has no previous token
     for name in ("token_delta", "token_cosine"):
         yield answers.mean(BEYOND, f"{name}_mean", f"{name}_mean", pairs)
-        yield answers.row(BEYOND, f"{name}_slope", answers.values(f"{name}_slope"))
-        yield answers.row(BEYOND, f"{name}_shift", answers.values(f"{name}_shift"))
+        yield answers.summary(BEYOND, f"{name}_slope", f"{name}_slope")
+        yield answers.summary(BEYOND, f"{name}_shift", f"{name}_shift")
     yield answers.mean(BEYOND, "attention_normalised_mean", "attention_entropy_normalised_mean")

@@ -12,7 +12,7 @@ import numpy as np
 from edge.analysis.dynamics import CURVE_BINS, recorded_series, step_columns, step_series, trajectory
 from edge.analysis.intervals import Float64, Interval, bootstrap_columns, bootstrap_each
 from edge.runs.run_directory import Run
-from edge.signals.groups import SERIES
+from edge.signals.groups import BY_NAME, SERIES
 from edge.signals.streaming import pearson
 
 CACHE = "position"  # the memory of the cache grows with it and with nothing else
@@ -152,10 +152,10 @@ class MeanTrajectory(NamedTuple):
     questions: int
 
 
-def mean_trajectory(trajectories: Float64) -> MeanTrajectory:
-    """Mean of trajectories [Q, bins]; questions with an undefined bin do not count."""
+def mean_trajectory(metric: str, trajectories: Float64) -> MeanTrajectory:
+    """Mean of a metric's trajectories [Q, bins]; questions with an undefined bin do not count."""
     bins = trajectories.shape[1]
-    mean, low, high, _ = bootstrap_columns(trajectories)
+    mean, low, high, _ = bootstrap_columns(trajectories).within(*BY_NAME[metric].range)
     questions = int((~np.isnan(trajectories).any(axis=1)).sum())
     return MeanTrajectory((np.arange(bins) + 0.5) / bins, mean, low, high, questions)
 

@@ -208,7 +208,7 @@ def split_trajectories(
         return None, None, None
     outcomes = [untrue.get(question) for question in tokens.questions]
     good, bad = (
-        mean_trajectory(entropy[[i for i, outcome in enumerate(outcomes) if outcome is kind]])
+        mean_trajectory("output_entropy", entropy[[outcome is kind for outcome in outcomes]])
         if kind in outcomes
         else None
         for kind in (False, True)

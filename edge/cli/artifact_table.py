@@ -10,7 +10,7 @@ from rich.text import Text
 from edge.analysis.artifacts import ArtifactComparison, Cost, Damage
 from edge.analysis.classes import class_name
 from edge.analysis.intervals import Interval
-from edge.cli.tables import number, table
+from edge.cli.tables import number, star, table
 from edge.cli.terminal import escaped, unmarked
 from edge.report.formatting import FEW_NOTE
 
@@ -77,6 +77,4 @@ def damage_cells(damage: Damage | None) -> tuple[str, str, str]:
 
 def change_cell(value: Interval | None) -> str:
     """The change with a star where its 95% interval leaves out 0."""
-    if value is None:
-        return "-"
-    return number(value.value, signed=True, digits=2) + ("*" if value.low > 0 or value.high < 0 else " ")
+    return "-" if value is None else f"{number(value.value, signed=True, digits=2)}{star(value) or ' '}"

@@ -18,7 +18,7 @@ from edge.analysis.plain import plain
 from edge.analysis.published import published
 from edge.analysis.study import Change, Study, changes_of, study_runs
 from edge.cli import tables
-from edge.cli.common import check_json, console, write_json
+from edge.cli.common import check_json, console, print_note, write_json
 from edge.cli.completion import complete_runs
 from edge.cli.options import JsonFile
 from edge.cli.terminal import escaped, unmarked
@@ -27,6 +27,7 @@ from edge.report.paper import correlation_table, diffusion_text, paper_notes, pa
 from edge.report.tables import Table
 from edge.report.truth import change_table, outcome_table, prediction_table, trajectory_text, verdict
 from edge.runs.run_directory import Run
+from edge.runs.sessions import cautions
 
 LONG = 40  # characters from which on a cell is folded
 NARROW = 14  # characters, the least width of the first column
@@ -56,6 +57,9 @@ def paper(
     """The command `edge paper`; its help is in edge/cli/app.py."""
     check_json(json_file)
     opened = [Run.open(folder) for folder in dict.fromkeys(folder.resolve() for folder in runs)]
+    told = cautions([(str(run.folder), run.sessions()) for run in opened])
+    for caution in told:
+        print_note(caution)
     studies = study_runs(opened, question=question, delta=delta, jobs=jobs or usable_cores())
     compared = changes_of(studies, jobs or usable_cores())
     files = flat_tables(studies, compared) if csv or parquet else {}
@@ -73,7 +77,7 @@ def paper(
         for path in written:
             console.print(unmarked(f"written: {path}"), soft_wrap=True)
     if json_file:
-        write_json(json_file, as_json(studies, compared))
+        write_json(json_file, as_json(studies, compared) | {"cautions": told})
 
 
 def print_study(study: Study, correlations: bool) -> None:

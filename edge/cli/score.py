@@ -11,7 +11,15 @@ from edge.analysis.intervals import Interval, bootstrap, share
 from edge.analysis.plain import plain
 from edge.backends.gguf_file import open_artifact
 from edge.cli import tables
-from edge.cli.common import QUESTIONS_HELP, check_json, chosen_questions, console, print_notice, write_json
+from edge.cli.common import (
+    QUESTIONS_HELP,
+    check_json,
+    chosen_questions,
+    console,
+    print_note,
+    print_notice,
+    write_json,
+)
 from edge.cli.job import follow_job
 from edge.cli.options import (
     Anyway,
@@ -36,6 +44,7 @@ from edge.jobs.score import score as score_job
 from edge.precision import LLAMA_CPP
 from edge.questions.question import read_questions
 from edge.report.formatting import FEW_NOTE
+from edge.runs.sessions import cautions
 
 
 def score(
@@ -83,6 +92,9 @@ def score(
         for task, values in scored.values.items()
         if values
     }
+    told = cautions([(str(out), scored.manifest.sessions)])
+    for caution in told:
+        print_note(caution)
     if json_file != "-":
         title = unmarked(f"{opened.label}: share over questions [95% interval]")
         console.print(title, style="bold", soft_wrap=True)
@@ -98,6 +110,7 @@ def score(
         result: dict[str, Any] = {
             "artifact": scored.manifest.artifact.to_json(),
             "questions": scored.manifest.questions.to_json(),
+            "cautions": told,
         }
         tasks = {
             task: {"questions": count, **value._asdict(), "by_question": scored.values[task]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -41,6 +40,11 @@ def interval(value: Interval, signed: bool = False, digits: int | None = None) -
         return middle
     low, high = (number(bound, signed, digits) for bound in (value.low, value.high))
     return f"{middle} {FEW if value.marked else ''}[{low}, {high}]"
+
+
+def star(value: Interval) -> str:
+    """A star where the interval leaves out 0, with FEW before it where few answers gave it."""
+    return f"{FEW if value.few else ''}*" if value.low > 0 or value.high < 0 else ""
 
 
 def table(title: str, *columns: str) -> Table:
@@ -81,7 +85,7 @@ def comparison(d: Divergence) -> Group:
     if d.layers:
         parts.append(layers(d))
     parts.append(Text(class_text(d)))
-    parts += [Text(note, style="dim") for note in notes([*d.changes, *d.trajectory])]
+    parts += [Text(note, style="dim") for note in notes(d)]
     if d.truth:
         parts.append(truth(d.truth))
     return Group(*parts)
@@ -106,12 +110,16 @@ def class_part(model_class: DynamicsClass) -> str:
     return f"{name} (early/late shift {interval(model_class.shift, True)})" if model_class.answers else name
 
 
-def notes(changes: Sequence[MetricChange]) -> list[str]:
-    """What the marks of a table of changes mean, where it has them."""
+def notes(d: Divergence) -> list[str]:
+    """What the marks of the tables of changes mean, where they have them."""
+    changes = [change.change for change in (*d.changes, *d.trajectory)]
+    by_layer = [layer.interval(0) for layer in d.layers]
     texts = []
-    if any(change.change.marked for change in changes):
+    if any(layer.marked for layer in by_layer):
+        texts.append(f"{FEW_NOTE}. The stars by layer rest on that.")
+    elif any(change.marked for change in changes):
         texts.append(f"{FEW_NOTE}.")
-    if any(math.isnan(change.change.value) for change in changes):
+    if any(math.isnan(change.value) for change in changes):
         texts.append(f"-: {UNDEFINED_NOTE}.")
     return texts
 
@@ -216,6 +224,7 @@ def partings(part: FreePart) -> Table:
 def layers(d: Divergence) -> Table:
     """Change by layer; layer 0 of a hidden metric is the embedding output. Intervals are in the JSON."""
     changes = [change for change in d.layers if Shown.LAYERS in BY_NAME[change.metric].shown]
+    width = max(len(f"{FEW if change.few else ''}*") for change in changes)
     title = "Change by layer, mean over questions (* where the 95% interval leaves out 0)"
     rows = table(title, "layer", *(change.metric for change in changes))
     depth = max(len(change.mean) for change in changes)
@@ -223,7 +232,7 @@ def layers(d: Divergence) -> Table:
         cells = []
         for change in changes:
             i = layer - (depth - len(change.mean))  # by-layer metrics have no row for the embedding
-            sure = "*" if i >= 0 and (change.low[i] > 0 or change.high[i] < 0) else " "
-            cells.append(f"{number(float(change.mean[i]), signed=True)}{sure}" if i >= 0 else "")
+            value = change.interval(i) if i >= 0 else None
+            cells.append(f"{number(value.value, signed=True)}{star(value):<{width}}" if value else "")
         rows.add_row(str(layer), *cells)
     return rows

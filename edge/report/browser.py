@@ -30,9 +30,9 @@ class PackedRun(NamedTuple):
     """One run's answers in the order of the questions.
 
     An answer is [tokens or 0, entropies, surprisals, top-1 probabilities or 0, KL or 0, stop reason,
-    text or 0]. Tokens 0 are those of the reference, probabilities 0 are exp(-surprisal), text 0 is the
-    tokens' texts joined. In the list of probabilities 0 is exp(-surprisal); any other number is one more
-    than hundredths.
+    text or 0, and the note if there is one]. Tokens 0 are those of the reference, probabilities 0 are
+    exp(-surprisal), text 0 is the tokens' texts joined. In the list of probabilities 0 is exp(-surprisal);
+    any other number is one more than hundredths.
     """
 
     name: str
@@ -84,6 +84,9 @@ def pack(
     """
     table = data.run.answers(["question_index", "answer", "stop_reason"])
     rows = {index: (answer, reason) for index, answer, reason in rows_of(table)}
+    notes: dict[int, str] = {}
+    if "note" in data.run.columns("answers"):  # runs of 0.2 have none
+        notes = dict(rows_of(data.run.answers(["question_index", "note"])))
     columns = ["token_id", "token", "output_entropy", "surprisal", "top1_probability"]
     columns += ["kl"] if data.forced else []
     answers: dict[int, list[Any]] = {}
@@ -108,6 +111,7 @@ def pack(
             0 if np.isnan(kl).any() else whole(kl * KL_SCALE),
             reasons.setdefault(reason, len(reasons)),
             0 if answer in joined or data.forced else answer,
+            *filter(None, [notes.get(index)]),
         ]
     return PackedRun(data.name, data.forced, [answers[index] for index in sorted(answers)]), tokens
 

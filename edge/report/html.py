@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from edge.analysis.classes import TOO_FEW
 from edge.analysis.intervals import ENOUGH
 from edge.analysis.study import Study, changes_of
 from edge.errors import UserError
@@ -129,6 +130,7 @@ def render(groups: Sequence[ModelGroup], plotly: str) -> str:
         "changes_of": changes_of,
         "absent": formatting.ABSENT,
         "enough": ENOUGH,
+        "too_few": TOO_FEW,
     }
     environment.filters |= {"integer": formatting.integer}
     scripts = f"{checksum(app)} {checksum(plotly)}"

@@ -48,7 +48,8 @@ def overview(groups: Sequence[ModelGroup]) -> list[Overview]:
 def answers(group: ModelGroup) -> list[tuple[str, list[str]]]:
     """The questions about one group with their answers."""
     model_class = group.reference.dynamics.model_class
-    class_answer = f"{model_class.label.capitalize()}. {sentence(class_reason(model_class))}"
+    reason = sentence(class_reason(model_class))  # which begins with TOO_FEW where there is no class
+    class_answer = f"{model_class.label.capitalize()}. {reason}" if model_class.defined else reason
     entries = [("Which class?", [class_answer])]
     if precisions := runs_by_precision(group):
         entries.append(("How much does quantisation change?", [changes(runs) for runs in precisions]))

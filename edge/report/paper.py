@@ -104,7 +104,7 @@ def plain_number(value: float, signed: bool = False) -> str:
     if not math.isfinite(value):
         return ABSENT
     if value == int(value) and not signed:
-        return str(int(value))
+        return str(int(value)).replace("-", "−")
     if abs(value) < 0.01:
         return number(value, signed=signed, digits=2)
     return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
@@ -120,7 +120,7 @@ def brief_text(value: Interval, signed: bool) -> str:
     if no_width(value):
         return plain_number(value.value, signed)
     middle, low, high = (
-        f"{bound:.1f}" if abs(bound) >= 10 and not signed else plain_number(bound, signed)
+        f"{bound:.1f}".replace("-", "−") if abs(bound) >= 10 and not signed else plain_number(bound, signed)
         for bound in value[:3]
     )
     return f"{middle} {FEW if value.marked else ''}[{low}, {high}]"
@@ -189,7 +189,7 @@ def class_table(run: PaperRun) -> Table:
         f"none below {ENOUGH} answers"
     )
     rows = [
-        ["Our class", model_class.label if model_class.defined else f"{model_class.label}: {TOO_FEW}"],
+        ["Our class", model_class.label if model_class.defined else TOO_FEW],
         ["Answers that decide", answers_text(model_class)],
         ["Early to late shift of output entropy (nat)", interval(model_class.shift, signed=True)],
         ["Rule", rule],

@@ -83,13 +83,14 @@ class Browser {
   }
 
   answer(run, i, at) {
-    const [own, entropies, surprisals, top1, kl, reason, plain] = run.answers[at];
+    const [own, entropies, surprisals, top1, kl, reason, plain, note] = run.answers[at];
     const tokens = this.tokens(i, at);
     const box = element("section", "answer");
     box.append(element("h4", "", run.name));
     if (tokens.length === 0) {
       const why = this.data.reasons[reason] === "refused" ? "could not be asked" : `did not fit the context of ${this.data.context} positions`;
       box.append(element("p", "note", `This question ${why}, so there is no answer.`));
+      if (note) box.append(element("p", "small why", `Why: ${note}`));
       return box;
     }
     const mean = entropies.reduce((a, b) => a + b, 0) / entropies.length / 100;

@@ -19,7 +19,7 @@ from edge.runs.job_directory import differences
 from edge.runs.manifest import RUN_NAME, MergedShard, RunManifest
 from edge.runs.parts import column_names, read_part, shared_columns, write_part, write_table
 from edge.runs.run_directory import DEVICE_NAME, TABLES, Run
-from edge.runs.sessions import Session, together
+from edge.runs.sessions import Session, changes, together
 
 
 def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunManifest:
@@ -27,24 +27,15 @@ def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunMa
 
     The order of the folders changes nothing. `out` appears whole or not at all. Where the boards had several
     versions, it has the columns that all runs have. `on_note` is called for columns that are left out, and
-    where the boards' processors differ. Raises UserError when the runs are not the finished shards 1 to N of
-    one run, or `out` exists.
+    where the boards or their versions differ. Raises UserError when the runs are not the finished shards 1
+    to N of one run, or `out` exists.
     """
     if out.exists():
         raise UserError(f"{out} is there already: give a new folder with --out")
     runs = in_shard_order([Run.open(folder) for folder in folders])
     manifest = merged_manifest(runs)
-    processors = {describe(session.device) for run in runs for session in run.sessions()}
-    if len(processors) > 1:
-        on_note(
-            f"the boards differ ({', '.join(sorted(processors))}): "
-            "quantised models answer a little differently on each"
-        )
-    elif manifest.sessions:
-        on_note(
-            f"the versions differ ({'; '.join(session.description for session in manifest.sessions)}): "
-            f"{RUN_NAME} keeps which questions each answered"
-        )
+    for note in difference_notes(manifest.sessions):
+        on_note(note)
     temporary = out.with_name(f".{out.name}.merging")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     try:
@@ -142,9 +133,22 @@ def several(sessions: tuple[Session, ...]) -> tuple[Session, ...]:
     return sessions if len(sessions) > 1 else ()
 
 
-def describe(device: Device) -> str:
-    """The shortest known name of a board's processor."""
-    return device.core_kinds or device.processor or device.machine or "unknown"
+def difference_notes(sessions: Sequence[Session]) -> list[str]:
+    """A sentence where the boards differ and one where their versions do, with what differs from the first
+    session."""
+    machines = [change for other in sessions[1:] for change in changes(sessions[0], other, versions=False)]
+    both = [change for other in sessions[1:] for change in changes(sessions[0], other)]
+    versions = [change for change in both if change not in machines]
+    notes = []
+    if machines:
+        differing = ", ".join(dict.fromkeys(machines))
+        notes.append(
+            f"the boards differ ({differing}): quantised models answer a little differently on each"
+        )
+    if versions:
+        differing = ", ".join(dict.fromkeys(versions))
+        notes.append(f"the versions differ ({differing}): {RUN_NAME} keeps which questions each answered")
+    return notes
 
 
 def copy_parts(runs: Sequence[Run], table: str, target: Path, on_note: OnNote) -> None:

@@ -185,4 +185,4 @@ def cautions(jobs: Sequence[tuple[str, Sequence[Session]]]) -> list[str]:
                 f"{first} and {name} come from different machines ({', '.join(differing)}): "
                 "quantised models answer a little differently on each, and speeds cannot be compared"
             )
-    return found
+    return list(dict.fromkeys(found))

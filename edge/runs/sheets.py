@@ -17,7 +17,8 @@ PREFIX = "q:"  # before a question_id that a spreadsheet would take for a number
 # 12 hexadecimal digits may be a number (000123456789, 12e456789012) or hold a month's name.
 NUMBER_OR_DATE = re.compile(r"\d+(?:[ed]\d+)?|\d*(?:dec|feb)\d*")
 KEPT = re.compile(r"\D.*|0|[1-9]\d{0,9}", re.DOTALL)  # what no spreadsheet writes in another way
-WHOLE = re.compile(r"([0-9]{1,18})(?:[.,]0+)?")  # also as programs write whole numbers among empty cells
+# Also as programs write whole numbers among empty cells; 1.000 is a thousand in half of the world.
+WHOLE = re.compile(r"([0-9]{1,18})(?:[.,]0{1,2})?")
 
 
 def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
@@ -34,7 +35,7 @@ def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
     judgements = [
         judgement_of(path, row, known, rater)
         for row in rows
-        if row.cells["outcome"] and row.cells["source"] != AUTOMATIC
+        if row.cells["outcome"] and row.cells["source"].casefold() != AUTOMATIC
     ]
     if not judgements:
         raise UserError(f"{path} holds no outcome: fill the column in with {', '.join(OUTCOMES)}")
@@ -59,10 +60,15 @@ def judgement_of(path: Path, row: Row, known: dict[int, str], rater: str) -> Jud
             f"(line {row.line}): give a whole number"
         )
     index = int(number[1])
-    own_id, given = known.get(index, "unknown"), row.cells["question_id"].removeprefix(PREFIX)
-    identity = own_id if not given or is_number_of(given, own_id) else given
-    own = rater_of(row.cells["rater"]) or rater
-    return Judgement(index, identity, row.cells["outcome"], IMPORTED, own)
+    # Spreadsheets write a capital at the beginning of a cell, or of every hexadecimal digit.
+    own_id, given = known.get(index, "unknown"), row.cells["question_id"]
+    folded = given.casefold().removeprefix(PREFIX)
+    same = not folded or folded == own_id.casefold() or is_number_of(folded, own_id)
+    identity = own_id if same else given.removeprefix(PREFIX)
+    own, outcome = rater_of(row.cells["rater"]) or rater, row.cells["outcome"].casefold()
+    return Judgement(
+        index, identity, outcome if outcome in OUTCOMES else row.cells["outcome"], IMPORTED, own
+    )
 
 
 def export_csv(run: Run, path: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge.signals.metric import Kind, Level, Metric, Shape, Shown, Source
+from edge.signals.metric import Kind, Level, Metric, Range, Shape, Shown, Source
 from edge.signals.metrics import METRICS
 
 BY_NAME = {metric.name: metric for metric in METRICS}
@@ -27,6 +27,12 @@ def measured(source: Source) -> tuple[Metric, ...]:
         for metric in METRICS
         if metric.source == source and metric.level == Level.TOKEN and metric.kind == Kind.EVERY
     )
+
+
+def column_range(column: str) -> Range:
+    """The range of METRIC_STATISTIC, a column of `answers`."""
+    name = max((name for name in BY_NAME if column.startswith(f"{name}_")), key=len)
+    return BY_NAME[name].range_of(column.removeprefix(f"{name}_"))
 
 
 # What every answer has a summary of: one number a token.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge.artifact import ModelSpec
 
@@ -42,6 +44,24 @@ class Shape(enum.StrEnum):
             Shape.STREAMS: model.layers + 1,
             Shape.HEADS: model.layers * model.heads,
         }[self]
+
+
+class Range(NamedTuple):
+    """The least and the largest number that something can be."""
+
+    least: float
+    most: float
+
+    @property
+    def change(self) -> Range:
+        """The range of a difference of two numbers of this range."""
+        return Range(self.least - self.most, self.most - self.least)
+
+
+ANY = Range(-math.inf, math.inf)
+NOT_NEGATIVE = Range(0.0, math.inf)
+SHARE, COSINE = Range(0.0, 1.0), Range(-1.0, 1.0)
+OF_UNIT = {"share": SHARE, "probability": SHARE, "cosine": COSINE}  # other units are not negative
 
 
 class Kind(enum.StrEnum):
@@ -104,6 +124,23 @@ class Metric:
     warnings: tuple[str, ...] = ()
     shown: frozenset[Shown] = frozenset()
     since: str = ""
+
+    @property
+    def range(self) -> Range:
+        """The range of one number, and so of every mean; of lists that have no mean any."""
+        return ANY if self.shape == Shape.KEPT else OF_UNIT.get(self.unit, NOT_NEGATIVE)
+
+    def range_of(self, statistic: str) -> Range:
+        """The range of a statistic of one answer's numbers."""
+        least, most = self.range
+        others = {
+            "sd": Range(0.0, (most - least) / 2),
+            "shift": self.range.change,
+            "slope": ANY,
+            "slope_per_token": ANY,
+            "spearman": COSINE,
+        }
+        return others.get(statistic, self.range)
 
     @property
     def is_list(self) -> bool:

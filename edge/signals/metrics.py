@@ -277,7 +277,7 @@ METRICS: tuple[Metric, ...] = (
         "hidden_error",
         Source.FORCED,
         Shape.STREAMS,
-        "share",
+        "ratio",
         "Relative error of the hidden state",
         "norm of the difference of the residual streams over the full model's norm",
         kind=Kind.EXACT,
