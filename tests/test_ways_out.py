@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from edge.cli.app import COMMANDS as edge_commands
 from edge.cli.guard import run_app
 from edge.errors import UserError
 from edge.version import __version__
+from export.app import COMMANDS as export_commands
 from tests.conftest import NANO_LLAMA, write_questions
+from tests.every_command import NAMES, REFUSED, every_command, prepare
 from tests.shims import compile_shim, edge, edge_export, environment
 
 FULL = Path("/dev/full")
@@ -144,23 +147,47 @@ def test_a_folder_whose_sync_fails_is_an_error(shim, run_words, tmp_path):
     assert "(Input/output error)" in sentence(end(edge(*run_words), tmp_path, env=variables))
 
 
-@pytest.mark.slow
-def test_a_user_without_a_home_folder_and_a_name_runs_models(shim, run_words, tmp_path):
+def homeless(shim) -> dict[str, str]:
+    """The environment of a user without a home folder and a name."""
     variables = environment(None, LD_PRELOAD=str(shim), SHIM_NOBODY="1")
     del variables["PATH"]  # nothing is compiled, whatever the cache
-    for command in (edge(*run_words[:4], "--limit", "1", *run_words[6:]), edge_export(*BUILD)):
-        done = end(command, tmp_path, env=variables)
-        assert done.returncode == 0, done.stderr
-    doctor = end(edge("doctor"), tmp_path, env=variables).stdout
-    assert "no home folder to keep compiled code in: set HOME or XDG_CACHE_HOME" in " ".join(doctor.split())
-    for command, variable in (
+    return variables
+
+
+@pytest.fixture(scope="module")
+def prepared(artifacts, checkpoints, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder, artifacts, checkpoints)
+    return folder
+
+
+def test_every_command_has_a_case(prepared, tmp_path):
+    names = {command.name for command in (*edge_commands, *export_commands)}
+    assert set(every_command(prepared, tmp_path)) == names == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "label" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_a_user_without_a_home_folder_and_a_name_has_every_command(name, shim, prepared, tmp_path):
+    done = end(every_command(prepared, tmp_path)[name], tmp_path, env=homeless(shim))
+    assert done.returncode == (2 if name in REFUSED else 0), done.stderr
+    if name == "doctor":
+        said = "no home folder to keep compiled code in: set HOME or XDG_CACHE_HOME"
+        assert said in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "variable"),
+    [
         (edge("questions", "fetch"), "XDG_DATA_HOME"),
         (edge_export("build", "qwen3-1.7b", "--to", "onnx-int4", "--out", "x"), "HF_HOME"),
         (edge("--install-completion"), "HOME"),
-    ):
-        assert f"set HOME or {variable}".replace("HOME or HOME", "HOME") in sentence(
-            end(command, tmp_path, env=variables)
-        )
+    ],
+)
+def test_what_needs_a_home_folder_names_the_variable(command, variable, shim, tmp_path):
+    line = sentence(end(command, tmp_path, env=homeless(shim)))
+    assert f"set HOME or {variable}".replace("HOME or HOME", "HOME") in line
 
 
 def test_a_home_folder_of_another_user_is_no_reason_to_stop(run_words, tmp_path):
