@@ -122,6 +122,30 @@ def test_text_that_the_encoding_lacks_is_escaped_and_json_stays_json(encoding, t
             assert b"\\udcff" in done.stdout
 
 
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (edge("rum"), "no such command 'rum' (did you mean 'run'?): see 'python -m edge --help'"),
+        (edge("run"), "missing argument 'artifact': see 'python -m edge run --help'"),
+        (edge("compare", "--markdown"), "no such option: --markdown: see 'python -m edge compare --help'"),
+        (edge("questions", "no"), "no such command 'no': see 'python -m edge questions --help'"),
+        (edge("run", "--out"), "option '--out' requires an argument: see --help"),
+        (edge_export("build"), "missing argument 'source': see 'python -m export build --help'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(command, said, tmp_path):
+    assert sentence(end(command, tmp_path)) == f"error: {said}"
+
+
+def test_a_call_without_a_command_shows_the_help(tmp_path):
+    done = end(edge(), tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: ")
+
+
 # The disk and the user
 
 
