@@ -4,12 +4,14 @@ folder but our own cache; and libraries are imported by the commands that need t
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.conftest import NANO_LLAMA, write_questions
+from tests.every_command import every_command, prepare
 from tests.shims import SWITCHES, compile_shim, edge, edge_export, environment
 
 API = """
@@ -47,8 +49,8 @@ def traced(artifacts, tmp_path_factory):
 
 
 def left_behind(home) -> set[str]:
-    """What is in the home folder, without compiled code."""
-    ours = re.compile(r"\.cache/edgetrace/\w+-[0-9a-f]+-[0-9a-f]+\.so")
+    """What is in the home folder, without compiled code and verdicts on GGUF files."""
+    ours = re.compile(r"\.cache/edgetrace/(\w+-[0-9a-f]+-[0-9a-f]+\.so|gguf/[0-9a-f]{32})")
     files = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
     return {name for name in files if not ours.fullmatch(name)}
 
@@ -89,6 +91,38 @@ def commands(traced, out) -> dict[str, list[str]]:
 )
 def test_nothing_is_sent_and_nothing_is_left_in_the_home_folder(name, shim, traced, tmp_path):
     assert watched(commands(traced, tmp_path)[name], shim, tmp_path) == (set(), [])
+
+
+@pytest.fixture(scope="module")
+def prepared(artifacts, checkpoints, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder, artifacts, checkpoints)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["force", "ask", "score", "label"])
+def test_no_command_sends_or_leaves_anything(name, shim, prepared, tmp_path):
+    assert watched(every_command(prepared, tmp_path)[name], shim, tmp_path) == (set(), [])
+
+
+@pytest.mark.slow
+def test_verify_asks_whether_there_is_ipv6_and_sends_nothing(shim, prepared, tmp_path):
+    """urllib3 does, which transformers imports: a socket at the machine itself that is never connected."""
+    files, network = watched(every_command(prepared, tmp_path)["verify"], shim, tmp_path)
+    assert files == set()
+    assert network in ([], ["socket 10"])
+
+
+@pytest.mark.slow
+def test_a_gguf_file_on_its_own_leaves_its_verdict_alone(shim, artifacts, prepared, tmp_path):
+    pytest.importorskip("llama_cpp")
+    model = shutil.copy(artifacts("odd", "gguf-q8_0") / "model.gguf", tmp_path / "model.gguf")
+    words = ("--questions", prepared / "q.csv", "--max-new-tokens", "3", "--quiet", "--prompt", "raw")
+    command = edge("run", model, "--out", tmp_path / "run", *words)
+    assert watched(command, shim, tmp_path) == (set(), [])
+    (verdict,) = (tmp_path / "home" / ".cache" / "edgetrace" / "gguf").iterdir()
+    assert verdict.read_text() == "sound\n"
 
 
 def test_without_the_switch_the_same_look_finds_an_id(shim, traced, tmp_path):
