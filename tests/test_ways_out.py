@@ -286,10 +286,17 @@ def test_a_fault_of_ours_is_one_line_that_asks_for_a_report_and_debug_shows_more
         assert done.returncode == 1
         assert "Traceback (most recent call last)" in done.stderr
         assert done.stderr.splitlines()[-1] == line
+    for off in ("0", ""):
+        variables = environment(tmp_path, EDGE_DEBUG=off)
+        assert sentence(end([*command, "models"], tmp_path, env=variables), 1) == line
 
 
 def deeper() -> None:
     deeper()
+
+
+def no_more_files() -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/some/file")
 
 
 def swallowed_in_a_destructor() -> None:
@@ -306,6 +313,7 @@ def swallowed_in_a_destructor() -> None:
     ("app", "code", "words"),
     [
         (lambda: bytearray(1 << 60), 2, "memory ran out"),
+        (no_more_files, 2, "raise the limit on open files (ulimit -n)"),
         (deeper, 2, "an input is nested too deeply to be read"),
         (lambda: Path("/nowhere/x").read_bytes(), 2, "cannot use /nowhere/x (No such file or directory)"),
         (lambda: __import__("nowhere"), 2, "nowhere cannot be loaded (No module named 'nowhere')"),
