@@ -11,9 +11,10 @@ import os
 from edge.version import __version__
 
 # onnxruntime reads its switch when it is imported, huggingface_hub too; processes started from here inherit
-# both. Set before any other import of ours, and left alone where the user has chosen.
+# both. Set before any other import of ours, and left alone where the user has chosen. Empty is no choice.
 for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
-    os.environ.setdefault(_switch, "1")
+    if not os.environ.get(_switch):
+        os.environ[_switch] = "1"
 
 TYPE_CHECKING = False  # as in typing, whose import would take longer than all of this module
 if TYPE_CHECKING:

@@ -34,7 +34,6 @@ WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
 # A spreadsheet evaluates cells that begin with these (OWASP, CSV Injection), also in full width or behind
 # spaces.
 SIGNS = "-=+@\uff1d\uff0b\uff0d\uff20"
-FORMULA = (*SIGNS, "\t", "\r", "\n")
 QUOTED = re.compile(r'[",\t\r\n]|^\s|\s$')
 NUL = "\u2400"
 MARK = "'"  # put before a text, it makes a spreadsheet take it for text

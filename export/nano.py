@@ -18,6 +18,7 @@ import typer
 
 from edge.cli.common import console
 from edge.cli.guard import run_app
+from edge.cli.program import Program
 from edge.errors import UserError
 from export.nano_corpus import VOCABULARY, build_tokenizer
 from export.nano_items import Item, csv_text, read_items
@@ -110,6 +111,7 @@ def write_checkpoint(
 
 
 app = typer.Typer(
+    cls=Program,
     help="Train the embedded models and measure them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -78,6 +78,7 @@ def test_a_file_that_ends_llama_cpp_is_refused_in_one_sentence(model, bare):
 def test_a_verdict_is_kept_and_found_again(sound, tmp_path, monkeypatch):
     assert open_artifact(sound).manifest.model.layers > 0
     (kept,) = verdicts(tmp_path / "cache")
+    assert {folder.stat().st_mode & 0o777 for folder in (kept.parent, kept.parent.parent)} == {0o700}
     monkeypatch.setattr(gguf_check, "PROBE", "no.such.module")  # it would end with 1: no verdict to keep
     assert checked_record(sound).size == sound.stat().st_size
     kept.write_text("SIGABRT: as before\n")

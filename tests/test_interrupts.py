@@ -110,6 +110,51 @@ def test_a_signal_at_any_moment_is_quiet_and_leaves_no_process(name, number, run
     assert not list(tmp_path.rglob("*.building"))
 
 
+HELD = """
+import os, signal, sys, threading, time
+import numpy
+numpy.ones((500, 500)) @ numpy.ones((500, 500))
+threading.Thread(target=time.sleep, args=(20,), daemon=True).start()  # takes signals, as a BLAS thread does
+from edge.machine.processes import starting
+try:
+    with starting():
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        for _ in range(10):
+            time.sleep(0.02)
+        print("held", flush=True)
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("raised")
+"""
+OTHER_THREAD = """
+import signal, threading
+from edge.machine.processes import starting
+def start():
+    with starting():
+        print(threading.current_thread().name, len(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+threading.Thread(target=start, name="other").start()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"), [("SIGINT", 0, "held\nraised\n"), ("SIGTERM", -15, "held\n")]
+)
+def test_a_signal_waits_until_processes_have_started_also_with_threads_of_libraries(
+    name, code, said, tmp_path
+):
+    command = [sys.executable, "-c", HELD, name]
+    done = subprocess.run(
+        command, env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, said, "")
+
+
+def test_a_process_is_started_from_any_thread(tmp_path):
+    command = [sys.executable, "-c", OTHER_THREAD]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("other 0\n", "")
+
+
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
     """As for a command in the background of a script, or under nohup."""
     script = (

@@ -4,12 +4,14 @@ folder but our own cache; and libraries are imported by the commands that need t
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.conftest import NANO_LLAMA, write_questions
+from tests.every_command import every_command, prepare
 from tests.shims import SWITCHES, compile_shim, edge, edge_export, environment
 
 API = """
@@ -25,6 +27,7 @@ if __name__ == "__main__":
         pool.apply(exec, ("import onnxruntime",))
 """
 HEAVY = ("onnxruntime", "llama_cpp", "tokenizers", "plotly", "huggingface_hub")
+RUNTIMES = {"onnxruntime", "llama_cpp"}
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,8 @@ def traced(artifacts, tmp_path_factory):
 
 
 def left_behind(home) -> set[str]:
-    """What is in the home folder, without compiled code."""
-    ours = re.compile(r"\.cache/edgetrace/\w+-[0-9a-f]+-[0-9a-f]+\.so")
+    """What is in the home folder, without compiled code and verdicts on GGUF files."""
+    ours = re.compile(r"\.cache/edgetrace/(\w+-[0-9a-f]+-[0-9a-f]+\.so|gguf/[0-9a-f]{32})")
     files = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
     return {name for name in files if not ours.fullmatch(name)}
 
@@ -90,6 +93,38 @@ def test_nothing_is_sent_and_nothing_is_left_in_the_home_folder(name, shim, trac
     assert watched(commands(traced, tmp_path)[name], shim, tmp_path) == (set(), [])
 
 
+@pytest.fixture(scope="module")
+def prepared(artifacts, checkpoints, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder, artifacts, checkpoints)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["force", "ask", "score", "label"])
+def test_no_command_sends_or_leaves_anything(name, shim, prepared, tmp_path):
+    assert watched(every_command(prepared, tmp_path)[name], shim, tmp_path) == (set(), [])
+
+
+@pytest.mark.slow
+def test_verify_asks_whether_there_is_ipv6_and_sends_nothing(shim, prepared, tmp_path):
+    """urllib3 does, which transformers imports: a socket at the machine itself that is never connected."""
+    files, network = watched(every_command(prepared, tmp_path)["verify"], shim, tmp_path)
+    assert files == set()
+    assert network in ([], ["socket 10"])
+
+
+@pytest.mark.slow
+def test_a_gguf_file_on_its_own_leaves_its_verdict_alone(shim, artifacts, prepared, tmp_path):
+    pytest.importorskip("llama_cpp")
+    model = shutil.copy(artifacts("odd", "gguf-q8_0") / "model.gguf", tmp_path / "model.gguf")
+    words = ("--questions", prepared / "q.csv", "--max-new-tokens", "3", "--quiet", "--prompt", "raw")
+    command = edge("run", model, "--out", tmp_path / "run", *words)
+    assert watched(command, shim, tmp_path) == (set(), [])
+    (verdict,) = (tmp_path / "home" / ".cache" / "edgetrace" / "gguf").iterdir()
+    assert verdict.read_text() == "sound\n"
+
+
 def test_without_the_switch_the_same_look_finds_an_id(shim, traced, tmp_path):
     """The user's own choice stands; and the tests above can fail."""
     files, _ = watched(
@@ -109,42 +144,67 @@ def test_the_same_look_sees_sockets_and_names(shim, tmp_path):
 
 def test_importing_edge_switches_telemetry_off_and_keeps_a_choice(tmp_path):
     code = f"import os, edge; print(*(os.environ[name] for name in {SWITCHES}))"
-    for chosen, seen in (({}, "1 1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0 1")):
+    empty = dict.fromkeys(SWITCHES, "")
+    for chosen, seen in (({}, "1 1"), (empty, "1 1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0 1")):
         variables = environment(tmp_path, **chosen)
         assert (
             subprocess.check_output([sys.executable, "-c", code], env=variables, text=True).strip() == seen
         )
 
 
+def loaded(command: list[str], home, code: int = 0) -> set[str]:
+    """The top-level modules that a command imports before it ends with this code."""
+    timed = [command[0], "-X", "importtime", *command[1:]]
+    done = subprocess.run(timed, env=environment(home), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    names = set(re.findall(r"\| +(\w+)(?:\.[\w.]+)?$", done.stderr, re.M))
+    assert "edge" in names
+    return names
+
+
 @pytest.mark.parametrize(
-    "words",
+    ("code", "words"),
     [
-        ("--version",),
-        ("--help",),
-        ("run", "--help"),
-        ("models",),
-        ("compare", "{a}", "{b}"),
-        ("paper", "{a}"),
-        ("watch", "{a}", "--once"),
-        ("label", "{a}", "--show"),
-        ("merge", "{a}", "{b}", "--out", "{c}"),
+        (0, ("--version",)),
+        (0, ("--help",)),
+        (0, ("models",)),
+        (0, ("compare", "{a}", "{b}")),
+        (0, ("paper", "{a}")),
+        (0, ("watch", "{a}", "--once")),
+        (2, ("label", "{a}", "--show")),
+        (2, ("merge", "{a}", "{b}", "--out", "{c}")),
     ],
 )
-def test_commands_that_run_no_model_import_no_runtime(words, traced, tmp_path):
+def test_commands_that_run_no_model_import_no_runtime(code, words, traced, tmp_path):
     words = [word.replace("{", f"{traced}/").replace("}", "") for word in words]
-    command = [sys.executable, "-X", "importtime", *edge(*words)[1:]]
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 2)
-    loaded = set(re.findall(r"\| +(\w+)$", done.stderr, re.M))
-    assert "edge" in loaded
-    runtimes = {"onnxruntime", "llama_cpp"} if words[1:2] == ["--help"] else set(HEAVY)
-    assert loaded & runtimes <= ({"onnxruntime"} if words == ["run", "--help"] else set())
+    assert loaded(edge(*words), tmp_path, code) & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(edge(name, "--help") for name in ("run", "force", "score", "ask", "bench", "doctor", "demo")),
+        *(edge_export(name, "--help") for name in ("build", "verify")),
+    ],
+    ids=lambda command: " ".join(command[3:]),
+)
+def test_help_imports_no_runtime(command, tmp_path):
+    assert loaded(command, tmp_path) & RUNTIMES == set()
+
+
+def test_a_run_imports_its_own_runtime_alone(artifacts, tmp_path):
+    pytest.importorskip("llama_cpp")
+    write_questions(tmp_path / "q.csv", ["Why?"])
+    few = ("--questions", tmp_path / "q.csv", "--max-new-tokens", "2", "--quiet", "--no-prepack")
+    for precision, own in (("gguf-q8_0", "llama_cpp"), ("onnx-int4", "onnxruntime")):
+        command = edge("run", artifacts("odd", precision), "--out", tmp_path / precision, *few)
+        assert loaded(command, tmp_path) & RUNTIMES == {own}
 
 
 def test_the_version_needs_a_few_small_modules(tmp_path):
     """docs/measurements has the time; the modules are what it is made of."""
     command = [sys.executable, "-X", "importtime", *edge("--version")[1:]]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=True)
-    loaded = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.M))
-    assert loaded & {"numpy", "pyarrow", "rich.console", "jinja2", "edge.cli.run"} == set()
+    names = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.M))
+    assert names & {"numpy", "pyarrow", "rich.console", "jinja2", "edge.cli.run"} == set()
     assert done.stdout.startswith("edgetrace ")

@@ -21,9 +21,10 @@ from edge.questions.question import Question
 from edge.runs.outcomes import HAND, Judgement, read_outcomes, save
 from edge.runs.run_directory import Run
 from edge.runs.sheets import export_csv, id_cell, import_csv, rater_cell, rater_of
-from edge.spreadsheet import FORMULA, csv_text, plain_text, read_csv, safe_text
+from edge.spreadsheet import SIGNS, csv_text, plain_text, read_csv, safe_text
 from tests.conftest import ONE_THREAD
 
+FORMULA = (*SIGNS, "\t", "\r", "\n")
 # Texts of what spreadsheets look for at the beginning of a cell.
 MARKS = st.text(st.sampled_from("'\"=+-@ \t\r\n;\uff1d\u00a0a1"), max_size=8)
 

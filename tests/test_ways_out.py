@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from edge.cli.app import COMMANDS as edge_commands
 from edge.cli.guard import run_app
 from edge.errors import UserError
 from edge.version import __version__
+from export.app import COMMANDS as export_commands
 from tests.conftest import NANO_LLAMA, write_questions
+from tests.every_command import NAMES, REFUSED, every_command, prepare
 from tests.shims import compile_shim, edge, edge_export, environment
 
 FULL = Path("/dev/full")
@@ -120,6 +123,30 @@ def test_text_that_the_encoding_lacks_is_escaped_and_json_stays_json(encoding, t
             assert b"\\udcff" in done.stdout
 
 
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (edge("rum"), "no such command 'rum' (did you mean 'run'?): see 'python -m edge --help'"),
+        (edge("run"), "missing argument 'artifact': see 'python -m edge run --help'"),
+        (edge("compare", "--markdown"), "no such option: --markdown: see 'python -m edge compare --help'"),
+        (edge("questions", "no"), "no such command 'no': see 'python -m edge questions --help'"),
+        (edge("run", "--out"), "option '--out' requires an argument: see --help"),
+        (edge_export("build"), "missing argument 'source': see 'python -m export build --help'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(command, said, tmp_path):
+    assert sentence(end(command, tmp_path)) == f"error: {said}"
+
+
+def test_a_call_without_a_command_shows_the_help(tmp_path):
+    done = end(edge(), tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: ")
+
+
 # The disk and the user
 
 
@@ -145,23 +172,47 @@ def test_a_folder_whose_sync_fails_is_an_error(shim, run_words, tmp_path):
     assert "(Input/output error)" in sentence(end(edge(*run_words), tmp_path, env=variables))
 
 
-@pytest.mark.slow
-def test_a_user_without_a_home_folder_and_a_name_runs_models(shim, run_words, tmp_path):
+def homeless(shim) -> dict[str, str]:
+    """The environment of a user without a home folder and a name."""
     variables = environment(None, LD_PRELOAD=str(shim), SHIM_NOBODY="1")
     del variables["PATH"]  # nothing is compiled, whatever the cache
-    for command in (edge(*run_words[:4], "--limit", "1", *run_words[6:]), edge_export(*BUILD)):
-        done = end(command, tmp_path, env=variables)
-        assert done.returncode == 0, done.stderr
-    doctor = end(edge("doctor"), tmp_path, env=variables).stdout
-    assert "no home folder to keep compiled code in: set HOME or XDG_CACHE_HOME" in " ".join(doctor.split())
-    for command, variable in (
+    return variables
+
+
+@pytest.fixture(scope="module")
+def prepared(artifacts, checkpoints, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder, artifacts, checkpoints)
+    return folder
+
+
+def test_every_command_has_a_case(prepared, tmp_path):
+    names = {command.name for command in (*edge_commands, *export_commands)}
+    assert set(every_command(prepared, tmp_path)) == names == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "label" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_a_user_without_a_home_folder_and_a_name_has_every_command(name, shim, prepared, tmp_path):
+    done = end(every_command(prepared, tmp_path)[name], tmp_path, env=homeless(shim))
+    assert done.returncode == (2 if name in REFUSED else 0), done.stderr
+    if name == "doctor":
+        said = "no home folder to keep compiled code in: set HOME or XDG_CACHE_HOME"
+        assert said in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "variable"),
+    [
         (edge("questions", "fetch"), "XDG_DATA_HOME"),
         (edge_export("build", "qwen3-1.7b", "--to", "onnx-int4", "--out", "x"), "HF_HOME"),
         (edge("--install-completion"), "HOME"),
-    ):
-        assert f"set HOME or {variable}".replace("HOME or HOME", "HOME") in sentence(
-            end(command, tmp_path, env=variables)
-        )
+    ],
+)
+def test_what_needs_a_home_folder_names_the_variable(command, variable, shim, tmp_path):
+    line = sentence(end(command, tmp_path, env=homeless(shim)))
+    assert f"set HOME or {variable}".replace("HOME or HOME", "HOME") in line
 
 
 def test_a_home_folder_of_another_user_is_no_reason_to_stop(run_words, tmp_path):
@@ -254,10 +305,17 @@ def test_a_fault_of_ours_is_one_line_that_asks_for_a_report_and_debug_shows_more
         assert done.returncode == 1
         assert "Traceback (most recent call last)" in done.stderr
         assert done.stderr.splitlines()[-1] == line
+    for off in ("0", ""):
+        variables = environment(tmp_path, EDGE_DEBUG=off)
+        assert sentence(end([*command, "models"], tmp_path, env=variables), 1) == line
 
 
 def deeper() -> None:
     deeper()
+
+
+def no_more_files() -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/some/file")
 
 
 def swallowed_in_a_destructor() -> None:
@@ -274,6 +332,7 @@ def swallowed_in_a_destructor() -> None:
     ("app", "code", "words"),
     [
         (lambda: bytearray(1 << 60), 2, "memory ran out"),
+        (no_more_files, 2, "raise the limit on open files (ulimit -n)"),
         (deeper, 2, "an input is nested too deeply to be read"),
         (lambda: Path("/nowhere/x").read_bytes(), 2, "cannot use /nowhere/x (No such file or directory)"),
         (lambda: __import__("nowhere"), 2, "nowhere cannot be loaded (No module named 'nowhere')"),

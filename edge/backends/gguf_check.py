@@ -20,6 +20,7 @@ from edge.artifact import FileRecord, record_file
 from edge.backends.llama_library import version
 from edge.errors import UserError
 from edge.files import write_whole
+from edge.machine.native import cache_folder
 from edge.version import __version__
 
 MAGIC = b"GGUF"
@@ -59,20 +60,21 @@ def known_fault(path: Path, record: FileRecord) -> str:
     if place is not None and final:
         # Without a verdict the file is tried again the next time, which is no fault of the user's.
         with contextlib.suppress(OSError, UserError):
-            place.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (place.parent.parent, place.parent):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             text = f"{fault or SOUND}\n"
             write_whole(place, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return fault
 
 
 def verdict_path(record: FileRecord) -> Path | None:
-    """The file of the verdict below $XDG_CACHE_HOME or ~/.cache; None where there is no such folder."""
+    """The file of the verdict in the user's cache folder; None where there is no such folder."""
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # neither HOME nor an entry of this user in the system's list
+        cache = cache_folder()
+    except RuntimeError:
         return None
     key = hashlib.sha256(f"{record.sha256} {version()} {__version__}".encode()).hexdigest()
-    return cache / "edgetrace" / "gguf" / key[:32]
+    return cache / "gguf" / key[:32]
 
 
 def try_load(path: Path, size: int) -> tuple[str, bool]:

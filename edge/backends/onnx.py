@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from edge.artifact import Artifact
 from edge.backends.base import CHUNK, LAST_BYTES, check_room
@@ -19,7 +19,7 @@ from edge.paths import utf8_name
 from edge.precision import GRAPH_NAME
 from edge.signals.taps import HUGE, Array, Taps
 
-RUNTIME_VERSION: str = ort.__version__
+RUNTIME_VERSION = version("onnxruntime")  # without its import, which is slow
 DATA_NAME = f"{GRAPH_NAME}.data"
 WEIGHTS_NAME = "weights.bin"  # beside a graph of save_prepacked
 FLOAT_BYTES = 4  # the cache is in float32
@@ -27,6 +27,8 @@ FIRST_VERSION = (0, 2)  # of Edgetrace, whose tapped graphs give every position 
 
 
 def session_options(threads: int) -> Any:
+    import onnxruntime as ort  # only here: commands that run no ONNX graph do without it
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -34,8 +36,10 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def open_session(path: Path, threads: int, options: Any = None) -> ort.InferenceSession:
-    """A CPU session of one graph; raises UserError when onnxruntime refuses the file."""
+def open_session(path: Path, threads: int, options: Any = None) -> Any:
+    """A CPU session (InferenceSession) of one graph; raises UserError when onnxruntime refuses the file."""
+    import onnxruntime as ort
+
     try:
         with utf8_name(path) as name:
             return ort.InferenceSession(

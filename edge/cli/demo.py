@@ -18,8 +18,8 @@ from typing import Annotated
 import typer
 
 from edge.cli.common import console
-from edge.cli.guard import SIGNALLED
 from edge.errors import UserError
+from edge.machine.early import SIGNALLED
 from edge.precision import FULL, INT4, INT8
 from edge.registry import read_registry
 from edge.runs.manifest import RUN_NAME

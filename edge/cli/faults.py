@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def explain(error: BaseException) -> tuple[int, str]:
 def of_system(error: OSError, detail: str) -> str:
     """What the operating system refused, and for which file."""
     reason = error.strerror or detail or type(error).__name__
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"the system opens no more files ({reason}): raise the limit on open files (ulimit -n)"
     if error.filename is not None:
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
         return f"cannot use {name} ({reason})"

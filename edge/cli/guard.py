@@ -18,10 +18,10 @@ from edge.cli.faults import explain
 from edge.cli.streams import open_streams, silence
 from edge.errors import Note
 from edge.jobs.interrupt import Interrupted
-from edge.machine.early import SIGNALS
+from edge.machine.early import SIGNALLED, SIGNALS
 
-SIGNALLED = 128  # exit codes of signals begin here: 130 after Ctrl-C
 DEBUG = "EDGE_DEBUG"  # environment variable of --debug: tracebacks are shown
+OFF = ("", "0")  # its values that mean no
 AGAIN_S = 0.01  # until a signal that came at a bad moment is sent again
 
 
@@ -136,7 +136,7 @@ def set_hooks(received: list[int]) -> None:
 
 def tell(error: BaseException) -> int:
     """Prints an error as one sentence on stderr, with --debug its traceback first; the exit code."""
-    if os.environ.get(DEBUG):
+    if os.environ.get(DEBUG, "") not in OFF:
         import traceback  # only here: it is slow to import
 
         traceback.print_exception(error)

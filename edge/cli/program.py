@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -12,8 +13,13 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from edge.cli.guard import DEBUG
+from edge.errors import UserError
 from edge.machine.early import ending_quietly
 from edge.version import __version__
+
+# click's class, or that of the copy inside typer, whichever this version of typer uses.
+UsageError: Any = typer.BadParameter.__base__
+NO_ARGUMENTS = "NoArgsIsHelpError"  # its subclass for a call without arguments: the help is its message
 
 
 def show_version(value: bool) -> None:
@@ -36,6 +42,30 @@ Debug = Annotated[
         "--debug", callback=set_debug, is_eager=True, help=f"Show tracebacks of errors ({DEBUG}=1)."
     ),
 ]
+
+
+class Program(TyperGroup):
+    """A group of commands that raises UserError for a wrong use of them."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Runs the command that is asked for, and exits with its code, as TyperGroup.main does."""
+        if not more.get("standalone_mode", True):
+            return super().main(*args, **more)
+        try:
+            code = super().main(*args, **more | {"standalone_mode": False})
+        except UsageError as error:
+            if type(error).__name__ == NO_ARGUMENTS:
+                error.show()
+                raise SystemExit(error.exit_code) from None
+            raise UserError(usage(error)) from error
+        raise SystemExit(code)
+
+
+def usage(error: Any) -> str:
+    """What is wrong with a command line, and the call that shows how it is right."""
+    message = re.sub(r"\.? +Did you mean (.+)\?$", r" (did you mean \1?)", error.format_message())
+    call = f"'{error.ctx.command_path} --help'" if error.ctx else "--help"
+    return f"{message[:1].lower()}{message[1:].rstrip('.')}: see {call}"
 
 
 class Command(NamedTuple):
@@ -69,7 +99,7 @@ def app_of(table: tuple[Command, ...], top: Callable[..., None], *, lazy: bool =
     """
     commands = {command.name: command for command in table}
 
-    class Group(TyperGroup):
+    class Group(Program):
         """Lists commands from the table, and loads the one that is called or completed."""
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from edge.machine.early import SIGNALS
+from edge.machine.early import SIGNALLED, SIGNALS
 
 
 class Interrupted(Exception):
-    """Raised after one of SIGNALS; finished work is on disk. `code` is 128 + the signal's number."""
+    """Raised after one of SIGNALS; finished work is on disk. `code` is SIGNALLED + the signal's number."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"interrupted by signal {code - 128}")
+        super().__init__(f"interrupted by signal {code - SIGNALLED}")
         self.code = code
 
 
@@ -35,7 +35,7 @@ def stop_on_signal() -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if received:
-            raise Interrupted(128 + received[0])
+            raise Interrupted(SIGNALLED + received[0])
 
     # Python delivers signals to the main thread only; a job in another thread leaves them to its program.
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -10,6 +10,7 @@ from types import FrameType
 
 # Ctrl-C, `kill`, and the end of the terminal or connection.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALLED = 128  # exit codes of signals begin here: 130 after Ctrl-C
 
 
 @contextlib.contextmanager
@@ -30,4 +31,4 @@ def ending_quietly() -> Iterator[None]:
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    os._exit(128 + number)
+    os._exit(SIGNALLED + number)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from edge.errors import UserError
+from edge.files import user_folder
 from edge.questions.question import Question
 
 NO_COMMENT = "I have no comment."
@@ -32,6 +35,9 @@ class Nearest(NamedTuple):
 @functools.cache
 def bleu_and_rouge() -> tuple[Any, Any]:
     """sacrebleu's corpus_bleu and a rouge-score scorer; raises UserError where they are not installed."""
+    if user_folder("NLTK_DATA", "nltk_data") is None:
+        # nltk, which rouge-score imports, wants a folder for downloads that it never makes here.
+        os.environ["NLTK_DATA"] = tempfile.gettempdir()
     try:
         bleu = importlib.import_module("sacrebleu").corpus_bleu
         scorer = importlib.import_module("rouge_score.rouge_scorer").RougeScorer(list(ROUGE_TYPES.values()))
