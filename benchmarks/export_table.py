@@ -21,6 +21,7 @@ from edge.artifact import Artifact
 from edge.precision import ONNX, PRECISIONS
 from edge.registry import read_registry
 from export.checkpoint import Checkpoint
+from export.graph.architectures import read_config
 from export.precision import Target
 from export.space import weight_bytes
 from export.synth import synth
@@ -88,7 +89,8 @@ def main() -> None:
             row |= {"bytes": weights, "over_needed": None}
             if PRECISIONS[precision].backend == ONNX:
                 with Checkpoint(source) as checkpoint:
-                    row["over_needed"] = weights / weight_bytes(checkpoint, Target(PRECISIONS[precision]))
+                    config = read_config(checkpoint.config, 1)
+                    row["over_needed"] = weights / weight_bytes(config, Target(PRECISIONS[precision]))
             rows.append(row)
             over_needed = f" = {row['over_needed']:.4f} x needed" if row["over_needed"] else ""
             print(

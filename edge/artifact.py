@@ -13,9 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge.errors import UserError
-from edge.fields import FieldError, Fields, anything, check_schema, integer, list_of, mapping_of, text
+from edge.fields import (
+    FieldError,
+    Fields,
+    anything,
+    check_schema,
+    integer,
+    list_of,
+    mapping_of,
+    optional,
+    text,
+)
 from edge.files import file_sha256
 from edge.precision import GGUF_SUFFIX, backend_of
+from edge.tokenizer_rules import TokenizerRules
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -99,7 +110,9 @@ class Manifest:
     one). `revision` is the hub's commit, "" for a local folder. `verification` is the verdict of
     `edge-export verify` with its numbers, tolerances and versions, empty before there is one; only
     `edge-export` reads its entries. `tokenizer` says how a GGUF file holds the tokenizer (`model`, `pre`,
-    and the `reason` where it holds none). It is empty for an ONNX graph, which holds none.
+    and the `reason` where it holds none). It is empty for an ONNX graph, which holds none. `tokenizer_rules`
+    says how the checkpoint's tokenizer files were read; None where tokenizer.json was copied as it was
+    (before 0.3.0) or there is no checkpoint.
     """
 
     model_id: str
@@ -117,6 +130,7 @@ class Manifest:
     revision: str = ""
     verification: Mapping[str, object] = field(default_factory=dict)
     tokenizer: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_rules: TokenizerRules | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -139,8 +153,16 @@ class Manifest:
         record = self.files.get(TOKENIZER_NAME)
         return record.sha256 if record else self.tokenizer["sha256"]
 
+    def template_tokens(self) -> dict[str, str | list[str]]:
+        """What a chat template gets beside the messages: special tokens by role."""
+        more = self.tokenizer_rules.additional_special_tokens if self.tokenizer_rules else ()
+        return {**self.special_tokens, **({"additional_special_tokens": list(more)} if more else {})}
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        raw = dataclasses.asdict(self)
+        if self.tokenizer_rules is None:
+            del raw["tokenizer_rules"]  # the identity of what was written before stays
+        return json.dumps(raw, indent=2, sort_keys=True) + "\n"
 
     def identity(self) -> str:
         """SHA-256 (hex) of all but the verdict: verifying an artifact does not change its identity."""
@@ -169,6 +191,7 @@ class Manifest:
                 revision=fields.get("revision", text, ""),
                 verification=fields.get("verification", mapping_of(anything), {}),
                 tokenizer=fields.get("tokenizer", mapping_of(text), {}),
+                tokenizer_rules=fields.get("tokenizer_rules", optional(TokenizerRules.from_json), None),
             )
 
 

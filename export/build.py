@@ -23,6 +23,7 @@ from export.precision import Target, groups_of, mixed, precision
 from export.source import pinned, resolve
 from export.space import build_bytes, check_space
 from export.tokenizer import TokenizerFiles, read_tokenizer
+from export.tokenizer_probe import check_prompts
 
 DEFAULT_CONTEXT = 4096
 
@@ -80,6 +81,8 @@ def build(
         if any(row.backend == LLAMA_CPP for row in wanted):
             check_llama(config)
         model = Model(checkpoint, config, read_tokenizer(checkpoint, config.vocabulary))
+        for note in model.tokenizer.notes:
+            on_note(note)
         digest = checkpoint.sha256()
         for row in wanted:
             to = mixed(wide, groups_of(checkpoint, config)) if row.name == MIXED else Target(row)
@@ -90,9 +93,9 @@ def build(
             artifact = existing(folder, manifest, model.tokenizer, overwrite)
             reused = artifact is not None
             if artifact is None:
-                total = build_bytes(checkpoint, to)
+                total = build_bytes(checkpoint, config, to)
                 check_space(out, total, row.backend)
-                write(model, to, manifest, folder, within(on_bytes, total))
+                write(model, to, manifest, folder, within(on_bytes, total), on_note)
                 artifact = Artifact.open(folder, verify=False)
             results.append(Built(artifact, time.perf_counter() - started, reused))
     return results
@@ -130,9 +133,17 @@ def within(on_bytes: Callable[[int, int], None], total: int) -> Callable[[int], 
 
 
 def write(
-    model: Model, to: Target, manifest: Manifest, folder: Path, on_bytes: Callable[[int], None] = ignore
+    model: Model,
+    to: Target,
+    manifest: Manifest,
+    folder: Path,
+    on_bytes: Callable[[int], None] = ignore,
+    on_note: OnNote = ignore,
 ) -> None:
-    """Writes the folder under a temporary name and renames it, so that a killed build leaves none."""
+    """Writes the folder under a temporary name and renames it, so that a killed build leaves none.
+
+    `on_note` is told when chat prompts cannot be made with what was written.
+    """
     working = folder.parent / f".{folder.name}.building"
     new_parent = not folder.parent.exists()
     if working.exists():
@@ -142,13 +153,14 @@ def write(
     except OSError as error:
         raise UserError(f"cannot write to {folder.parent} ({error.strerror}): give another --out") from error
     try:
+        (working / TOKENIZER_NAME).write_bytes(model.tokenizer.content.encode())
         known = write_model(model, to, manifest, working, on_bytes)
-        shutil.copyfile(model.tokenizer.tokenizer, working / TOKENIZER_NAME)
         if model.tokenizer.chat_template:
             (working / TEMPLATE_NAME).write_bytes(model.tokenizer.chat_template.encode())
         files = {path.name: record_file(path) for path in sorted(working.iterdir())}
         whole = dataclasses.replace(known, files=files)
         (working / MANIFEST_NAME).write_text(whole.to_json(), encoding="utf-8")
+        check_prompts(Artifact(working, whole), model.tokenizer, on_note)
         for path in working.iterdir():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())

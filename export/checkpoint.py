@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +40,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object: download it again")
     return value
+
+
+def check_parts(paths: list[Path]) -> None:
+    """Raises UserError that names the first missing part of files called NAME-00001-of-00003.safetensors."""
+    for path in paths:
+        if part := re.fullmatch(r"(.*)-(\d+)-of-(\d+)", path.stem):
+            name, place, count = part.groups()
+            for i in range(1, int(count) + 1):
+                other = path.with_name(f"{name}-{i:0{len(place)}}-of-{count}.safetensors")
+                if other not in paths:
+                    raise UserError(f"{other} is missing beside {path.name}: download it")
 
 
 class Checkpoint:
@@ -82,6 +94,7 @@ class Checkpoint:
             paths = [self.folder / Path(str(name)).name for name in sorted(set(weight_map.values()))]
         else:
             paths = sorted(self.folder.glob("*.safetensors"))
+            check_parts(paths)
         if not paths:
             raise UserError(f"{self.folder} has no *.safetensors file: only safetensors weights are read")
         for path in paths:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
+from edge.artifact import TOKENIZER_NAME
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import captured_log, llama_cpp
 from edge.errors import UserError
@@ -17,6 +18,7 @@ from export.checkpoint import Checkpoint
 from export.gguf_model import F16, F32, KINDS, Kind, write
 from export.gguf_tokenizer import Vocabulary, prove, read_vocabulary
 from export.graph.config import DecoderConfig
+from export.graph.tensors import all_shapes
 from export.tokenizer import TokenizerFiles
 
 SOURCE_NAME = ".unquantised.gguf"
@@ -31,20 +33,20 @@ class Written(NamedTuple):
     tokenizer: dict[str, str]
 
 
-def source_kind(checkpoint: Checkpoint, to: Precision) -> Kind:
+def source_kind(checkpoint: Checkpoint, config: DecoderConfig, to: Precision) -> Kind:
     """The type in which matrices are written first: the precision's own, or one to quantise from."""
     if not to.quantized:
         return F16 if to.bits == 16 else F32
-    types = {checkpoint.dtype(name) for name in checkpoint.names() if len(checkpoint.shape(name)) > 1}
+    types = {checkpoint.dtype(name) for name, shape in all_shapes(config).items() if len(shape) > 1}
     return KINDS[types.pop()] if len(types) == 1 else F32
 
 
-def source_bytes(checkpoint: Checkpoint, to: Precision) -> int:
+def source_bytes(checkpoint: Checkpoint, config: DecoderConfig, to: Precision) -> int:
     """Bytes of the file that stands beside the artifact while it is quantised; 0 where there is none."""
     if not to.quantized:
         return 0
-    size = source_kind(checkpoint, to).size
-    return sum(math.prod(checkpoint.shape(name)) * size for name in checkpoint.names())
+    size = source_kind(checkpoint, config, to).size
+    return sum(math.prod(shape) * size for shape in all_shapes(config).values())
 
 
 def write_files(
@@ -64,7 +66,7 @@ def write_files(
     files where there are two.
     """
     vocabulary = provable(checkpoint, config, tokenizer, folder, name)
-    kind, target = source_kind(checkpoint, to), folder / GGUF_NAME
+    kind, target = source_kind(checkpoint, config, to), folder / GGUF_NAME
     if not to.quantized:
         write(checkpoint, config, vocabulary, kind, target, on_bytes, name=name)
     else:
@@ -98,7 +100,7 @@ def provable(
             name=name,
             weights=False,
         )
-        reason = prove(trial, tokenizer)
+        reason = prove(trial, folder / TOKENIZER_NAME, vocabulary.added())
     except UserError as error:
         reason = f"llama.cpp cannot read the tokenizer ({error})"
     finally:

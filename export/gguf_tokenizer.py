@@ -17,7 +17,6 @@ import tokenizers
 
 from edge.backends.llama_vocabulary import LlamaTokenizer
 from edge.backends.tokenizer import JsonTokenizer
-from export.checkpoint import read_json
 from export.sentencepiece import read_pieces
 from export.tokenizer import TokenizerFiles, id_list
 
@@ -32,6 +31,7 @@ LLAMA3_WORDS, QWEN2_WORDS = _WORDS % r"\p{N}{1,3}", _WORDS % r"\p{N}"
 DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 META_SPACE = "▁"
+MOST_ADDED = 64  # added tokens that are compared
 BYTES = {f"<0x{i:02X}>" for i in range(256)}
 
 # Numbers, spaces, emoji, code and scripts, in NFC: llama.cpp does not normalise, and qwen's tokenizer.json
@@ -72,6 +72,16 @@ class Vocabulary:
         """The tokenizer as the manifest records it."""
         return {"model": self.model} | ({"reason": self.reason} if self.reason else {"pre": self.pre})
 
+    def added(self) -> tuple[str, ...]:
+        """Texts of the first control tokens and user-defined tokens, and of those that look like some.
+
+        llama.cpp takes well-known texts such as <|eot_id|> for control tokens, whatever their type is.
+        """
+        pairs = list(zip(self.tokens, self.types, strict=True))
+        added = [text for text, kind in pairs if kind in (CONTROL, USER_DEFINED)]
+        alike = [text for text, kind in pairs if kind == NORMAL and text[:1] == "<" and text[-1:] == ">"]
+        return (*added[:MOST_ADDED], *alike[:MOST_ADDED])
+
     def without(self, reason: str) -> Vocabulary:
         """A copy for a file without a tokenizer."""
         return replace(
@@ -86,10 +96,10 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
     there that only its larger siblings use). `first` is config.json's bos_token_id, for the tokenizers that
     put nothing before a text. Raises UserError when a file is damaged.
     """
-    raw = read_json(files.tokenizer)
-    tokenizer = tokenizers.Tokenizer.from_file(str(files.tokenizer))
+    raw = json.loads(files.content)
+    tokenizer = tokenizers.Tokenizer.from_str(files.content)
     model, pre, reason = form(raw)
-    pieces = files.tokenizer.with_name("tokenizer.model")
+    pieces = files.pieces
     scores: list[float] | None = None
     tokens, types = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
     if model == "gemma4" and pieces.is_file():
@@ -107,6 +117,8 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
             types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0) >= size:
         model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
+    if files.rules.split_special_tokens:
+        model, reason = "none", "llama.cpp has no equivalent of split_special_tokens"
     # For either of these two llama.cpp ends the process.
     if len(set(tokens)) < size:
         model, reason = "none", "two of the tokenizer's tokens have the same text"
@@ -167,6 +179,8 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
         if spaces and cut and not over and not model.get("ignore_merges"):
             return "gemma4", "gemma4", ""
         return "none", "", "llama.cpp has no equivalent of this byte-fallback tokenizer"
+    if normaliser.get("normalizers") == []:
+        normaliser = {}  # a sequence of none, as DeepSeek's files have it
     if normaliser and normaliser.get("type") != "NFC":
         return "none", "", f"llama.cpp has no equivalent of the normaliser {normaliser.get('type')!r}"
     parts = pre.get("pretokenizers") or [pre]
@@ -229,20 +243,22 @@ def special_ids(
         ids["bos"] = before[0]
     elif "bos" not in ids and (named := id_list(first)):
         ids["bos"] = named[0]
-    ids["eos"] = after[0] if after else ids.get("eos", files.stop_ids[0])
+    own = ids.get("eos")
+    ids["eos"] = after[0] if after else own if own in files.stop_ids else files.stop_ids[0]
     turn = next((i for text in END_OF_TURN if (i := tokenizer.token_to_id(text)) in files.stop_ids), None)
     others = [turn, *(i for i in files.stop_ids if i != ids["eos"])]
     ids["eot"] = next((i for i in others if i is not None), None)
     return {role: i for role, i in ids.items() if i is not None and 0 <= i < size}
 
 
-def prove(path: Path, files: TokenizerFiles) -> str:
-    """Compares llama.cpp's ids, with the GGUF file at `path`, with tokenizer.json's on the corpus.
+def prove(path: Path, tokenizer: Path, added: Sequence[str]) -> str:
+    """Compares llama.cpp's ids, with the GGUF file at `path`, with tokenizer.json's on the corpus, and on
+    texts that hold the `added` tokens.
 
     Gives "" where all are equal, else a sentence that names the first text with others.
     """
-    theirs, ours = LlamaTokenizer(path), JsonTokenizer(files.tokenizer)
-    for text in CORPUS:
+    theirs, ours = LlamaTokenizer(path), JsonTokenizer(tokenizer)
+    for text in (*CORPUS, *(f"a {token} b{token}\n{token}{token} c" for token in added)):
         for special in (False, True):
             if theirs.encode(text, special=special) != ours.encode(text, special=special):
                 start = json.dumps(text[:40], ensure_ascii=False)

@@ -54,6 +54,7 @@ def manifest_of(
         versions={name: importlib.metadata.version(name) for name in VERSIONS_OF[to.precision.backend]}
         | {"edgetrace": edge.__version__},
         notice=origin.notice,
+        tokenizer_rules=tokenizer.rules,
     )
 
 
@@ -92,9 +93,9 @@ def existing(folder: Path, wanted: Manifest, tokenizer: TokenizerFiles, overwrit
         tokenizer=built.manifest.tokenizer,
     )
     differing = differences(json.loads(built.manifest.to_json()), json.loads(same.to_json()))
-    # The checkpoint's digest covers config and weights; these two files are copied as they are.
+    # The checkpoint's digest covers config and weights; these two files follow from others.
     copied = {
-        TOKENIZER_NAME: tokenizer.tokenizer.read_bytes(),
+        TOKENIZER_NAME: tokenizer.content.encode(),
         TEMPLATE_NAME: tokenizer.chat_template.encode(),
     }
     for name, content in copied.items():

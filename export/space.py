@@ -9,6 +9,8 @@ from edge.errors import UserError
 from edge.machine.device import available_memory
 from edge.precision import LLAMA_CPP, ONNX
 from export.checkpoint import Checkpoint
+from export.graph.config import DecoderConfig
+from export.graph.tensors import all_shapes
 from export.precision import Target
 
 DISK_MARGIN = 100_000_000  # bytes beside the weights: graph, tokenizer, alignment, and some left for others
@@ -17,23 +19,23 @@ DISK_MARGIN = 100_000_000  # bytes beside the weights: graph, tokenizer, alignme
 BUILD_MEMORY = {ONNX: 600_000_000, LLAMA_CPP: 800_000_000}
 
 
-def build_bytes(checkpoint: Checkpoint, to: Target) -> int:
+def build_bytes(checkpoint: Checkpoint, config: DecoderConfig, to: Target) -> int:
     """Bytes that a build writes, those that stand beside the artifact for a while among them."""
-    return weight_bytes(checkpoint, to) + spare_bytes(checkpoint, to)
+    return weight_bytes(config, to) + spare_bytes(checkpoint, config, to)
 
 
-def weight_bytes(checkpoint: Checkpoint, to: Target) -> int:
+def weight_bytes(config: DecoderConfig, to: Target) -> int:
     """Bytes that the weights take (estimated for GGUF mixtures)."""
-    return int(sum(to.bytes_of(name, checkpoint.shape(name)) for name in checkpoint.names()))
+    return int(sum(to.bytes_of(name, shape) for name, shape in all_shapes(config).items()))
 
 
-def spare_bytes(checkpoint: Checkpoint, to: Target) -> int:
+def spare_bytes(checkpoint: Checkpoint, config: DecoderConfig, to: Target) -> int:
     """Bytes of what stands beside an artifact only while it is built."""
     if to.precision.backend != LLAMA_CPP:
         return 0
     from export import gguf_artifact  # needs the extra `llama`
 
-    return gguf_artifact.source_bytes(checkpoint, to.precision)
+    return gguf_artifact.source_bytes(checkpoint, config, to.precision)
 
 
 def check_space(out: Path, needed: int, backend: str) -> None:

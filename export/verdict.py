@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 TRANSFORMERS, OPTIMUM, CHECKPOINT = "transformers", "optimum", "checkpoint"
+PROMPTS = "transformers, prompts of texts"  # numbers: texts with other ids
 
 
 class Tolerances(NamedTuple):

@@ -2,7 +2,8 @@
 
 Do the stored weights follow from the checkpoint's, within a tolerance? Does the artifact compute what
 transformers eager float32 computes with the stored weights, within a tolerance? The same against optimum's
-graph, where one is given. Without a tolerance: how far is it from full precision (KL in nats)?
+graph, where one is given. Are its prompts those of transformers? Without a tolerance: how far is it from
+full precision (KL in nats)?
 
 At gemma-3-1b's shape the peak was 11.8 GB resident, pages of mapped files counted (optimum's reference of
 1.2 billion parameters takes 12 GB as well).
@@ -50,6 +51,7 @@ from export.verdict import (
     Probe,
     Verification,
 )
+from export.verify_tokens import check_tokens
 
 VERSIONS_OF = ("onnxruntime", "torch", "transformers", "numpy")
 VERIFIED = tuple(name for name, row in PRECISIONS.items() if row.weight_tolerance is not None)
@@ -114,7 +116,8 @@ def judge(artifact: Artifact, against: Yardsticks) -> Verification:
     """Verifies one artifact with all its yardsticks."""
     stored, chosen, reference = Stored(artifact), against.probes, against.reference
     values = artifact_values(artifact, chosen, against.threads)
-    checks = [check_weights(stored, against.checkpoint, against.config, weight_tolerance(artifact))]
+    checks = check_tokens(artifact, against.checkpoint.folder)
+    checks += [check_weights(stored, against.checkpoint, against.config, weight_tolerance(artifact))]
     versions = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
     versions["edgetrace"] = edge.__version__
     if quantised(artifact):

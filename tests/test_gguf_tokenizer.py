@@ -168,6 +168,11 @@ def built(
     (checkpoint / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
     if pieces is not None:
         (checkpoint / "tokenizer.model").write_bytes(pieces)
+    if models.BOS not in {token["content"] for token in raw["added_tokens"]}:
+        # A tokenizer that lacks tokens which this file names would get them behind its own.
+        models.write_json(
+            checkpoint / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}
+        )
     return build(str(checkpoint), ["gguf-f32"], folder / "out")[0].artifact
 
 
@@ -426,7 +431,11 @@ NONE = {
     "word-level": (word_level, "WordLevel"),
     "lowercase": (lambda: byte_level(cut(QWEN2), normalizer=normalizers.Lowercase()), "Lowercase"),
     "whitespace": (lambda: byte_level(PLAIN) | {"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
-    "prefix": (lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True)), "ByteLevel"),
+    # In a sequence: of ByteLevel alone transformers takes the space away where no setting asks for it.
+    "prefix": (
+        lambda: byte_level(pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=True)])),
+        "Sequence",
+    ),
     "qwen2-whole-words": (lambda: byte_level(cut(QWEN2), whole=True), "cutting text into words"),
     "two-before": (lambda: with_two(byte_level(PLAIN)), "more than one token"),
     "unknown-token": (lambda: with_unknown(byte_level(PLAIN)), "gives other tokens than tokenizer.json for"),
@@ -517,7 +526,9 @@ def test_a_beginning_that_only_config_json_names_is_kept(tmp_path):
         config = models.config_of(vocab_size=size_of(raw), num_hidden_layers=1, bos_token_id=named)
         checkpoint = models.write_checkpoint(folder / "checkpoint", config)
         (checkpoint / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
-        (checkpoint / "tokenizer_config.json").write_text('{"bos_token": null}', encoding="utf-8")
+        (checkpoint / "tokenizer_config.json").write_text(
+            '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": null}', encoding="utf-8"
+        )
         artifact = build(str(checkpoint), ["gguf-f32"], folder / "out")[0].artifact
         ids.append(head(artifact, "ggml.bos_token_id", "ggml.add_bos_token"))
     assert ids == [[2, False], [None, False], [None, False]]
@@ -627,7 +638,10 @@ def test_an_end_token_that_the_tokenizer_lacks_does_not_hide_the_stop_ids(tmp_pa
         {models.EOS: "</S>"}.get(text, text): i for text, i in raw["model"]["vocab"].items()
     }
     artifact = built(tmp_path, raw)
-    assert Vocabulary(artifact.path / "model.gguf").stop_ids() == artifact.manifest.model.stop_ids == (1, 3)
+    # transformers gives the token that tokenizer_config.json names the next id, a row of padding.
+    own = size_of(raw)
+    inside = Vocabulary(artifact.path / "model.gguf").stop_ids()
+    assert inside == artifact.manifest.model.stop_ids == (1, 3, own)
 
 
 def test_a_vocabulary_that_ends_llama_cpps_process_is_not_given_to_it(tmp_path):

@@ -17,7 +17,8 @@ from edge.questions.prompt import Prompter, compile_template, parse_date
 from tests import models
 from tests.conftest import QUESTIONS, write_questions
 
-TEXTS = (*QUESTIONS, "  two  spaces\n\nand lines ", "<s> inside </s> a question <|end|>", "naïve 🜂 ☃")
+CONTROLS = "<s> inside </s> a question <|end|>"
+TEXTS = (*QUESTIONS, "  two  spaces\n\nand lines ", CONTROLS, "naïve 🜂 ☃")
 
 
 @pytest.fixture(scope="module")
@@ -41,23 +42,31 @@ def with_template(source: Artifact, folder, template: str) -> Artifact:
 @pytest.mark.parametrize("shape", ["odd", "untied"])  # with and without a BOS of the post-processor
 def test_raw_ids_are_those_of_transformers(shape, checkpoints, artifacts, transformers):
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoints(shape))
-    prompter = Prompter(Artifact.open(artifacts(shape)), "raw")
+    artifact = Artifact.open(artifacts(shape))
+    prompter, parsing = Prompter(artifact, "raw"), Prompter(artifact, "raw", control_tokens=True)
     for text in TEXTS:
         made = prompter.prompt(text)
-        assert list(made.ids) == tokenizer(text)["input_ids"]
         assert made.text == text
+        assert parsing.prompt(text).ids == tuple(tokenizer(text)["input_ids"])
+        if text != CONTROLS:
+            assert made == parsing.prompt(text)
     assert (prompter.prompt("Why?").ids[0] == 0) == (shape == "odd")
 
 
 def test_chat_ids_are_those_of_transformers(checkpoints, artifacts, transformers):
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoints("untied"))
-    prompter = Prompter(Artifact.open(artifacts("untied")))
+    artifact = Artifact.open(artifacts("untied"))
+    prompter, parsing = Prompter(artifact), Prompter(artifact, control_tokens=True)
     assert prompter.style == "chat"
     for text in TEXTS:
         chat = [{"role": "user", "content": text}]
         made = prompter.prompt(text)
         assert made.text == tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        assert list(made.ids) == tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+        assert list(parsing.prompt(text).ids) == tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True
+        )
+        if text != CONTROLS:
+            assert made == parsing.prompt(text)
         assert made.text.startswith("<s>\n<|user|>") or made.text.startswith("<s><|user|>")
 
 
@@ -144,9 +153,9 @@ def test_a_bad_day_is_refused(date):
     ],
 )
 def test_a_template_that_fails_or_reaches_out_is_refused(artifacts, tmp_path, template):
-    prompter = Prompter(with_template(Artifact.open(artifacts("untied")), tmp_path / "a", template))
+    made = with_template(Artifact.open(artifacts("untied")), tmp_path / "a", template)
     with pytest.raises(UserError, match="the chat template fails"):
-        prompter.prompt("Why?")
+        Prompter(made)
 
 
 def test_what_a_template_says_when_it_refuses_reaches_the_user(artifacts, tmp_path):
@@ -154,7 +163,7 @@ def test_what_a_template_says_when_it_refuses_reaches_the_user(artifacts, tmp_pa
         Artifact.open(artifacts("untied")), tmp_path / "a", "{{ raise_exception('only tools,\nplease') }}"
     )
     with pytest.raises(UserError, match=re.escape("fails (only tools, please): use --prompt raw")):
-        Prompter(made).prompt("Why?")
+        Prompter(made)
 
 
 @pytest.mark.parametrize("template", ["{% if %}", "{{ 'open", "{% unknown_tag %}"])
@@ -180,20 +189,20 @@ def test_a_question_without_tokens_and_a_token_beyond_the_model_are_refused(arti
     small = json.loads(artifact.manifest.to_json())
     small["model"]["vocabulary"] = 5
     beyond = Artifact(artifact.path, type(artifact.manifest).from_json(json.dumps(small)))
+    refused = Prompter(beyond, "raw")
     with pytest.raises(UserError, match="outside the model's vocabulary of 5"):
-        Prompter(beyond, "raw").prompt("Why?")
+        refused.prompt("Why?")
+    assert refused.prompt_or_note("Why?").refused
 
 
-def test_pieces_keep_special_tokens_and_text_leaves_them_out(odd):
+def test_pieces_are_what_each_token_adds_to_the_text(odd):
     prompter = Prompter(odd)
-    ids = prompter.tokenizer.encode("Aé<|end|>", special=False)
-    assert "".join(prompter.piece(i) for i in ids[:1]) == "A"
-    assert prompter.piece(3) == models.END
-    assert prompter.text(ids) == "Aé"
-    assert (
-        prompter.piece(models.VOCABULARY - 1) == ""
-    )  # the model's vocabulary is padded beyond the tokenizer's
-    assert "\ufffd" in prompter.piece(prompter.tokenizer.encode("☃", special=False)[0])
+    ids = prompter.tokenizer.encode("Aé<|end|>☃", special=False)
+    assert prompter.text(ids) == "Aé☃"
+    assert prompter.pieces(ids) == ["A", "", "é", "", "", "", "☃"]
+    assert prompter.pieces(ids[:-1])[-1] == "\ufffd"  # a character that never ends
+    # The model's vocabulary is padded beyond the tokenizer's.
+    assert prompter.pieces([models.VOCABULARY - 1]) == [""]
 
 
 def test_question_files_round_trip_through_the_prompt(odd, tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from lm_eval.tasks.truthfulqa import utils as harness
 from typer.testing import CliRunner
@@ -199,12 +200,24 @@ def test_a_job_that_cannot_begin_leaves_nothing(artifacts, monkeypatch, tmp_path
     assert tree(tmp_path) == before
 
 
-def test_a_question_that_cannot_be_asked_is_refused_before_anything_is_written(artifacts, tmp_path) -> None:
+def test_a_question_that_cannot_be_asked_has_no_score_and_says_why(artifacts, tmp_path) -> None:
     artifact = Artifact.open(artifacts("nano-llama"))
-    broken = [*ASKED[:2], replace(ASKED[2], question="\ud800")]
-    with pytest.raises(UserError, match="is not UTF-8"):
-        score(artifact, broken, tmp_path / "out", shard="1/3", runtime=ONE_THREAD)
-    assert tree(tmp_path) == {}
+    long = replace(ASKED[3], question="why " * 3000)
+    broken = [*ASKED[:2], replace(ASKED[2], question="\ud800"), long]
+    notes: list[str] = []
+    made = score(artifact, broken, tmp_path / "out", runtime=ONE_THREAD, on_note=notes.append)
+    assert made.values["mc2"].keys() == {0, 1}
+    assert "2 of 4 questions cannot be scored" in notes[0]
+    rows = pq.read_table(tmp_path / "out" / "choices").to_pylist()
+    refused = {row["question_index"]: row["note"] for row in rows if row["logprob"] is None}
+    assert refused.keys() == {2, 3}
+    assert "is not UTF-8" in refused[2]
+    assert "positions, more than the" in refused[3]
+    alone = score(artifact, broken[:2], tmp_path / "alone", runtime=ONE_THREAD)
+    assert alone.values["mc2"] == made.values["mc2"]
+    with pytest.raises(UserError, match=r"no question can be scored: .* is not UTF-8"):
+        score(artifact, [broken[2]], tmp_path / "none", runtime=ONE_THREAD)
+    assert not (tmp_path / "none").exists()
 
 
 def test_common_prefix() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
-from edge.artifact import Artifact
+from edge.artifact import TOKENIZER_NAME, Artifact
 from edge.backends.base import KV_CACHES, Backend, LlamaSettings, Runtime
 from edge.backends.llamacpp import LlamaBackend, cache_type
 from edge.backends.memory import check_memory
@@ -80,6 +80,11 @@ class Loader:
         do, or it cannot load the model.
         """
         artifact, runtime = self.artifact, self.runtime
+        if TOKENIZER_NAME in artifact.manifest.files and artifact.manifest.tokenizer_rules is None:
+            on_note(
+                f"{artifact.label} was built by an Edgetrace that read tokenizer.json alone: build it again "
+                "for prompts as transformers makes them"
+            )
         if not runtime.anyway:
             check_memory(artifact, cache_bytes_each(artifact, runtime), capacity)
         if artifact.manifest.backend == LLAMA_CPP:

@@ -14,6 +14,7 @@ from edge.cli.common import console, print_note, write_json_line
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
+    ControlTokens,
     Date,
     GpuLayers,
     KvCache,
@@ -39,6 +40,7 @@ def ask(
     temperature: Temperature = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     date: Date = None,
+    control_tokens: ControlTokens = False,
     threads: Threads = None,
     taps: Taps = "auto",
     kv_cache: KvCache = None,
@@ -58,7 +60,14 @@ def ask(
     opened = open_artifact(artifact)
     notes: list[str] = []  # printed at the end, since the view is redrawn in place until then
     steps = answer(
-        opened, question, settings, prompt=prompt, date=date, runtime=runtime, on_note=notes.append
+        opened,
+        question,
+        settings,
+        prompt=prompt,
+        date=date,
+        control_tokens=control_tokens,
+        runtime=runtime,
+        on_note=notes.append,
     )
     try:
         if json_lines:

@@ -55,6 +55,13 @@ PromptStyle = Annotated[
         "or qa (TruthfulQA's preset)."
     ),
 ]
+ControlTokens = Annotated[
+    bool,
+    typer.Option(
+        "--control-tokens",
+        help="Parse control tokens in a question as transformers does (default: they are text).",
+    ),
+]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; above it tokens are sampled.")]
 Date = Annotated[str | None, typer.Option(help="Day that chat templates see (YYYY-MM-DD, default today).")]
 

@@ -13,6 +13,7 @@ from edge.cli.job import trace_job
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
+    ControlTokens,
     Date,
     GpuLayers,
     KvCache,
@@ -56,6 +57,7 @@ def run(
         int | None, typer.Option(help="Keep so many likeliest tokens instead.", min=1)
     ] = None,
     date: Date = None,
+    control_tokens: ControlTokens = False,
     threads: Threads = None,
     taps: Taps = "auto",
     kv_cache: KvCache = None,
@@ -87,6 +89,7 @@ def run(
             date=date,
             limit=limit,
             shard=shard,
+            control_tokens=control_tokens,
             runtime=runtime,
             pause_above=pause_above,
             on_progress=on_progress,

@@ -16,6 +16,7 @@ from edge.cli.job import follow_job
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
+    ControlTokens,
     GpuLayers,
     JsonFile,
     KvCache,
@@ -42,6 +43,7 @@ def score(
     questions: Annotated[Path | None, typer.Option(help=QUESTIONS_HELP)] = None,
     limit: Limit = None,
     shard: Shard = "1/1",
+    control_tokens: ControlTokens = False,
     threads: Threads = None,
     kv_cache: KvCache = None,
     low_memory: LowMemory = False,
@@ -69,6 +71,7 @@ def score(
             out,
             limit=limit,
             shard=shard,
+            control_tokens=control_tokens,
             runtime=runtime,
             on_progress=on_progress,
             on_note=on_note,

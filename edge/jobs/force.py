@@ -89,6 +89,7 @@ def read_items(reference: Run) -> Iterator[Item]:
     kept = reference.manifest.settings.reference_k > 0
     extra = [*KEPT] if kept else []
     columns = ["question_id", "question", "category", "prompt_ids", "prompt_text", "stop_reason"]
+    columns += [name for name in reference.columns("answers") if name == "note"]
     rows = reference.answers(["question_index", *columns]).to_pylist()
     answers = {row["question_index"]: row for row in rows}
     for index, steps in reference.each_question(["token_id", "surprisal", *extra]):
@@ -98,7 +99,7 @@ def read_items(reference: Run) -> Iterator[Item]:
             question_id=row["question_id"],
             question=row["question"],
             category=row["category"],
-            prompt=Prompt(tuple(row["prompt_ids"]), row["prompt_text"]),
+            prompt=Prompt(tuple(row["prompt_ids"]), row["prompt_text"], row.get("note") or ""),
             forced=ForcedTokens(
                 tokens=steps.column("token_id").to_pylist(),
                 stop_reason=row["stop_reason"],

@@ -24,8 +24,6 @@ from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Shown
 from edge.signals.reader import SignalReader
 
-REPLACEMENT = "\ufffd"
-LONGEST_CHARACTER = 4  # the most tokens that one UTF-8 character takes
 SENSE_EVERY = 1.0  # seconds between two readings of the sensors
 
 
@@ -46,8 +44,8 @@ class Gauge:
 
 
 class LiveStep(NamedTuple):
-    """A step, the text that it completes ("" while a character is incomplete), the answer so far, and the
-    machine's state."""
+    """A step, what it adds to the answer's text ("" while a character is incomplete), the answer so far, and
+    the machine's state."""
 
     step: Step
     text: str
@@ -62,39 +60,37 @@ def answer(
     *,
     prompt: str | None = None,
     date: str | None = None,
+    control_tokens: bool = False,
     runtime: Runtime | None = None,
     on_note: OnNote = ignore,
 ) -> Iterator[LiveStep]:
     """Answers one question step by step.
 
-    `prompt` is a style of Prompter. Raises UserError when the question does not fit the context, Interrupted
-    on a signal.
+    `prompt` is a style of Prompter, `control_tokens` its choice. Raises UserError when the question cannot
+    be asked or does not fit the context, Interrupted on a signal.
     """
-    prompter = Prompter(artifact, prompt, date)
+    prompter = Prompter(artifact, prompt, date, control_tokens=control_tokens)
     item = Item(0, "", question, "", prompter.prompt(question))
     ids, limit = item.prompt.ids, artifact.manifest.model.context
     if len(ids) > limit:
         raise UserError(
             f"the question has {len(ids)} tokens, the artifact was built for {limit}: ask a shorter one"
         )
+    if item.prompt.note:
+        on_note(f"{item.prompt.note} (see --control-tokens)")
     capacity = capacity_for([item.prompt], settings, limit)
     backend = open_backend(artifact, runtime or Runtime(), capacity, on_note)
     with closing(backend), stop_on_signal() as check:
         gauge, record = Gauge(Sensors()), record_of(item, backend, prompter)
         source = ChosenTokens(settings, backend.spec.stop_ids)
-        pending: list[int] = []
+        stream = prompter.stream()
         loss_noted = False
         for step, _ in decode(backend, SignalReader(backend.spec), ids, source):
             if backend.taps_lost and not loss_noted:
                 loss_noted = True
                 tell_lost_taps(backend, on_note)
             record.add(step)
-            pending.append(step.token_id)
-            text = prompter.text(pending)
-            if text.endswith(REPLACEMENT) and len(pending) < LONGEST_CHARACTER and not step.stop_reason:
-                text = ""
-            else:
-                pending.clear()
+            text = stream.add(step.token_id, last=step.stop_reason is not None)
             gauge.look()
             yield LiveStep(step, text, record, gauge)
             check()
@@ -113,7 +109,7 @@ def as_json(live: LiveStep) -> dict[str, Any]:
         "phase": step.phase,
         "position": step.position,
         "token_id": step.token_id,
-        "token": record.prompter.piece(step.token_id),
+        "token": live.text,
         "text": live.text,
         **{name: plain(value_of(BY_NAME[name], step, None)) for name in shown_in(Shown.LIVE)},
         "output_entropy_mean": record.statistics.live("output_entropy")[0],

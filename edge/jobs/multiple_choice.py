@@ -68,11 +68,16 @@ RULES: dict[str, Callable[[Sequence[bool], Sequence[float]], float]] = {
 
 
 def by_question(rows: pa.Table) -> dict[str, dict[int, float]]:
-    """Scores by task and question_index, from the rows of a score directory."""
+    """Scores by task and question_index, from the rows of a score directory.
+
+    A question that could not be scored, whose `logprob` is null, has none.
+    """
     grouped: dict[str, dict[int, tuple[list[bool], list[float]]]] = {task: {} for task in TASKS}
     ordered = rows.sort_by([("question_index", "ascending"), ("choice", "ascending")])
     columns = (ordered.column(name).to_pylist() for name in ("question_index", "task", "true", "logprob"))
     for index, task, is_true, logprob in zip(*columns, strict=True):
+        if logprob is None:
+            continue
         true, logprobs = grouped[task].setdefault(index, ([], []))
         true.append(is_true)
         logprobs.append(logprob)

@@ -12,7 +12,7 @@ from edge.backends.runtime import Loader, llama_settings, versions
 from edge.errors import OnNote, ignore
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.item import Item
-from edge.jobs.session import Progress, TraceJob, capacity_for, now, sensors_for, trace
+from edge.jobs.session import Progress, TraceJob, capacity_for, now, sensors_for, tell_prompts, trace
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
@@ -30,6 +30,7 @@ def run(
     date: str | None = None,
     limit: int | None = None,
     shard: str = "1/1",
+    control_tokens: bool = False,
     runtime: Runtime | None = None,
     pause_above: float | None = None,
     on_progress: Callable[[Progress], None] = ignore,
@@ -37,16 +38,21 @@ def run(
 ) -> RunManifest:
     """Traces answers to the questions that `limit` and `shard` select into the run directory `out`.
 
-    Continues an unfinished run of the same settings, does nothing for a finished one. Waits while the
+    Continues an unfinished run of the same settings, does nothing for a finished one. Control tokens in a
+    question are text, unless `control_tokens` asks to parse them. A question that cannot be asked gets an
+    answer without tokens whose stop reason is "refused" and whose note says why. Waits while the
     machine is hotter than `pause_above` degrees Celsius. `on_note` is called with notes for the user. Raises
     UserError for bad input, and Interrupted on SIGINT or SIGTERM after writing the finished answers.
     """
     loader = Loader(artifact, runtime or Runtime())
     sensors = sensors_for(pause_above)
     chosen = select(questions, limit, shard)
-    prompter = Prompter(artifact, prompt, date_of(out, date))
-    # All prompts now, so that a bad template or question is refused before anything is written.
-    prompts = [prompter.prompt(question.question) for question in chosen]
+    parsed = parsed_of(out, control_tokens)
+    prompter = Prompter(artifact, prompt, date_of(out, date), control_tokens=parsed is not False)
+    prompts = [prompter.prompt_or_note(question.question) for question in chosen]
+    for question in set(select(questions, limit, "1/1")) - set(chosen):
+        prompter.prompt_or_note(question.question)  # all shards have the same settings
+    tell_prompts(prompts, on_note)
     manifest = RunManifest(
         kind="run",
         artifact=ArtifactIdentity.of(artifact),
@@ -57,6 +63,7 @@ def run(
             date=prompter.date.isoformat(),
             limit=limit,
             shard=shard,
+            control_tokens=parsed if prompter.met_controls else None,
             llama=llama_settings(artifact, loader.runtime),
         ),
         # The hash is of the whole list, so that shards and limited runs of one file have the same.
@@ -88,3 +95,13 @@ def date_of(out: Path, date: str | None) -> str | None:
     if date is None and (out / RUN_NAME).is_file():
         return read_manifest(out).settings.date
     return date
+
+
+def parsed_of(out: Path, control_tokens: bool) -> bool | None:
+    """Whether control tokens are parsed; None, which parses them, where the run in `out` says nothing.
+
+    0.2 parsed them. In a later run no question has any.
+    """
+    if (out / RUN_NAME).is_file() and read_manifest(out).settings.control_tokens is None:
+        return None
+    return control_tokens

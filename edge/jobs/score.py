@@ -25,18 +25,31 @@ from edge.jobs.session import Progress, now, tell_damaged
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
+from edge.runs.columns import storable
 from edge.runs.provenance import ArtifactIdentity, QuestionSet, ScoreSettings
-from edge.runs.score_directory import SCHEMA, ScoreManifest, ScoreWriter
+from edge.runs.score_directory import (
+    SCHEMA,
+    SCORE_NAME,
+    ScoreManifest,
+    ScoreWriter,
+    read_score_manifest,
+)
 from edge.signals.taps import Array
 
 FLUSH_ROWS = 200
 
 
 class Encoded(NamedTuple):
-    """A question's prompt and, by text, the tokens of each choice that continue it."""
+    """A question's prompt and, by text, the tokens of each choice that continue it, and a note."""
 
     prompt: tuple[int, ...]
     continuations: dict[str, tuple[int, ...]]
+    note: str = ""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the question cannot be scored; the note says why."""
+        return not self.continuations
 
     @property
     def positions(self) -> int:
@@ -48,18 +61,32 @@ def encode(prompter: Prompter, question: Question) -> Encoded:
     """Tokenises TruthfulQA's preset followed by " " and each choice, cut where lm-evaluation-harness cuts.
 
     Prompt and choice are tokenised as one text. The choice is what follows as many tokens as the prompt
-    alone has. Raises UserError for a choice without tokens.
+    alone has. Raises UserError for a question or a choice that has no tokens or cannot be encoded.
     """
     prompt = prompter.prompt(question.question)
     continuations = {}
     for text in dict.fromkeys(choice.text for choice in choices(question)):
-        whole = prompter.tokenizer.encode(f"{prompt.text} {text}", special=True)
+        whole = prompter.continued(question.question, f" {text}")
         if len(whole) <= len(prompt.ids):
             raise UserError(
                 f"the answer {text[:40]!r} has no tokens of its own: write it out in the questions"
             )
         continuations[text] = tuple(whole[len(prompt.ids) :])
-    return Encoded(prompt.ids, continuations)
+    return Encoded(prompt.ids, continuations, prompt.note)
+
+
+def encode_or_note(prompter: Prompter, question: Question, context: int) -> Encoded:
+    """As `encode`; for a question that cannot be scored in this context an Encoded that says why."""
+    try:
+        encoded = encode(prompter, question)
+        if encoded.positions > context:
+            raise UserError(
+                f"the question {question.question[:40]!r} takes {encoded.positions} positions, more than "
+                f"the {context} the artifact was built for: build it with a larger --context"
+            )
+        return encoded
+    except UserError as error:
+        return Encoded((), {}, str(error))
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
@@ -132,14 +159,16 @@ def score(
     *,
     limit: int | None = None,
     shard: str = "1/1",
+    control_tokens: bool = False,
     runtime: Runtime | None = None,
     on_progress: Callable[[Progress], None] = ignore,
     on_note: OnNote = ignore,
 ) -> Scored:
     """Scores the choices of the questions into the directory `out`; continues unfinished scores.
 
-    Raises UserError for bad input, also where a choice does not fit the artifact's context, and Interrupted
-    on a signal after writing the finished questions.
+    A question that cannot be encoded, or does not fit the artifact's context, has no score, and its rows say
+    why. `control_tokens` is the choice of Prompter. Raises UserError for bad input, also where no question
+    can be scored, and Interrupted on a signal after writing the finished questions.
     """
     loader = Loader(artifact, runtime or Runtime())
     selected = select(questions, limit, shard)
@@ -154,27 +183,33 @@ def score(
             f"{len(selected) - len(chosen)} questions have no true and false answers to choose from: "
             "left out"
         )
-    prompter = Prompter(artifact, "qa")
-    encoded = {question.index: encode(prompter, question) for question in chosen}
-    longest = max(question.positions for question in encoded.values())
+    parsed = parsed_of(out, control_tokens)
+    prompter = Prompter(artifact, "qa", control_tokens=parsed is not False)
+    context = artifact.manifest.model.context
+    encoded = {question.index: encode_or_note(prompter, question, context) for question in chosen}
+    ready = [question for question in encoded.values() if not question.refused]
+    if not ready:
+        raise UserError(f"no question can be scored: {next(iter(encoded.values())).note}")
+    if len(ready) < len(encoded):
+        note = next(question.note for question in encoded.values() if question.refused)
+        on_note(
+            f"{len(encoded) - len(ready)} of {len(encoded)} questions cannot be scored, the first: {note}"
+        )
+    longest = max(question.positions for question in ready)
     # The prompts of all shards, so that the results do not depend on sharding or resuming.
     others = [question for question in select(questions, limit, "1/1") if question.index not in encoded]
     prompts = [
-        *(question.prompt for question in encoded.values()),
-        *(prompter.prompt(other.question).ids for other in others),
+        *(question.prompt for question in ready),
+        *(asked.ids for other in others if not (asked := prompter.prompt_or_note(other.question)).refused),
     ]
     shared = common_prefix(prompts)
-    if longest > (context := artifact.manifest.model.context):
-        raise UserError(
-            f"a question takes {longest} positions, more than the {context} {artifact.label} was built for: "
-            "build it with a larger --context"
-        )
     manifest = ScoreManifest(
         artifact=ArtifactIdentity.of(artifact),
         settings=ScoreSettings(
             limit=limit,
             shard=shard,
             prompt=prompter.style,
+            control_tokens=parsed if prompter.met_controls else None,
             llama=llama_settings(artifact, loader.runtime),
         ),
         questions=QuestionSet(questions_sha256(questions), len(questions), len(chosen)),
@@ -197,21 +232,30 @@ def score(
         return Scored(writer.manifest, by_question(writer.rows()))
 
 
+def parsed_of(out: Path, control_tokens: bool) -> bool | None:
+    """Whether control tokens are parsed; None, which parses them, where scores in `out` say nothing."""
+    if (out / SCORE_NAME).is_file() and read_score_manifest(out).settings.control_tokens is None:
+        return None
+    return control_tokens
+
+
 def rows_of(
     questions: Iterable[Question], encoded: dict[int, Encoded], scorer: Scorer, check: Callable[[], None]
 ) -> Iterator[pa.Table]:
     """Yields one table for each question; `check` may raise between two."""
     for question in questions:
         tokens = encoded[question.index]
-        logprobs = scorer.score(tokens)
+        logprobs = {} if tokens.refused else scorer.score(tokens)
         rows = [
             {
                 "question_index": question.index,
                 "question_id": question.question_id,
-                "category": question.category,
+                "category": storable(question.category),
                 **choice._asdict(),
-                "tokens": len(tokens.continuations[choice.text]),
-                "logprob": logprobs[choice.text],
+                "text": storable(choice.text),
+                "tokens": len(tokens.continuations.get(choice.text, ())),
+                "logprob": logprobs.get(choice.text),
+                "note": tokens.note,
             }
             for choice in choices(question)
         ]

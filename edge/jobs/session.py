@@ -78,9 +78,11 @@ class TraceJob:
         """Number of most likely tokens that are kept of each step."""
         return self.settings.reference_k if self.settings else 0
 
-    def buffer(self) -> PartBuffer:
-        """An empty part with this job's columns."""
-        return PartBuffer(reference=self.reference_k > 0, forced=self.forced, exact=self.exact is not None)
+    def buffer(self, *, alone: bool) -> PartBuffer:
+        """An empty part with this job's columns; `alone` as in PartBuffer."""
+        return PartBuffer(
+            reference=self.reference_k > 0, forced=self.forced, exact=self.exact is not None, alone=alone
+        )
 
 
 def trace(out: Path, job: TraceJob, on_progress: Callable[[Progress], None], on_note: OnNote) -> RunManifest:
@@ -99,7 +101,7 @@ def trace(out: Path, job: TraceJob, on_progress: Callable[[Progress], None], on_
                     backend = opened.enter_context(closing(job.loader.load(job.capacity, on_note)))
                     full = FullModel(job.exact.load(job.capacity, on_note)) if job.exact else None
                     opened.pop_all()  # both are open: from here on the loop closes them
-            recorder = Recorder(writer, job.buffer(), backend, job.sensors, on_note)
+            recorder = Recorder(writer, job.buffer(alone=writer.tokens_alone), backend, job.sensors, on_note)
             answer_items(job, backend, full, recorder, on_progress, on_note)
             writer.finish()
         return writer.manifest
@@ -132,7 +134,8 @@ def answer_items(
             record = record_of(item, backend, job.prompter)
             values = comparison(item, full)
             source = token_source(item, job.settings, backend)
-            for step, taps in decode(backend, reader, item.prompt.ids, source):
+            asked = () if item.prompt.refused else decode(backend, reader, item.prompt.ids, source)
+            for step, taps in asked:
                 record.add(step, values(step, taps) if values else None)
                 on_progress(Progress(recorder.done, total, record))
                 check()
@@ -251,6 +254,16 @@ def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: i
     """Positions that the cache needs for the longest answer to any of the prompts, at most the context."""
     longest = max((len(prompt.ids) for prompt in prompts), default=1)
     return min(context, longest + settings.max_new_tokens)
+
+
+def tell_prompts(prompts: Sequence[Prompt], on_note: OnNote) -> None:
+    """Notes how many questions are refused, and why the first, and how many have control tokens."""
+    refused = [prompt.note for prompt in prompts if prompt.refused]
+    noted = [prompt.note for prompt in prompts if prompt.note and not prompt.refused]
+    if refused:
+        on_note(f"{len(refused)} of {len(prompts)} questions cannot be asked, the first: {refused[0]}")
+    if noted:
+        on_note(f"{len(noted)} of {len(prompts)} questions: {noted[0]} (see --control-tokens)")
 
 
 def tell_damaged(directory: JobDirectory[Any], on_note: OnNote, done: str) -> None:

@@ -41,7 +41,7 @@ class Question:
     @property
     def question_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the question's text."""
-        return hashlib.sha256(self.question.encode()).hexdigest()[:12]
+        return hashlib.sha256(self.question.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def fetched_path() -> Path:

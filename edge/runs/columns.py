@@ -33,10 +33,16 @@ ANSWER = [
     pa.field("answer", pa.string()),
     pa.field("tokens", pa.int32()),
     pa.field("stop_reason", pa.string()),
+    pa.field("note", pa.string()),
     pa.field("kv_bytes", pa.int64()),
     pa.field("prefill_ms", FLOAT),
     pa.field("decode_ms", FLOAT),
 ]
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD for each half character (surrogate), which Parquet cannot hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def metrics_of(*, reference: bool = False, forced: bool = False, exact: bool = False) -> tuple[Metric, ...]:

@@ -75,8 +75,9 @@ class RunSettings:
 
     `reference_k` is the number of most likely tokens that were kept of each step, `prompt` the style of
     the prompt, `date` the day that templates see (ISO). `limit` is how many questions from the first on,
-    None for all, `shard` I/N of them. `llama` is None where onnxruntime ran the model. `max_new_tokens`,
-    `seed` and `date` are None where run.json lacks them.
+    None for all, `shard` I/N of them. `llama` is None where onnxruntime ran the model. `control_tokens`
+    says whether control tokens in questions were parsed, None where no question has any, or 0.2 asked, which
+    parsed them. `max_new_tokens`, `seed` and `date` are None where run.json lacks them.
     """
 
     max_new_tokens: int | None = None
@@ -87,6 +88,7 @@ class RunSettings:
     date: str | None = None
     limit: int | None = None
     shard: str
+    control_tokens: bool | None = None
     llama: LlamaSettings | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -104,6 +106,7 @@ class RunSettings:
                 date=fields.get("date", text, None),
                 limit=fields.get("limit", optional(integer), None),
                 shard=fields.take("shard", text),
+                control_tokens=fields.get("control_tokens", flag, None),
                 llama=take_llama(fields),
             )
 
@@ -115,6 +118,7 @@ class ScoreSettings:
     limit: int | None
     shard: str
     prompt: str
+    control_tokens: bool | None = None
     llama: LlamaSettings | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -127,6 +131,7 @@ class ScoreSettings:
                 limit=fields.take("limit", optional(integer)),
                 shard=fields.take("shard", text),
                 prompt=fields.take("prompt", text),
+                control_tokens=fields.get("control_tokens", flag, None),
                 llama=take_llama(fields),
             )
 

@@ -17,6 +17,7 @@ from edge.runs.columns import (
     mean_column,
     metrics_of,
     steps_schema,
+    storable,
     summarised,
     token_metrics,
 )
@@ -26,8 +27,9 @@ from edge.signals.metric import Kind, Metric, Source
 from edge.signals.streaming import AnswerStatistics
 
 # Why an answer ended: at a stop id, at the longest answer, at one token many times in a row, at the end of
-# the context.
+# the context; or its question could not be asked.
 STOP_TOKEN, LENGTH, REPETITION, CONTEXT = "stop_token", "length", "repetition", "context"
+REFUSED = "refused"
 
 
 class Step(NamedTuple):
@@ -139,11 +141,24 @@ class AnswerRecord:
 
     @property
     def stop_reason(self) -> str:
-        """The reason for the answer's end; CONTEXT for one without steps, whose prompt did not fit."""
+        """The reason for the answer's end; without steps REFUSED or CONTEXT: its prompt did not fit."""
+        if self.prompt.refused:
+            return REFUSED
         return (self.steps[-1].stop_reason or CONTEXT) if self.steps else CONTEXT
 
-    def steps_columns(self, *, reference: bool) -> dict[str, list[Any]]:
-        """Columns of `steps`; NaN and None stand for null, arrays for list cells."""
+    @property
+    def note(self) -> str:
+        """What is to be known of the question, "" for nothing."""
+        if self.steps or self.prompt.refused:
+            return self.prompt.note
+        length = f"the question has {len(self.prompt.ids)} tokens and the context {self.spec.context}"
+        return "; ".join(filter(None, (self.prompt.note, length)))
+
+    def steps_columns(self, *, reference: bool, alone: bool = False) -> dict[str, list[Any]]:
+        """Columns of `steps`; NaN and None stand for null, arrays for list cells.
+
+        `token` is what a token adds to the answer's text; with `alone` the token by itself.
+        """
         steps = self.steps
         columns: dict[str, list[Any]] = {
             "question_index": [self.index] * len(steps),
@@ -152,7 +167,7 @@ class AnswerRecord:
             "phase": [step.phase for step in steps],
             "position": [step.position for step in steps],
             "token_id": self.tokens,
-            "token": [self.prompter.piece(token) for token in self.tokens],
+            "token": (self.prompter.alone if alone else self.prompter.pieces)(self.tokens),
             "step_ms": [step.step_ms for step in steps],
         }
         metrics = metrics_of(reference=reference, forced=self._is_forced, exact=self._is_forced)
@@ -171,6 +186,7 @@ class AnswerRecord:
             "answer": self.answer,
             "tokens": n,
             "stop_reason": self.stop_reason,
+            "note": self.note,
             "kv_bytes": self.spec.kv_bytes(len(self.prompt.ids) + n - 1 if n else 0, self._cache_bytes_each),
             "prefill_ms": self.steps[0].step_ms if n else math.nan,
             "decode_ms": math.fsum(step.step_ms for step in self.steps[1:]) if n else math.nan,
@@ -185,10 +201,12 @@ class AnswerRecord:
 
 
 class PartBuffer:
-    """Finished answers that wait to be written as one part."""
+    """Finished answers that wait to be written as one part; `alone` as in AnswerRecord.steps_columns."""
 
-    def __init__(self, *, reference: bool = False, forced: bool = False, exact: bool = False) -> None:
-        self._reference = reference
+    def __init__(
+        self, *, reference: bool = False, forced: bool = False, exact: bool = False, alone: bool = False
+    ) -> None:
+        self._reference, self._alone = reference, alone
         self._steps_schema = steps_schema(reference=reference, forced=forced, exact=exact)
         self._answers_schema = answers_schema(forced=forced, exact=exact)
         self._records: list[AnswerRecord] = []
@@ -203,7 +221,7 @@ class PartBuffer:
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """The buffered answers as tables: steps and answers."""
-        steps = [record.steps_columns(reference=self._reference) for record in self._records]
+        steps = [r.steps_columns(reference=self._reference, alone=self._alone) for r in self._records]
         answers = [record.answers_columns() for record in self._records]
         return to_table(self._steps_schema, steps), to_table(self._answers_schema, answers)
 
@@ -221,6 +239,8 @@ def to_table(schema: pa.Schema, pieces: Sequence[dict[str, list[Any]]]) -> pa.Ta
 
 def to_array(cells: list[Any], kind: pa.DataType) -> pa.Array:
     """An Arrow array; NaN becomes null, list cells may be numpy arrays or None."""
+    if pa.types.is_string(kind):
+        return pa.array([storable(cell) for cell in cells], type=kind)
     if not pa.types.is_list(kind):
         return pa.array(cells, type=kind, from_pandas=True)
     kept = [cell for cell in cells if cell is not None]

@@ -116,6 +116,12 @@ class RunWriter(JobDirectory[RunManifest]):
             self._write_manifest(state=RUNNING)
         return False
 
+    @property
+    def tokens_alone(self) -> bool:
+        """Whether 0.2 began the run: its `steps.token` holds each token by itself, and it goes on so."""
+        columns = self._columns["answers"]
+        return bool(columns) and "note" not in columns
+
     def _check_columns(self) -> None:
         """Raises UserError where the run's parts have columns that this version does not write."""
         manifest = self.manifest

@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
         ("tokens", pa.int32()),
         ("logprob", pa.float64()),
+        ("note", pa.string()),
     ]
 )
 
@@ -115,5 +116,10 @@ class ScoreWriter(JobDirectory[ScoreManifest]):
         self.done.update(indices)
 
     def rows(self) -> pa.Table:
-        """The committed rows: one for each question, task and choice."""
-        return pa.concat_tables([SCHEMA.empty_table(), *(read_part(path) for path in self._parts())])
+        """The committed rows: one for each question, task and choice.
+
+        A question that cannot be scored has null as `logprob` and says why in `note`, which is null in rows
+        of 0.2.
+        """
+        tables = [SCHEMA.empty_table(), *(read_part(path) for path in self._parts())]
+        return pa.concat_tables(tables, promote_options="default")

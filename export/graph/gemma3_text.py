@@ -65,6 +65,8 @@ CONVERSION = Conversion(
     read_config,
     model_class="Gemma3ForCausalLM",
     onnx_config="Gemma3TextOnnxConfig",
+    tokenizer_class="GemmaTokenizerFast",
+    five_tokenizer="GemmaTokenizer",
     own_keys=own_keys,
     score_width=score_width,
 )

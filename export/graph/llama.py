@@ -19,6 +19,7 @@ CONVERSION = Conversion(
     read_config,
     model_class="LlamaForCausalLM",
     onnx_config="LlamaOnnxConfig",
+    tokenizer_class="LlamaTokenizerFast",
     rotates_pairs=True,
     reads_rope_factors=True,
 )

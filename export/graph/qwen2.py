@@ -29,5 +29,11 @@ def read_windows(reader: ConfigReader, layers: int) -> tuple[int, ...]:
 
 
 CONVERSION = Conversion(
-    read_config, model_class="Qwen2ForCausalLM", onnx_config="Qwen2OnnxConfig", heads_fill_width=True
+    read_config,
+    model_class="Qwen2ForCausalLM",
+    onnx_config="Qwen2OnnxConfig",
+    tokenizer_class="Qwen2TokenizerFast",
+    five_tokenizer="Qwen2Tokenizer",
+    five_insists=True,
+    heads_fill_width=True,
 )

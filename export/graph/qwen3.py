@@ -17,4 +17,10 @@ def read_config(reader: ConfigReader, context: int) -> DecoderConfig:
     return dataclasses.replace(base, windows=read_windows(reader, base.layers), qk_norm=True)
 
 
-CONVERSION = Conversion(read_config, model_class="Qwen3ForCausalLM", onnx_config="Qwen3OnnxConfig")
+CONVERSION = Conversion(
+    read_config,
+    model_class="Qwen3ForCausalLM",
+    onnx_config="Qwen3OnnxConfig",
+    tokenizer_class="Qwen2TokenizerFast",
+    five_tokenizer="Qwen2Tokenizer",
+)

@@ -7,6 +7,17 @@ from export.graph.config import DecoderConfig
 EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
+def all_shapes(c: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of every tensor that a decoder needs, by name; a checkpoint may have others beside them."""
+    layers = layer_shapes(c).items()
+    return {
+        EMBEDDING: (c.vocabulary, c.hidden),
+        **{f"model.layers.{i}.{name}": shape for i in range(c.layers) for name, shape in layers},
+        FINAL_NORM: (c.hidden,),
+        **({} if c.tied else {HEAD: (c.vocabulary, c.hidden)}),
+    }
+
+
 def layer_shapes(c: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of one layer's tensors, by name behind `model.layers.N.`."""
     queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
