@@ -15,12 +15,12 @@ from edge.artifact import MANIFEST_NAME, TAPS, TEMPLATE_NAME, TOKENIZER_NAME, Ar
 from edge.backends.llama_library import llama_cpp
 from edge.errors import OnNote, UserError, ignore
 from edge.precision import LLAMA_CPP, MIXED, Precision
-from export.checkpoint import Checkpoint
+from export.checkpoint import DTYPES, Checkpoint
 from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
 from export.manifest import existing, manifest_of
 from export.precision import Target, groups_of, mixed, precision
-from export.source import pinned, resolve
+from export.source import Source, open_checkpoint, pinned, resolve
 from export.space import build_bytes, check_space
 from export.tokenizer import TokenizerFiles, read_tokenizer
 from export.tokenizer_probe import check_prompts
@@ -76,19 +76,19 @@ def build(
     for difference in origin.differences:
         on_note(difference)
     results = []
-    with Checkpoint(origin.folder) as checkpoint:
+    with open_checkpoint(origin) as checkpoint:
         config = read_config(checkpoint.config, context)
         if any(row.backend == LLAMA_CPP for row in wanted):
             check_llama(config)
         model = Model(checkpoint, config, read_tokenizer(checkpoint, config.vocabulary))
-        for note in model.tokenizer.notes:
+        for note in (*model.tokenizer.notes, *quantised_source(origin, checkpoint)):
             on_note(note)
         digest = checkpoint.sha256()
         for row in wanted:
             to = mixed(wide, groups_of(checkpoint, config)) if row.name == MIXED else Target(row)
             on_start(row.name)
             started = time.perf_counter()
-            manifest = manifest_of(origin, config, model.tokenizer, to, taps, digest)
+            manifest = manifest_of(origin, checkpoint, config, model.tokenizer, to, taps, digest)
             folder = out / row.name
             artifact = existing(folder, manifest, model.tokenizer, overwrite)
             reused = artifact is not None
@@ -99,6 +99,17 @@ def build(
                 artifact = Artifact.open(folder, verify=False)
             results.append(Built(artifact, time.perf_counter() - started, reused))
     return results
+
+
+def quantised_source(origin: Source, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A note where the weights were quantised before: no precision brings back what that lost."""
+    types = [name for name in sorted(checkpoint.tensor_types) if name not in DTYPES]
+    if not types:
+        return ()
+    return (
+        f"{origin.path.name} holds weights in {', '.join(types)}: full precision is what the file has, not "
+        "what the model was trained in",
+    )
 
 
 def check_choices(wanted: Sequence[Precision], taps: str, context: int, wide: Sequence[str]) -> None:

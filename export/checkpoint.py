@@ -65,6 +65,7 @@ class Checkpoint:
                 f"no checkpoint folder at {folder}: give a folder with config.json and *.safetensors"
             )
         self.folder = folder
+        self.tensor_types: dict[str, int] = {}  # of a GGUF file; a checkpoint's are in its own files
         self.config = read_json(folder / "config.json")
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}

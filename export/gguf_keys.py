@@ -16,7 +16,7 @@ from export.graph.config import FULL_LAYER, WINDOW_LAYER, Llama3Scaling, Rope, s
 
 EPS = "attention.layer_norm_rms_epsilon"
 # llama3's rope scaling as published. The file holds the factors that follow from it.
-LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LOW, HIGH = 1.0, 4.0
 ORIGINAL_CONTEXTS = (8192, 2048, 4096, 1024, 512, 256, 128, 64)
 
 
@@ -117,12 +117,13 @@ def scaling_of(path: Path, theta: float, head_dim: int, factors: Array) -> dict[
     frequencies = Rope(theta).frequencies(head_dim)
     largest = float(factors.max())
     for original in ORIGINAL_CONTEXTS:
-        scaling = Llama3Scaling(largest, *LLAMA3.values(), original)
+        scaling = Llama3Scaling(largest, LOW, HIGH, original)
         if np.allclose(frequencies / scale_llama3(frequencies, scaling), factors, rtol=1e-4):
             return {
                 "rope_type": "llama3",
                 "factor": largest,
-                **LLAMA3,
+                "low_freq_factor": LOW,
+                "high_freq_factor": HIGH,
                 "original_max_position_embeddings": original,
             }
     raise UserError(

@@ -19,7 +19,7 @@ import numpy as np
 
 from edge.architectures import ARCHITECTURES, BY_GGUF
 from edge.errors import UserError
-from export.checkpoint import ROWS_AT_ONCE, Array, Checkpoint
+from export.checkpoint import DTYPES, ROWS_AT_ONCE, Array, Checkpoint
 from export.gguf_keys import config_of
 from export.gguf_model import gguf_package, query_factor
 from export.gguf_tokenizer_files import tokenizer_files
@@ -27,7 +27,6 @@ from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
 from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
 
-FLOATS = ("F32", "F16", "BF16")
 # Tensors that carry no weight: llama3's rope scaling, which the configuration holds.
 NO_WEIGHTS = ("rope_freqs.weight",)
 
@@ -109,13 +108,15 @@ class GgufCheckpoint(Checkpoint):
     def dtype(self, name: str) -> str:
         """The type of a tensor, F32 for every quantised one."""
         kind = self._tensor(name).tensor_type.name
-        return kind if kind in FLOATS else "F32"
+        return kind if kind in DTYPES else "F32"
 
     def row_blocks(self, name: str, shape: tuple[int, ...]) -> Iterator[Array]:
         """Float32 blocks of consecutive rows; raises UserError for another shape or numbers not finite."""
         stored = self.shape(name)
         if stored != shape:
-            raise UserError(f"tensor {name} has shape {stored} where the keys of {self.path} ask for {shape}")
+            raise UserError(
+                f"tensor {name} has shape {stored} where the keys of {self.path} ask for {shape}"
+            )
         rows = max(1, ROWS_AT_ONCE // max(1, int(np.prod(shape[1:]))))
         conversion, head = CONVERSIONS[self._decoder.model_type], self._decoder.head_dim
         pairs = conversion.rotates_pairs and name.endswith(("q_proj.weight", "k_proj.weight"))

@@ -161,7 +161,9 @@ class Vocabulary:
             cut = text.find(" ", 1)
             left, space, right = (text[:cut], text[cut], text[cut + 1 :]) if cut > 0 else (text, "", "")
             if not space:
-                raise UserError(f"{self.path} has the merge {text[:40]!r}, which has one part: download it again")
+                raise UserError(
+                    f"{self.path} has the merge {text[:40]!r}, which has one part: download it again"
+                )
             pairs.append([left, right])
         return pairs
 

@@ -34,7 +34,7 @@ from export.extra import import_extra
 from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
 from export.reference_graph import AFTER, BEFORE, REFERENCE_NAME, Reference, ReferenceGraph, final_norm
-from export.source import resolve
+from export.source import open_checkpoint, resolve
 
 VERSIONS_OF = ("optimum", "optimum-onnx", "torch", "transformers", "onnx", "onnxruntime", "numpy")
 PROBE = 5  # positions of the pass that tells on which side of the final norm the last hidden state was taken
@@ -52,17 +52,17 @@ def reference(
     exporters = import_extra("optimum.exporters.onnx", "edge-export reference")
     origin = resolve(source, revision=revision, on_file=on_file)
     working = out.with_name(f".{out.name}.building")
-    with Checkpoint(origin.folder) as checkpoint:
+    with open_checkpoint(origin) as checkpoint:
         config = read_config(checkpoint.config, 1)
         try:
             shutil.rmtree(working, ignore_errors=True)
             working.parent.mkdir(parents=True, exist_ok=True)
             with quiet():
-                run_optimum(exporters, origin.folder, working, config.model_type)
+                run_optimum(exporters, origin.path, working, config.model_type)
             last_hidden = measure_last_hidden(working, checkpoint, config)
             record = Reference(
                 model_id=origin.model_id,
-                source=origin.hub or origin.folder.name,
+                source=origin.hub or origin.path.name,
                 revision=origin.revision,
                 architecture=config.model_type,
                 layers=config.layers,

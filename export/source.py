@@ -1,4 +1,4 @@
-"""The source of a checkpoint: a folder, an embedded model, or the hub."""
+"""The source of artifacts: a checkpoint folder, a GGUF file, an embedded model, or the hub."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import NamedTuple
 from edge.artifact import MANIFEST_NAME, Artifact
 from edge.errors import UserError, ignore
 from edge.registry import read_registry
+from export.checkpoint import Checkpoint
 from export.graph.architectures import CONVERSIONS
 
 
 class Source(NamedTuple):
-    """A checkpoint folder with what its artifacts carry; `hub` and `revision` (commit) are "" for a local
-    folder.
+    """A checkpoint folder, or a GGUF file, at `path`, with what its artifacts carry; `hub` and `revision`
+    (commit) are "" for a local one.
 
     `differences` are warnings: what the downloaded config.json says otherwise than the registry.
     """
 
     model_id: str
-    folder: Path
+    path: Path
     notice: str
     hub: str = ""
     revision: str = ""
@@ -31,10 +32,10 @@ class Source(NamedTuple):
 def resolve(
     source: str, *, revision: str | None = None, on_file: Callable[[str, int], None] = ignore
 ) -> Source:
-    """A checkpoint folder or a registry id, fetched from the hub where it is not embedded.
+    """A checkpoint folder, a GGUF file or a registry id, fetched from the hub where it is not embedded.
 
     `revision` is the hub's commit, branch or tag; `on_file` is called with name and bytes of each file
-    before it is fetched. Raises UserError when `source` is neither folder nor id, or cannot be fetched.
+    before it is fetched. Raises UserError when `source` is none of them, or cannot be fetched.
     """
     registry = read_registry()
     folder = Path(source)
@@ -43,10 +44,12 @@ def resolve(
             if entry.checkpoint is not None and entry.checkpoint.resolve() == folder.resolve():
                 return Source(entry.model_id, folder, entry.notice)
         return Source(folder.resolve().name, folder, "")
+    if folder.is_file():
+        return Source(folder.stem, folder, "")
     if source not in registry:
         raise UserError(
-            f"{source!r} is neither a checkpoint folder nor a known model: choose from "
-            f"{', '.join(registry)} or give a folder"
+            f"{source!r} is neither a checkpoint folder, a GGUF file nor a known model: choose from "
+            f"{', '.join(registry)}, or give a folder or a file"
         )
     entry = registry[source]
     if entry.model_type not in CONVERSIONS:
@@ -62,6 +65,15 @@ def resolve(
             source, download.folder, entry.notice, download.hub, download.revision, download.differences
         )
     return Source(source, entry.checkpoint, entry.notice)
+
+
+def open_checkpoint(origin: Source) -> Checkpoint:
+    """The open weights of a source; raises UserError when they cannot be read."""
+    if origin.path.is_file():
+        from export.gguf_source import GgufCheckpoint  # its package takes 0.2 s
+
+        return GgufCheckpoint(origin.path)
+    return Checkpoint(origin.path)
 
 
 def pinned(model_id: str, out: Path) -> str | None:

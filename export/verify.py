@@ -30,7 +30,7 @@ from export.extra import import_extra
 from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
 from export.reference_graph import Reference, open_reference
-from export.source import Source, resolve
+from export.source import Source, open_checkpoint, resolve
 from export.stored import Stored, check_weights
 from export.values import (
     Values,
@@ -94,12 +94,12 @@ def verify(
     import_extra("transformers", "edge-export verify")
     origin = checkpoint_of(artifacts[0], source, on_file)
     opened = None if reference is None else open_reference(reference)
-    with Checkpoint(origin.folder) as checkpoint:
+    with open_checkpoint(origin) as checkpoint:
         same_checkpoint(artifacts, checkpoint.sha256(), origin, opened)
         spec = min((a.manifest.model for a in artifacts), key=lambda model: model.context)
         config, chosen = read_config(checkpoint.config, spec.context), probes(artifacts[0], spec)
         on_start("transformers with the checkpoint's weights")
-        full, optimum = eager_values(origin.folder, chosen, threads=threads), None
+        full, optimum = eager_values(origin.path, chosen, threads=threads), None
         if reference is not None and not all(quantised(artifact) for artifact in artifacts):
             on_start("optimum's reference")
             optimum = reference_values(reference, chosen, threads)
@@ -209,7 +209,7 @@ def same_checkpoint(
         if artifact.manifest.checkpoint_sha256 != digest:
             raise UserError(
                 f"{artifact.path} was built from another checkpoint (sha256 "
-                f"{artifact.manifest.checkpoint_sha256[:12]}) than {origin.folder} ({digest[:12]}): give "
+                f"{artifact.manifest.checkpoint_sha256[:12]}) than {origin.path} ({digest[:12]}): give "
                 "the one it was built from with --source, or build it again"
             )
     if reference is not None and reference.checkpoint_sha256 != digest:
