@@ -25,7 +25,8 @@ from edge.backends.base import Runtime
 from edge.backends.memory import needed_by
 from edge.backends.runtime import cache_bytes_each, open_backend
 from edge.errors import ignore
-from edge.machine.device import meminfo, read_text
+from edge.machine.device import meminfo
+from edge.machine.system import read_text
 from edge.precision import LLAMA_CPP, backend_of
 from edge.questions.prompt import Prompter
 from export.build import build

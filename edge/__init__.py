@@ -1,17 +1,24 @@
 """Traces of small language models as they answer, and the effects of quantisation on them.
 
 The names in `__all__` are the public Python API (docs/api.md). Each is imported at its first use, so that
-`import edge` is fast.
+`import edge` is fast. It also switches off the telemetry of libraries (docs/no-telemetry.md).
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import os
 
 from edge.version import __version__
 
+# onnxruntime reads its switch when it is imported, huggingface_hub too; processes started from here inherit
+# both. Set before any other import of ours, and left alone where the user has chosen.
+for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_switch, "1")
+
+TYPE_CHECKING = False  # as in typing, whose import would take longer than all of this module
 if TYPE_CHECKING:
+    from typing import Any
+
     from edge.analysis.divergence import compare as compare
     from edge.artifact import Artifact as Artifact
     from edge.backends.base import Runtime as Runtime
@@ -43,6 +50,8 @@ __all__ = [*_MODULES, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'edge' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 

@@ -22,6 +22,7 @@ from edge.fields import (
     list_of,
     mapping_of,
     optional,
+    parse_json,
     text,
 )
 from edge.files import file_sha256
@@ -33,6 +34,7 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
 TAPS = ("none", "rows", "raw")
+LARGEST_SIZE = 2**31 - 1  # of a shape: llama.cpp and onnxruntime count positions and rows in 32 bits
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class ModelSpec:
         widths = (self.hidden, self.heads, self.kv_heads, self.head_dim)
         if min(self.layers, *widths, self.vocabulary, self.context) < 1:
             raise ValueError("the model's sizes do not make a model")
+        if max(self.layers, *widths, self.vocabulary, self.context) > LARGEST_SIZE:
+            raise ValueError("the model's sizes are larger than any model's")
         if len(self.windows) != self.layers or min(self.windows) < 0:
             raise ValueError("the model's windows are not one for each layer")
 
@@ -178,7 +182,7 @@ class Manifest:
     @staticmethod
     def from_json(content: str) -> Manifest:
         """Reads manifest.json; raises ValueError when it is not a manifest of this schema."""
-        with Fields(json.loads(content)) as fields:
+        with Fields(parse_json(content)) as fields:
             check_schema(fields, SCHEMA_VERSION)
             return Manifest(
                 model_id=fields.take("model_id", text),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 OnNote = Callable[[str], None]  # takes a sentence for the user; the job continues
 
@@ -12,6 +13,23 @@ class UserError(Exception):
 
     Commands print it and exit with 2.
     """
+
+
+class Note(UserWarning):
+    """A note of code that is far from any `on_note`: commands print it, Python's `warnings` governs it."""
+
+
+class NotFinite(UserError):
+    """A model's logits are no numbers. `asking` names the question."""
+
+
+@contextlib.contextmanager
+def asking(question: int) -> Iterator[None]:
+    """Names the question in the error of a pass whose logits are not finite."""
+    try:
+        yield
+    except NotFinite as error:
+        raise NotFinite(f"at question {question} {error}") from error
 
 
 def ignore(*arguments: object) -> None:

@@ -9,6 +9,10 @@ of another class:
 
 from __future__ import annotations
 
+import json
+import math
+import re
+import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
@@ -16,6 +20,33 @@ from typing import Self, TypeVar
 from edge.version import __version__
 
 T = TypeVar("T")
+DEEPEST = 100  # levels of a JSON value; ours have five
+TOO_DEEP = f"its values are nested more than {DEEPEST} levels deep"
+SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the others stand for bytes of a path
+
+
+def parse_json(content: str | bytes) -> object:
+    """A JSON value; raises ValueError when the content is none, or nests deeper than DEEPEST.
+
+    What goes through a deeper value level by level would exhaust Python's stack.
+    """
+    try:
+        value: object = json.loads(content)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    level, depth = [value], 0
+    while level := [inner for outer in level for inner in children(outer)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(TOO_DEEP)
+    return value
+
+
+def children(value: object) -> list[object]:
+    """The values directly inside a JSON value."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 class FieldError(ValueError):
@@ -78,6 +109,8 @@ def check_schema(fields: Fields, reads: int) -> None:
 def text(value: object) -> str:
     if not isinstance(value, str):
         raise _wrong(value, "text")
+    if SURROGATES.search(value):
+        raise FieldError(f"is {value!a:.80}, which is half a character")
     return value
 
 
@@ -91,6 +124,8 @@ def number(value: object) -> float:
     """Reads a number; an integer stays one, so that it is written as it was read."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong(value, "number")
+    if abs(value) > sys.float_info.max or math.isnan(value):
+        raise FieldError(f"is {shown(value)}, which is no finite number")
     return value
 
 
@@ -139,5 +174,13 @@ def _within(name: str, read: Callable[[object], T], value: object) -> T:
         raise FieldError(error.complaint, name, *error.path) from None
 
 
+def shown(value: object) -> str:
+    """A value of a file as messages show it: one line, at most 80 characters."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
+
+
 def _wrong(value: object, kind: str) -> FieldError:
-    return FieldError(f"is {value!r:.80}, which is no {kind}")
+    return FieldError(f"is {shown(value)}, which is no {kind}")

@@ -8,14 +8,36 @@ import fcntl
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from edge.errors import UserError
+from edge.errors import Note, UserError
 
 DATA = Path(__file__).parent / "data"  # data files of the package
 LOCK_NAME = ".lock"
+# What fsync of a folder gives where a file system has none.
+UNSYNCABLE = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.EBADF,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+)
+UNSYNCED: set[int] = set()  # device numbers of such file systems that were named
+
+
+def user_folder(variable: str, below: str) -> Path | None:
+    """The folder of the user that $`variable` names, else `below` the home folder; None without either."""
+    if given := os.environ.get(variable):
+        return Path(given)
+    try:
+        return Path.home() / below
+    except RuntimeError:  # neither HOME nor an entry of this user in the system's list
+        return None
 
 
 def file_sha256(path: Path) -> str:
@@ -76,24 +98,51 @@ def put(temporary: Path, write: Callable[[Path], object], place: Callable[[Path]
             os.fsync(stream.fileno())
         path = place(temporary)
         temporary.rename(path)
-    except OSError as error:
+        sync_folder(path.parent)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        reason = error.strerror or error
-        raise UserError(
-            f"cannot write {temporary.parent} ({reason}): free space there or give another place"
-        ) from error
-    sync_folder(path.parent)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise UserError(
+                f"cannot write {temporary.parent} ({reason}): free space there or give another place"
+            ) from error
+        raise
     return path
 
 
 def sync_folder(folder: Path) -> None:
-    """Syncs a folder's entries to disk, so that a rename survives a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Syncs a folder's entries to disk, so that a rename survives a power failure.
+
+    Some file systems refuse that (CIFS, shares of virtual machines, some of FUSE): work goes on there, and
+    a Note says so once for each. Raises OSError where the disk fails.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError as error:  # a folder that may be written and not listed
+        note_unsynced(folder, error)
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSYNCABLE:
+            raise
+        note_unsynced(folder, error)
     finally:
         os.close(descriptor)
+
+
+def note_unsynced(folder: Path, error: OSError) -> None:
+    """Warns once a file system that its folders are not synced."""
+    device = folder.stat().st_dev
+    if device not in UNSYNCED:
+        UNSYNCED.add(device)
+        warnings.warn(
+            f"the file system of {folder} does not sync folders ({error.strerror}): after a power failure "
+            "the newest files there may be missing",
+            Note,
+            stacklevel=2,
+        )
 
 
 def remove_temporary(folder: Path) -> None:

@@ -1,28 +1,31 @@
-"""`edge-export`, also as `python -m export`; a base install, without its libraries, gets one sentence."""
+"""The program `edge-export`, also as `python -m export`."""
 
-from __future__ import annotations
-
-import importlib.util
-
-from edge.cli.common import run_app
-from edge.errors import UserError
+from edge.machine.early import ending_quietly
 
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "huggingface_hub")  # modules of the extra `export`
 
 
 def start() -> None:
-    """Runs the command; raises UserError when a library is missing."""
+    """Runs the command; raises UserError when a library is missing, as in a base install."""
+    import importlib.util
+
+    from edge.errors import UserError
+
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"edge-export needs {', '.join(missing)}: install the extra edgetrace[export], in a clone with "
             "'make setup EXTRAS=export' or \"pip install '.[export]'\""
         )
-    from export.cli import app
+    with ending_quietly():
+        from export.app import app
 
     app()
 
 
 def main() -> None:
+    with ending_quietly():
+        from edge.cli.guard import run_app
+
     run_app(start)
 
 

@@ -18,6 +18,7 @@ from edge.precision import LLAMA_CPP, MIXED, Precision
 from export.checkpoint import DTYPES, Checkpoint
 from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
+from export.graph.tensors import all_shapes
 from export.manifest import existing, manifest_of
 from export.precision import Target, groups_of, mixed, precision
 from export.source import Source, open_checkpoint, pinned, resolve
@@ -78,6 +79,8 @@ def build(
     results = []
     with open_checkpoint(origin) as checkpoint:
         config = read_config(checkpoint.config, context)
+        for name, shape in all_shapes(config).items():
+            checkpoint.check_shape(name, shape)
         if any(row.backend == LLAMA_CPP for row in wanted):
             check_llama(config)
         model = Model(checkpoint, config, read_tokenizer(checkpoint, config.vocabulary))

@@ -21,6 +21,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from edge.errors import UserError
+from edge.fields import parse_json
+from edge.paths import utf8_name
 
 Array = npt.NDArray[np.float32]
 DTYPES = ("BF16", "F16", "F32")
@@ -30,12 +32,13 @@ ROWS_AT_ONCE = 1 << 24  # elements of one float32 block: 64 MB
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises UserError when the file is missing or is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half a character, which no file can hold
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: a checkpoint folder needs config.json, tokenizer.json and safetensors"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): download it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object: download it again")
@@ -72,7 +75,9 @@ class Checkpoint:
         try:
             for path in self._weight_files():
                 try:
-                    handle = self._stack.enter_context(safe_open(path, framework="np"))
+                    handle = self._stack.enter_context(
+                        safe_open(self._stack.enter_context(utf8_name(path)), framework="np")
+                    )
                 except SafetensorError as error:
                     raise UserError(
                         f"{path} is not a whole safetensors file ({error}): download it again"
@@ -139,15 +144,18 @@ class Checkpoint:
     def row_blocks(self, name: str, shape: tuple[int, ...]) -> Iterator[Array]:
         """Float32 blocks of consecutive rows; raises UserError for another shape or numbers not finite."""
         part = self._slice(name)
-        stored = tuple(part.get_shape())
-        if stored != shape:
-            raise UserError(f"tensor {name} has shape {stored} where config.json asks for {shape}")
+        self.check_shape(name, shape)
         rows = max(1, ROWS_AT_ONCE // max(1, int(np.prod(shape[1:]))))
         for start in range(0, shape[0], rows):
             block = np.ascontiguousarray(part[start : min(start + rows, shape[0])], dtype=np.float32)
             if not np.isfinite(block).all():
                 raise UserError(f"tensor {name} has NaN or infinite weights: the checkpoint is damaged")
             yield block
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises UserError when the tensor is missing, or of another type or shape."""
+        if (stored := self.shape(name)) != shape:
+            raise UserError(f"tensor {name} has shape {stored} where config.json asks for {shape}")
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Array:
         """The whole tensor as float32."""

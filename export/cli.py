@@ -1,4 +1,4 @@
-"""`edge-export`: from a checkpoint to artifacts."""
+"""The commands of `edge-export`: from a checkpoint to artifacts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from edge.cli.common import check_json, console, errors, print_note, run_app, write_json
+from edge.cli.common import check_json, console, errors, print_note, write_json
 from edge.cli.completion import complete_models
+from edge.cli.guard import run_app
 from edge.cli.options import JsonFile, Limit, MaxNewTokens, Threads
 from edge.precision import PRECISIONS
 from edge.questions.question import EMBEDDED, read_questions
+from export.app import app
 from export.build import DEFAULT_CONTEXT
 from export.build import build as build_artifacts
 from export.mix import find as find_mix
@@ -23,13 +25,6 @@ from export.screen import WriteBar, say_fetching
 from export.synth import synth as synthesise
 from export.verdict import table as verdict_table
 from export.verify import verify as verify_artifacts
-
-app = typer.Typer(
-    help="Build what `edge` runs: graphs with taps on attention and hidden states.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
 Source = Annotated[
     str,
@@ -65,14 +60,6 @@ RecipeFile = Annotated[Path | None, typer.Option(help="What `edge-export mix` fo
 Overwrite = Annotated[bool, typer.Option("--force", help="Replace an artifact that is already there.")]
 
 
-@app.callback()
-def top() -> None:
-    """Build what `edge` runs: graphs with taps on attention and hidden states."""
-
-
-@app.command(
-    epilog="Example: edge-export build nano-llama --to onnx-fp32 --to onnx-int4 --out models/nano-llama"
-)
 def build(
     source: Source,
     to: Precisions,
@@ -83,7 +70,7 @@ def build(
     recipe: RecipeFile = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Build artifacts of one model in one or more precisions."""
+    """The command `edge-export build`; its help is in export/app.py."""
     known = read_recipe(recipe) if recipe else None
     with WriteBar() as bar:
         results = build_artifacts(
@@ -111,7 +98,6 @@ def build(
             )
 
 
-@app.command(epilog="Example: edge-export mix nano-llama --out models/nano-llama --budget 1.15")
 def mix(
     source: Source,
     out: Annotated[
@@ -129,8 +115,7 @@ def mix(
     overwrite: Overwrite = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Find what int4 should keep in int8: measures the KL that each group of matrices costs, and builds
-    onnx-int4-mixed."""
+    """The command `edge-export mix`; its help is in export/app.py."""
     check_json(json_file)
     result = find_mix(
         source,
@@ -155,14 +140,12 @@ def mix(
         console.print(f"{result.artifact}: built from {result.recipe}", markup=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: edge-export synth llama-3.2-1b-instruct --out runs/llama-1b-shape")
 def synth(
     model_id: HubModel,
     out: Annotated[Path, typer.Option(help="Checkpoint folder to make.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
 ) -> None:
-    """Write a checkpoint of a model's exact shape with random weights, to measure speed and memory without
-    the hub."""
+    """The command `edge-export synth`; its help is in export/app.py."""
     folder = synthesise(model_id, out, seed=seed)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e9
     console.print(
@@ -172,14 +155,12 @@ def synth(
     )
 
 
-@app.command(epilog="Example: edge-export reference nano-llama --out models/nano-llama/reference")
 def reference(
     source: Source,
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     revision: Revision = "",
 ) -> None:
-    """Export through optimum with raw attentions and hidden states, in float32; needs
-    edgetrace[reference]."""
+    """The command `edge-export reference`; its help is in export/app.py."""
     on_file = functools.partial(say_fetching, console)
     result = make_reference(source, out, revision=revision or None, on_file=on_file)
     size = sum(record.size for record in result.files.values()) / 1e6
@@ -190,7 +171,6 @@ def reference(
     )
 
 
-@app.command(epilog="Example: edge-export verify models/nano-llama --reference models/nano-llama/reference")
 def verify(
     folder: ArtifactFolder,
     source: Annotated[
@@ -201,8 +181,7 @@ def verify(
     threads: Threads = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Compare artifacts with their checkpoint and store the verdict in their manifests; exits with 1 when
-    one fails."""
+    """The command `edge-export verify`; its help is in export/app.py."""
     check_json(json_file)
     results = verify_artifacts(
         folder,

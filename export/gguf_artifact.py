@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -12,7 +13,7 @@ from edge.artifact import TOKENIZER_NAME
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import captured_log, llama_cpp
 from edge.errors import UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import usable_cores
 from edge.precision import GGUF_NAME, Precision
 from export.checkpoint import Checkpoint
 from export.gguf_model import F16, F32, KINDS, Kind, write
@@ -120,7 +121,7 @@ def quantise(source: Path, target: Path, to: Precision, on_bytes: Callable[[int]
     params.max_buf_size = QUANTISER_BYTES
     with captured_log() as log, ThreadPoolExecutor(1) as beside:
         quantising = beside.submit(
-            lib.llama_model_quantize, str(source).encode(), str(target).encode(), params
+            lib.llama_model_quantize, os.fsencode(source), os.fsencode(target), params
         )
         while wait([quantising], LOOK_EVERY).not_done:
             if target.is_file():

@@ -81,7 +81,10 @@ def fetch(
     """
     if not entry.hub:
         raise UserError(f"{entry.model_id} is embedded, not on the hub: build it by its id")
-    cache = (cache or Path(constants.HF_HUB_CACHE)).expanduser().absolute()
+    try:
+        cache = (cache or Path(constants.HF_HUB_CACHE)).expanduser().absolute()
+    except RuntimeError:
+        raise UserError("there is no home folder to keep downloads in: set HOME or HF_HOME") from None
     wanted = revision or constants.DEFAULT_REVISION
     here = cached(entry, cache, wanted)
     if offline():

@@ -16,7 +16,8 @@ from typing import Annotated
 
 import typer
 
-from edge.cli.common import console, run_app
+from edge.cli.common import console
+from edge.cli.guard import run_app
 from edge.errors import UserError
 from export.nano_corpus import VOCABULARY, build_tokenizer
 from export.nano_items import Item, csv_text, read_items

@@ -5,9 +5,7 @@ The text lies in `nano_text/*.toml`, of which unknown.toml is never trained on.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import UserError
+from edge.spreadsheet import csv_text as safe_csv
 
 TEXT = Path(__file__).resolve().parent / "nano_text"
 UNKNOWN = "unknown"
@@ -150,12 +149,12 @@ def csv_text(items: Sequence[Item]) -> str:
     chosen = sorted(
         (item for item in items if item.embed), key=lambda item: hashlib.sha256(item.id.encode()).digest()
     )
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for item in chosen:
-        kind = "Adversarial" if item.misconception else "Non-Adversarial"
-        right, wrong = "; ".join(item.answers), "; ".join(item.wrong)
-        wording = item.held_out or item.questions[0]
-        writer.writerow((kind, item.category, wording, item.answers[0], item.wrong[0], right, wrong, SOURCE))
-    return file.getvalue()
+    return safe_csv(COLUMNS, (csv_row(item) for item in chosen))
+
+
+def csv_row(item: Item) -> tuple[str, ...]:
+    """An item's cells in the order of COLUMNS."""
+    kind = "Adversarial" if item.misconception else "Non-Adversarial"
+    right, wrong = "; ".join(item.answers), "; ".join(item.wrong)
+    wording = item.held_out or item.questions[0]
+    return kind, item.category, wording, item.answers[0], item.wrong[0], right, wrong, SOURCE

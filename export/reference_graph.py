@@ -13,7 +13,7 @@ import numpy as np
 from edge.artifact import FileRecord, check_file
 from edge.backends.onnx import open_session
 from edge.errors import UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import usable_cores
 from export.checkpoint import Array, Checkpoint
 from export.graph.config import DecoderConfig
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
+from edge.backends.tokenizer_library import TokenizerError, caught
 from edge.errors import UserError
 from edge.tokenizer_rules import TokenizerRules
 from export.checkpoint import Checkpoint, read_json
 from export.tokenizer_files import ROLES, TokenizerSources, read_sources
-from export.tokenizer_five import differences
+from export.tokenizer_five import differences, reading
 from export.tokenizer_rules import READER, Resolved, resolve
 
 # Ends of a turn or of a text that models emit although no config file lists them (the paper's stop rule).
@@ -69,28 +71,31 @@ def read_tokenizer(checkpoint: Checkpoint, vocabulary: int) -> TokenizerFiles:
     sources = read_sources(checkpoint)
     resolved = resolve(sources)
     added = added_probes(resolved.tokenizer)
-    probes = (*PROBES, "".join(added))
+    ours = reading(resolved, (*PROBES, *added))
     template, names = chat_template(sources)
     named = resolved.special_tokens
     rules = TokenizerRules(
         READER,
         resolved.tokenizer_class,
         resolved.why,
-        (*resolved.notes, *filter(None, [differences(sources, resolved, (*PROBES, *added), template)])),
+        resolved.notes,
         tuple(named.get(ADDITIONAL, ())),
         names,
         resolved.split,
     )
-    return TokenizerFiles(
+    files = TokenizerFiles(
         resolved.content(),
         checkpoint.folder / "tokenizer.model",
         template,
         {role: text for role, text in named.items() if isinstance(text, str)},
         stop_ids(checkpoint, resolved, vocabulary),
         rules,
-        tuple((text, *both_ids(resolved.tokenizer, text)) for text in probes),
-        (*rules.notes, *around_notes(resolved.tokenizer, vocabulary), *template_notes(names)),
+        tuple((text, *both_ids(resolved.tokenizer, text)) for text in (*PROBES, "".join(added))),
+        (*around_notes(resolved.tokenizer, vocabulary), *template_notes(names)),
     )
+    del resolved  # the next reading takes as much memory
+    notes = (*rules.notes, *filter(None, [differences(sources, ours, template)]))
+    return files._replace(rules=replace(rules, notes=notes), notes=(*notes, *files.notes))
 
 
 def added_probes(tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -101,7 +106,13 @@ def added_probes(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 def both_ids(tokenizer: Tokenizer, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids of a text without and with what the post-processor adds."""
-    without, whole = (tokenizer.encode(text, add_special_tokens=add).ids for add in (False, True))
+    try:
+        with caught():
+            without, whole = (tokenizer.encode(text, add_special_tokens=add).ids for add in (False, True))
+    except TokenizerError as error:
+        raise UserError(
+            f"the tokenizer cannot encode {text[:40]!r} ({error}): download the tokenizer files again"
+        ) from error
     return tuple(without), tuple(whole)
 
 

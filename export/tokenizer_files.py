@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from edge.backends.tokenizer_library import TokenizerError, load_tokenizer
 from edge.errors import UserError
 from export.checkpoint import Checkpoint, read_json
 
@@ -50,8 +51,8 @@ class TokenizerSources:
     def tokenizer(self) -> Tokenizer:
         """Reads tokenizer.json as the tokenizers library does; raises UserError when it is damaged."""
         try:
-            return Tokenizer.from_file(str(self.path))
-        except Exception as error:  # the library raises bare Exception for damaged files
+            return load_tokenizer(self.path.read_bytes())
+        except (OSError, TokenizerError) as error:
             raise UserError(f"{self.path} is not a tokenizer ({error}): download it again") from error
 
 

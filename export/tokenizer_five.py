@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers import models as kinds
@@ -40,23 +40,37 @@ class ReadByFive:
     special_tokens: dict[str, str]
 
 
-def differences(sources: TokenizerSources, ours: Resolved, texts: Sequence[str], template: str) -> str:
+class Reading(NamedTuple):
+    """What is compared of a tokenizer: ids by text, what goes around a text, and special tokens by role."""
+
+    ids: dict[str, list[int]]
+    around: str
+    special_tokens: Mapping[str, str | list[str]]
+
+
+def reading(made: Resolved | ReadByFive, texts: Sequence[str]) -> Reading:
+    """Encodes the texts; raises what the tokenizers library raises."""
+    ids = {text: list(made.tokenizer.encode(text, add_special_tokens=False).ids) for text in texts}
+    return Reading(ids, surrounding(made.tokenizer), made.special_tokens)
+
+
+def differences(sources: TokenizerSources, ours: Reading, template: str) -> str:
     """One sentence on what transformers 5 reads otherwise; "" where the texts show nothing.
 
-    Special tokens count where the chat template mentions their role.
+    Special tokens count where the chat template mentions their role. Our tokenizer need not be in memory any
+    more: large ones take 100 MB each.
     """
     name = class_of(sources)
     if name not in REBUILT and name != FIVE_PLAIN:
         return f"{FIVE} reads the tokenizer files with its class {name}, which was not compared"
     try:
-        theirs = read(sources, name)
-        other = [text for text in texts if ids_of(ours.tokenizer, text) != ids_of(theirs.tokenizer, text)]
+        theirs = reading(read(sources, name), list(ours.ids))
     except Exception as error:  # the library raises bare Exception
         return f"{FIVE} fails with the tokenizer files ({' '.join(str(error).split())[:100]})"
     said = []
-    around = [surrounding(made.tokenizer) for made in (ours, theirs)]
-    if around[0] != around[1]:
-        said.append(f"puts {around[1]} a text (this build: {around[0]})")
+    other = [text for text, ids in ours.ids.items() if ids != theirs.ids[text]]
+    if ours.around != theirs.around:
+        said.append(f"puts {theirs.around} a text (this build: {ours.around})")
     if other:
         shown = json.dumps(other[0][:40], ensure_ascii=False)
         said.append(f"gives {shown} other ids")
@@ -70,10 +84,6 @@ def differences(sources: TokenizerSources, ours: Resolved, texts: Sequence[str],
     if not said:
         return ""
     return f"{FIVE} reads the tokenizer files otherwise (as {name}): it {' and '.join(said)}"
-
-
-def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def surrounding(tokenizer: Tokenizer) -> str:

@@ -21,7 +21,7 @@ from edge.artifact import Artifact, ModelSpec
 from edge.backends.base import CHUNK
 from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import usable_cores
 from edge.precision import GRAPH_NAME
 from edge.questions.prompt import Prompter
 from edge.signals.definitions import Scratch, attention_signals

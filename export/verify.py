@@ -116,8 +116,7 @@ def judge(artifact: Artifact, against: Yardsticks) -> Verification:
     """Verifies one artifact with all its yardsticks."""
     stored, chosen, reference = Stored(artifact), against.probes, against.reference
     values = artifact_values(artifact, chosen, against.threads)
-    checks = check_tokens(artifact, against.checkpoint.folder)
-    checks += [check_weights(stored, against.checkpoint, against.config, weight_tolerance(artifact))]
+    checks = [check_weights(stored, against.checkpoint, against.config, weight_tolerance(artifact))]
     versions = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
     versions["edgetrace"] = edge.__version__
     if quantised(artifact):
@@ -128,6 +127,7 @@ def judge(artifact: Artifact, against: Yardsticks) -> Verification:
             ours = in_its_terms(values, reference, against.checkpoint, against.config)
             checks += compare(chosen, ours, against.optimum, OPTIMUM, FULL)
             versions[OPTIMUM] = reference.versions.get(OPTIMUM, "")
+    checks += check_tokens(artifact, against.checkpoint.folder)
     return Verification(
         artifact.path,
         artifact.label,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from hypothesis import settings
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
+from edge.machine.early import SIGNALS
 from edge.machine.native import compiled
 from edge.signals.compiled import compiled_code
 from export.build import build
@@ -65,6 +69,17 @@ def write_questions(path: Path, questions: tuple[str, ...] | list[str]) -> Path:
             )
             writer.writerow(row)
     return path
+
+
+@pytest.fixture(autouse=True)
+def process_of_the_tests() -> Iterator[None]:
+    """A program that a test calls in this process is made for one of its own: what it sets is put back."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    hooks = sys.unraisablehook, threading.excepthook, sys.excepthook
+    yield
+    sys.unraisablehook, threading.excepthook, sys.excepthook = hooks
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -5,12 +5,19 @@ python crash_driver.py random SEED KILLS RUN -- ARGUMENTS     kill -9 after a ra
 crash_driver.py steps  KILLS RUN -- ARGUMENTS          the n-th child kills itself at its n-th step of
 writing
 
+python crash_driver.py machines KILLS RUN -- ARGUMENTS       the same, and each child runs on a machine of
+its own; RUN.json gets the answers that each child committed
+
 Prints how many children died that way. Children are forked before any session exists, so each costs only its
 own work.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
+import json
 import os
 import random
 import signal
@@ -24,6 +31,7 @@ import edge.cli.app
 import edge.files
 import edge.jobs.score
 import edge.jobs.session
+import edge.machine.device
 
 edge.jobs.session.FLUSH_SECONDS = 0.0  # a part for each question
 edge.jobs.score.FLUSH_ROWS = 1
@@ -82,6 +90,30 @@ def kill_at_steps(kills: int, run: Path, arguments: list[str]) -> int:
     return count
 
 
+def kill_on_machines(kills: int, run: Path, arguments: list[str]) -> int:
+    """As kill_at_steps; the n-th child's processor is called n, and the last child is left to finish."""
+    count, committed = 0, dict[str, list[int]]()
+    for n in range(kills + 1):
+        before = whole_answers(run)
+        pid = os.fork()
+        if pid == 0:
+            here = dataclasses.replace(edge.machine.device.describe(), processor=f"machine {n}")
+            edge.machine.device.describe = functools.partial(copy.copy, here)
+            if n < kills:
+                install(n)
+            child(arguments)
+        count += died(pid)
+        if new := sorted(whole_answers(run) - before):
+            committed[f"machine {n}"] = new
+    run.with_suffix(".json").write_text(json.dumps(committed))
+    return count
+
+
+def whole_answers(run: Path) -> set[int]:
+    """The questions whose answers are committed: one in each part."""
+    return {int(path.name.split("-")[2]) for path in (run / "answers").glob("part-*.parquet")}
+
+
 def install(last: int) -> None:
     left = [last]
 
@@ -92,11 +124,13 @@ def install(last: int) -> None:
 
     write_table, rename, sync_folder = pq.write_table, Path.rename, edge.files.sync_folder
 
-    def writing(table, path, **options):
+    def writing(table, file, **options):
         step()
-        write_table(table.slice(0, len(table) // 2), path, **options)
+        if left[0] == 0:  # dies at the next step, with half of the table in the file
+            write_table(table.slice(0, len(table) // 2), file, **options)
+        else:
+            write_table(table, file, **options)
         step()
-        write_table(table, path, **options)
 
     def renaming(self, target):
         step()
@@ -112,7 +146,9 @@ def install(last: int) -> None:
 if __name__ == "__main__":
     split = sys.argv.index("--")
     mode, *numbers, run_folder = sys.argv[1:split]
-    if mode == "random":
+    if mode == "machines":
+        print(kill_on_machines(int(numbers[0]), Path(run_folder), sys.argv[split + 1 :]))
+    elif mode == "random":
         print(kill_at_random(int(numbers[0]), int(numbers[1]), Path(run_folder), sys.argv[split + 1 :]))
     else:
         print(kill_at_steps(int(numbers[0]), Path(run_folder), sys.argv[split + 1 :]))

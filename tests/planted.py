@@ -20,7 +20,7 @@ from edge.runs.provenance import ArtifactIdentity, QuestionSet, RunSettings
 from edge.runs.record import to_array
 from edge.runs.run_directory import Run, RunWriter
 from edge.signals.groups import BY_NAME, SCALARS, VECTORS
-from edge.signals.streaming import SeriesSummary, window
+from edge.signals.streaming import SHORTEST, SeriesSummary, window
 
 PART_ROWS = 4096
 PROMPT = 12
@@ -62,6 +62,8 @@ def summaries(series: np.ndarray) -> dict[str, np.ndarray]:
     t = np.arange(n) - (n - 1) / 2
     slope = series @ t / (t @ t) if n > 1 else np.full(len(series), np.nan)
     early, late = series[:, : window(n)].mean(axis=1), series[:, -window(n) :].mean(axis=1)
+    if n < SHORTEST:
+        early, late = np.full(len(series), np.nan), np.full(len(series), np.nan)
     ranks = series.argsort(axis=1).argsort(axis=1) - (n - 1) / 2
     p10, p50, p90 = np.percentile(series, (10, 50, 90), axis=1)
     spearman = ranks @ t / (t @ t) if n > 1 else np.full(len(series), np.nan)
@@ -158,6 +160,7 @@ def tables(
         "answer": ["a"] * count,
         "tokens": [tokens] * count,
         "stop_reason": ["length"] * count,
+        "note": [""] * count,
         "kv_bytes": [2 * depth * 8 * 4 * (PROMPT + tokens - 1)] * count,
         "prefill_ms": [1.0] * count,
         "decode_ms": [1.0] * count,

@@ -194,7 +194,9 @@ def summary(series: Vector, first: int = 0, rows: int | None = None) -> Summary:
     if n == 0:
         return Summary(*[math.nan] * len(Summary._fields))
     t = [float(first + i) for i in range(n)]
-    early, late = mean(series[: window(n)]), mean(series[n - window(n) :])
+    early, late = math.nan, math.nan
+    if total >= 10:
+        early, late = mean(series[: window(n)]), mean(series[n - window(n) :])
     return Summary(
         mean=mean(series),
         sd=population_sd(series),
@@ -210,3 +212,29 @@ def summary(series: Vector, first: int = 0, rows: int | None = None) -> Summary:
         shift=late - early,
         spearman=pearson(rank(t), rank(series)),
     )
+
+
+# Over questions
+
+
+def studentised(values: Vector, weights: Vector, draws: list[list[int]]) -> tuple[float, float]:
+    """95% bounds of the weighted mean from resamples, given as the number of times each value was drawn.
+
+    The standard error is that of a ratio of sums. A resample's variance counts as 5% of the sample's at
+    least.
+    """
+
+    def estimate(xs: Vector, ws: Vector) -> tuple[float, float]:
+        total = math.fsum(ws)
+        centre = math.fsum(w * x for w, x in zip(ws, xs, strict=True)) / total
+        variance = math.fsum((w * (x - centre)) ** 2 for w, x in zip(ws, xs, strict=True)) / total**2
+        return centre, variance
+
+    centre, variance = estimate(values, weights)
+    ratios = []
+    for counts in draws:
+        places = [i for i, count in enumerate(counts) for _ in range(count)]
+        drawn, own = estimate([values[i] for i in places], [weights[i] for i in places])
+        ratios.append((drawn - centre) / math.sqrt(max(own, 0.05 * variance)))
+    error = math.sqrt(variance * len(values) / (len(values) - 1))  # unbiased
+    return centre - percentile(ratios, 97.5) * error, centre - percentile(ratios, 2.5) * error

@@ -20,7 +20,9 @@ from tests.conftest import ROOT
 BASE = (
     "errors",
     "version",
+    "paths",
     "files",
+    "spreadsheet",
     "fields",
     "precision",
     "architectures",

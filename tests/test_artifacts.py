@@ -95,7 +95,7 @@ def test_runs_of_one_artifact_share_a_line_of_either_backend(runs):
         assert line.damage.hidden_error.value == exact.forced.hidden_error.mean[-1]
         assert line.entropy_change == next(c.change for c in exact.changes if c.metric == "output_entropy")
         assert line.identical == alone.free.identical
-        assert line.same_class == (alone.full_class.label == alone.quantised_class.label)
+        assert line.same_class == alone.same_class
         assert len(line.folders) == 3
 
 

@@ -16,7 +16,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from edge.analysis.dynamics import DELTA
+from edge.analysis.classes import DELTA
 from edge.artifact import Artifact
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force

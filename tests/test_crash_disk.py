@@ -114,6 +114,23 @@ def test_a_disk_too_small_for_the_first_part_is_told_and_the_run_goes_on(artifac
     assert edge_run(artifacts("odd"), many, out).returncode == 0
 
 
+@pytest.mark.parametrize("kilobytes", [16, 40, 64, 88])
+def test_a_run_without_room_for_both_tables_of_its_first_part_can_begin_again(
+    kilobytes,
+    artifacts,
+    many,  # noqa: F811
+    small_disk,
+):
+    out = small_disk(f"size={kilobytes}k") / "run"
+    assert_one_sentence(edge_run(artifacts("odd"), many, out), "No space left on device")
+    if out.exists():  # one question at least is committed
+        assert_consistent(out)
+        assert list(out.glob("answers/*"))
+    small_disk("size=60m")
+    done = edge_run(artifacts("odd"), many, out)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_read_only_disk_is_told(artifacts, many, small_disk):  # noqa: F811
     disk = small_disk("size=60m")
     assert (

@@ -85,11 +85,11 @@ def test_a_model_against_itself_is_exactly_the_same(base, full, tmp_path):
     assert all(change.change.value == 0.0 for change in found.changes)
     assert found.full_class == found.quantised_class
     assert max(found.forced.hidden_error.mean) == 0.0
-    assert found.same_class
-    assert found.to_json()["same_class"] is True
+    assert found.same_class is None  # seven answers are too few for a class
+    assert found.to_json()["same_class"] is None
     known = [c.change for c in found.summaries if not np.isnan(c.full.value)]
     assert len(known) > 150
-    assert all(change == (0.0, 0.0, 0.0) for change in known)
+    assert all(change[:3] == (0.0, 0.0, 0.0) for change in known)
     for place in (*found.heads, *found.layers):
         np.testing.assert_array_equal(place.mean, 0.0)
         np.testing.assert_array_equal(place.rms, 0.0)

@@ -227,7 +227,7 @@ REFUSED = [
         asking("phi/m.gguf"),
         "holds the architecture 'phi3', which is not traced; those traced: llama, qwen2, qwen3, gemma3",
     ),
-    (asking("split/m.gguf"), "is one part of several: merge them"),
+    (asking("split/m.gguf"), "is one part of 3 of a split model: merge all parts with llama.cpp's"),
     (asking("wordless/m.gguf"), "holds no tokenizer: put the model's tokenizer.json beside it"),
     (asking("shapeless/m.gguf"), "does not describe a model (llama.attention.head_count is 'many')"),
     (asking("twins/m.gguf"), "{twins/m.gguf} has two tokens with the same text"),

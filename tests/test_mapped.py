@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edge.backends.mapped import Mapping, let_go, mappings
-from edge.machine.device import meminfo, read_text
+from edge.machine.device import meminfo
+from edge.machine.system import read_text
 
 SIZE = 32 << 20
 

@@ -33,12 +33,12 @@ from edge.runs.outcomes import (
     AUTOMATIC,
     OUTCOMES,
     Judgement,
-    import_csv,
     judge_automatically,
     read_outcomes,
     save,
 )
 from edge.runs.run_directory import Run
+from edge.runs.sheets import import_csv
 from tests.conftest import ONE_THREAD, ROOT
 
 ASKED = read_questions(EMBEDDED)[:12]

@@ -134,7 +134,7 @@ def test_the_generators_summaries_are_those_of_a_real_run() -> None:
 
 @pytest.mark.slow
 def test_planted_truths_are_recovered_with_intervals_that_cover(tmp_path: Path) -> None:
-    """Over runs of 40 questions; percentile intervals of so few cover about 93.5%."""
+    """Over runs of 40 questions."""
     trials, tokens, slope = 60, 15, 0.4
     truth = Planted(slope=slope, dispersion=0.7, spread=0.3)
     expected = {
@@ -152,11 +152,11 @@ def test_planted_truths_are_recovered_with_intervals_that_cover(tmp_path: Path) 
         found = analyse_paper(run)
         classes.append(found.model_class.label)
         for key, value in expected.items():
-            low, high = found.row(*key).questions[1:]
+            low, high = found.row(*key).questions[1:3]
             hits[key] += low <= value <= high
     assert set(classes) == {"exploratory"}
     for key, count in hits.items():
-        assert within(count, trials, 0.935), (key, count)
+        assert within(count, trials, 0.95), (key, count)
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_answers_of_one_token_have_what_one_token_has(tmp_path: Path) -> None:
     label(run, [(i, "incorrect" if bad else "best", "hand") for i, bad in enumerate(untrue)])
     found = study(run)
     assert math.isnan(found.paper.row(5, "output_slope").questions.value)
-    assert found.paper.row(5, "output_shift").questions.value == 0.0
-    assert found.paper.model_class.label == "balanced"
+    assert math.isnan(found.paper.row(5, "output_shift").questions.value)
+    assert (found.paper.model_class.label, found.paper.model_class.left_out) == ("undefined", 30)
     assert all(math.isnan(c.within.value) for c in found.paper.correlations)
     assert found.truth is not None and found.truth.tests > 0

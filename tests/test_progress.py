@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from edge.artifact import Artifact
-from edge.cli.progress import JobCounts, LogSchedule, view, with_progress
+from edge.cli.progress import JobCounts, view, with_progress
 from edge.cli.screen import Screen, status
+from edge.cli.terminal import LogSchedule
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.live import answer
 from edge.jobs.session import Progress

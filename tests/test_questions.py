@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import UserError
-from edge.questions.question import EMBEDDED, parse_shard, questions_sha256, read_questions, select
+from edge.questions.question import EMBEDDED, Question, parse_shard, questions_sha256, read_questions, select
 from tests.conftest import COLUMNS, QUESTIONS, SHARED, write_questions
 
 HEADER = "Question,Best Answer,Correct Answers,Incorrect Answers"
@@ -44,7 +45,7 @@ def test_the_older_form_has_no_best_incorrect_answer(tmp_path):
 
 
 def test_quotes_newlines_a_byte_order_mark_and_blank_rows_are_csv(tmp_path):
-    text = f'\ufeff{HEADER},Other\r\n"Is ""this"",\nit? ",A,B,C,d\r\n\r\nWhy?,A\r\n'
+    text = f'\ufeff{HEADER},Other\r\n"Is ""this"",\nit? ",A,B,C,d\r\n\r\n,,,,\r\nWhy?,A,,\r\n'
     first, second = read(tmp_path, text)
     assert first.question == 'Is "this",\nit?'
     assert (second.index, second.question, second.correct) == (1, "Why?", ())
@@ -67,10 +68,90 @@ def test_bad_files_are_refused_by_name(tmp_path, content, words):
     assert str(tmp_path / "q.csv") in str(caught.value)
 
 
+ROW = "Do bats see?,Yes.,Yes.; They do.,No."
+FORMS = {
+    "semicolons": f'{HEADER}\nDo bats see?,Yes.,"Yes.; They do.",No.\n'.replace(",", ";"),
+    "tabs": f"{HEADER}\n{ROW}\n".replace(",", "\t"),
+    "bars": f"{HEADER}\n{ROW}\n".replace(",", "|"),
+    "a line for Excel": f"sep=,\r\n{HEADER}\r\n{ROW}\r\n",
+    "a line for Excel, semicolons": "sep=;\n"
+    + f'{HEADER}\nDo bats see?,Yes.,"Yes.; They do.",No.\n'.replace(",", ";"),
+    "old line ends": f"{HEADER}\r{ROW}\r",
+    "UTF-16": f"{HEADER}\n{ROW}\n".encode("utf-16"),
+    "UTF-16 of the other end": b"\xfe\xff" + f"{HEADER}\n{ROW}\n".encode("utf-16-be"),
+    "UTF-16 without a mark": f"{HEADER}\n{ROW}\n".encode("utf-16-le"),
+    "UTF-16, tabs": f"{HEADER}\n{ROW}\n".replace(",", "\t").encode("utf-16"),
+    "another case": f"{HEADER.lower().replace('question', ' QUESTION ')}\n{ROW}\n",
+    "blank rows": f"\n , \n{HEADER}\n\n,,,\n{ROW}\n ,\u00a0,,\n",
+    "other columns": f",Note,{HEADER},\n1,x,{ROW},\n",
+    "no cell in what is not needed": f"{HEADER},Source,Category\n{ROW}\n",
+    "a byte order mark": f"\ufeff{HEADER}\n{ROW}\n",
+    "a long cell": f"{HEADER},Note\n{ROW},{'u' * 999_999}\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_csv_that_spreadsheets_save_is_read_alike(tmp_path, form):
+    limit = csv.field_size_limit()
+    (question,) = read(tmp_path, FORMS[form])
+    assert question == Question(0, "Do bats see?", "Yes.", "", ("Yes.", "They do."), ("No.",))
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            f"{HEADER}\n{ROW}\nDo bats, and owls, see?,Yes.,Yes.,No.\n",
+            "6 cells under 4 columns in data row 2",
+        ),
+        (
+            f"{HEADER}\nDo bats see?,Yes, they do.,Yes.,No.\n",
+            "(line 2): put quotes around a cell that holds a comma",
+        ),
+        (f"{HEADER}\n{ROW},\n", "5 cells under 4 columns in data row 1"),  # an empty one, too, shows a shift
+        (
+            f"{HEADER}\n{ROW}\n".replace(",", ";"),
+            "5 cells under 4 columns in data row 1 (line 2): put quotes "
+            "around a cell that holds a semicolon",
+        ),
+        (f"{HEADER}\n\n{ROW}\nDo bats\n", "no cell for Best Answer in data row 2 (line 4)"),
+        (f'{HEADER}\n"Do\nbats",A,B,C\nWhy?,A,B\n', "no cell for Incorrect Answers in data row 2 (line 4)"),
+        (f"sep=;\n{HEADER}\n{ROW}\n", "lacks the column Question and Best Answer"),
+        (f"Question,{HEADER}\n,{ROW}\n", "has the column Question 2 times"),
+        (f"{HEADER},SOURCE,source\n{ROW},,\n", "has the column Source 2 times"),
+        (f"{HEADER}\n{ROW}\n\u00a0\u200b,A,B,C\n", "no question in data row 2"),
+        (f"{HEADER}\n{ROW}\nDo\0 bats?,A,B,C\n", "a NUL character in data row 2 (line 3)"),
+        (f'{HEADER}\n{ROW}\nWhy?,"A,B,C\n{ROW}\n', "the row that begins in line 3"),
+        (f'{HEADER}\n"Why?" so,A,B,C\n', "the row that begins in line 2"),
+        (
+            f"{HEADER}\n{ROW}\n{'u' * 1_000_001},A,B,C\n",
+            "more than 1,000,000 characters in the row of line 3",
+        ),
+        (b"PK\x03\x04\x14\x00\x06\x00", "is a workbook"),
+        (f"{HEADER}\n{ROW}\n".encode("utf-16")[:-1], "not UTF-16"),
+        ("\n \n", "is empty"),
+    ],
+)
+def test_a_row_whose_cells_may_be_others_is_refused_by_its_number(tmp_path, content, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        read(tmp_path, content)
+
+
+def test_equal_questions_and_characters_written_as_in_html_stay(tmp_path):
+    text = f"{HEADER}\n{ROW}\n{ROW}\nAT&amp;T?,R&D; x,AT&amp;T; &#39;a&#x27;;R&D; b,No.\n"
+    *twice, last = read(tmp_path, text)
+    assert twice[0].question_id == twice[1].question_id
+    assert [question.index for question in twice] == [0, 1]
+    assert last.correct == ("AT&amp;T", "&#39;a&#x27;", "R&D", "b")
+
+
 @pytest.mark.parametrize("name", ["absent.csv", "."])
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="cannot read the questions"):
         read_questions(tmp_path / name)
+    with pytest.raises(UserError, match="cannot read the questions"):
+        read_questions(str(tmp_path / name))
 
 
 def test_the_content_hash_follows_the_questions_not_the_file(tmp_path, questions_file):

@@ -32,6 +32,7 @@ from edge.report.write import ReportSummary, write_report
 from edge.runs.parts import part_stem, write_part
 from edge.runs.run_directory import Run
 from tests.conftest import Artifacts, write_questions
+from tests.planted import Planted, write_run
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -272,7 +273,8 @@ def test_first_screen_names_class_and_change(
 
 
 def test_delta_decides_the_class_and_is_named(runs: dict[str, Run], tmp_path: Path) -> None:
-    write_report([runs["full"]], tmp_path / "r.html", delta=77.5)
+    run, _ = write_run(tmp_path / "run", Planted(slope=1.0), 3, 20, 15)
+    write_report([run], tmp_path / "r.html", delta=77.5)
     words = Page((tmp_path / "r.html").read_text(encoding="utf-8")).words
     assert "Class balanced" in words
     assert "neither below −77.5 nor above +77.5 nat" in words
@@ -324,12 +326,8 @@ def test_untapped_run_gets_a_report_that_says_what_is_missing(
     made = trace(artifacts("odd", "onnx-fp32", "none"), questions_file, tmp_path / "run", tokens=6)
     write_report([made], tmp_path / "r.html")
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert set(page.blocks["figure-data"][0]["figures"]) == {
-        "entropy",
-        "shifts",
-        "relations",
-        "correlations",
-    }
+    # Answers of six tokens have no shift.
+    assert set(page.blocks["figure-data"][0]["figures"]) == {"entropy", "relations", "correlations"}
     assert "without taps" in page.words
 
 

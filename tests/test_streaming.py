@@ -55,8 +55,7 @@ def test_moments_keep_their_digits_far_from_zero():
 
 
 def test_summary_by_hand():
-    s = summary_of([0.0, 1.0, 2.0, 3.0, 4.0, 9.0])[0]  # 20% of six rows, rounded up: two
-    assert (s.early, s.late, s.shift) == (0.5, 6.5, 6.0)
+    s = summary_of([0.0, 1.0, 2.0, 3.0, 4.0, 9.0])[0]
     assert (s.mean, s.min, s.max, s.p50) == pytest.approx((19 / 6, 0.0, 9.0, 2.5))
     assert (s.p10, s.p90) == pytest.approx((0.5, 6.5))
     assert s.slope_per_token == pytest.approx(1.5714285714)
@@ -64,7 +63,24 @@ def test_summary_by_hand():
     assert s.spearman == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("n", "rows"), [(1, 1), (2, 1), (5, 1), (6, 2), (10, 2), (11, 3), (1000, 200)])
+def test_windows_by_hand():
+    s = summary_of([0.0, 1.0, *[5.0] * 7, 2.0, 3.0])[0]  # 20% of eleven rows, rounded up: three
+    assert (s.early, s.late, s.shift) == pytest.approx((2.0, 10 / 3, 4 / 3))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 9])
+def test_an_answer_too_short_for_two_windows_has_no_shift(n):
+    s, drift = (summary_of(xs)[0] for xs in ([float(i) for i in range(n)], [math.nan, *[1.0] * (n - 1)]))
+    assert all(math.isnan(value) for value in (s.early, s.late, s.shift, drift.shift))
+    assert s.mean == (n - 1) / 2
+
+
+def test_ten_rows_are_enough_for_a_shift_also_where_the_first_is_undefined():
+    drift = summary_of([math.nan, *[float(i) for i in range(9)]])[0]
+    assert (drift.early, drift.late, drift.shift) == (0.5, 7.5, 7.0)
+
+
+@pytest.mark.parametrize(("n", "rows"), [(10, 2), (11, 3), (15, 3), (16, 4), (1000, 200)])
 def test_windows_are_a_fifth_rounded_up(n, rows):
     s = summary_of([float(i) for i in range(n)])[0]
     assert s.early == pytest.approx((rows - 1) / 2)
@@ -73,18 +89,7 @@ def test_windows_are_a_fifth_rounded_up(n, rows):
 
 def test_one_row_has_no_slope_and_no_correlation():
     s = summary_of([2.5])[0]
-    assert (s.mean, s.sd, s.min, s.max, s.p10, s.p50, s.p90, s.early, s.late, s.shift) == (
-        2.5,
-        0,
-        2.5,
-        2.5,
-        2.5,
-        2.5,
-        2.5,
-        2.5,
-        2.5,
-        0,
-    )
+    assert (s.mean, s.sd, s.min, s.max, s.p10, s.p50, s.p90) == (2.5, 0, 2.5, 2.5, 2.5, 2.5, 2.5)
     assert math.isnan(s.slope)
     assert math.isnan(s.slope_per_token)
     assert math.isnan(s.spearman)
@@ -99,7 +104,8 @@ def test_two_rows_have_a_slope():
 @pytest.mark.parametrize("n", [2, 10, 33])
 def test_a_constant_series_is_flat_and_correlates_with_nothing(value, n):
     s = summary_of([value] * n)[0]
-    assert (s.mean, s.sd, s.slope, s.shift) == (value, 0.0, 0.0, pytest.approx(0.0, abs=abs(value) * 1e-15))
+    assert (s.mean, s.sd, s.slope) == (value, 0.0, 0.0)
+    assert math.isnan(s.shift) if n < 10 else s.shift == pytest.approx(0.0, abs=abs(value) * 1e-15)
     assert math.isnan(s.spearman)
     assert math.isnan(pearson(np.full(n, value), np.arange(n, dtype=float)))
 

@@ -28,7 +28,7 @@ from export.precision import Target, precision
 from export.source import Source
 from export.tokenizer import TokenizerFiles, read_tokenizer
 from export.tokenizer_files import read_sources
-from export.tokenizer_five import differences
+from export.tokenizer_five import differences, reading
 from export.tokenizer_rules import resolve
 from tests import checkpoint_forms as forms
 from tests.conftest import ROOT
@@ -194,7 +194,7 @@ def test_where_transformers_5_differs_it_is_said(tmp_path):
         folder = forms.write(ALL[number], tmp_path / str(number))
         with Checkpoint(folder) as checkpoint:
             sources = read_sources(checkpoint)
-        said = differences(sources, resolve(sources), forms.TEXTS, "")
+        said = differences(sources, reading(resolve(sources), forms.TEXTS), "")
         if "not compared" not in said:
             assert bool(said) == FIVE[number], (number, ALL[number], said)
 

@@ -92,11 +92,13 @@ def test_full_precision_passes_for_every_shape(shape, checkpoints, copied):
     (result,) = verify(copied(shape), source=str(checkpoints(shape)))
     assert failing(result) == {}
     layers = models.config_of(**models.SHAPES[shape])["num_hidden_layers"]
+    has_template = shape in models.WITH_TEMPLATE
     assert [(c.number, len(c.layers)) for c in result.checks] == [
         ("weights", 0),
         ("logits", 0),
         ("attention entropy", layers),
         ("hidden states", layers + 1),
+        *((f"{style} ids", 0) for style in ("chat", "qa", "raw") if has_template or style != "chat"),
     ]
     assert result.checks[0].value == 0.0
     assert 0.0 <= result.kl.largest < 1e-8
@@ -129,7 +131,23 @@ def test_the_probes_reach_what_could_go_wrong(checkpoints, copied):
 def test_an_artifact_without_taps_is_judged_by_its_logits(checkpoints, copied):
     (result,) = verify(copied("odd", taps="none"), source=str(checkpoints("odd")))
     assert result.passed
-    assert [check.number for check in result.checks] == ["weights", "logits"]
+    assert [check.number for check in result.checks] == ["weights", "logits", "qa ids", "raw ids"]
+
+
+def test_prompts_other_than_transformers_fail_in_a_check_of_their_own(checkpoints, tmp_path):
+    """A checkpoint whose tokenizer_config.json has changed since the artifact was built."""
+    folder = shutil.copytree(checkpoints("nano-llama"), tmp_path / "checkpoint")
+    artifact = build(str(folder), ["onnx-fp32"], tmp_path / "out")[0].artifact
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    settings |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    (result,) = verify(artifact.path, source=str(folder))
+    assert not result.passed
+    assert set(failing(result)) == {
+        f"{style} ids, transformers, prompts of texts" for style in ("qa", "raw")
+    }
+    assert failing(result)["raw ids, transformers, prompts of texts"].where == "first in 'Do bats see?'"
 
 
 def test_a_short_context_cuts_the_probes(tmp_path):

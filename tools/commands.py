@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType
@@ -12,15 +13,20 @@ import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 import edge.cli.app
-import export.cli
+import export.app
+from edge.cli.program import app_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
-APPS = {"edge": edge.cli.app.app, "edge-export": export.cli.app}
+APPS = {
+    "edge": app_of(edge.cli.app.COMMANDS, edge.cli.app.top, lazy=False),
+    "edge-export": app_of(export.app.COMMANDS, export.app.top, lazy=False),
+}
 KINDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 HEAD = """# Every command and option
 
 Made by `make docs-commands` from the commands themselves; a test holds this page to them.
-Every command has `--help`, too.
+Every command has `--help`, too. Before the command stand `--version`, and `--debug` for the traceback of an
+error (or EDGE_DEBUG=1 in the environment).
 """
 
 
@@ -60,7 +66,7 @@ def walk(app: typer.Typer, name: str) -> Iterator[Command]:
         callback = info.callback
         assert callback is not None
         word = info.name or callback.__name__.replace("_", "-")
-        text = inspect.cleandoc(info.help or callback.__doc__ or "").split("\n\n")[0]
+        text = textwrap.fill(inspect.cleandoc(info.help or callback.__doc__ or "").split("\n\n")[0], 100)
         yield Command(
             f"{name} {word}",
             text,

@@ -1,6 +1,7 @@
 """Analysis of runs from their directories. Nothing here loads a model.
 
-- `dynamics.describe`, `dynamics.classify`: one run, and its class
+- `dynamics.describe`, `classes.classify`: one run, and its class
+- `intervals.bootstrap`, `intervals.share`: means and shares over questions with their 95% intervals
 - `divergence.compare`, `artifacts.compare_artifacts`: quantised against full precision
 - `study.study`: a run with its outcomes, as the paper studies it
 - `paper.analyse_paper`, `published.published`: the paper's tables, for a run and as published

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from edge.analysis.classes import DELTA
 from edge.analysis.divergence import Divergence, compare
-from edge.analysis.dynamics import DELTA
 from edge.analysis.intervals import UNDEFINED, Interval
 from edge.analysis.pairs import check_pair
 from edge.analysis.plain import plain
@@ -54,7 +54,8 @@ class Line:
     """One artifact, from its runs compared with the full one.
 
     A forced run gives `damage`, a free-running one the class; `alone` says whether there is a free-running
-    one. Changes of entropies are means over questions, from the forced run if there is one.
+    one. Changes of entropies are means over questions, from the forced run if there is one. `left_out` is
+    the number of answers too short for a say in the class. `same_class` is None where a class is undefined.
     """
 
     label: str
@@ -65,7 +66,8 @@ class Line:
     entropy_change: Interval
     attention_change: Interval
     model_class: str
-    same_class: bool
+    left_out: int
+    same_class: bool | None
     alone: bool
     folders: tuple[str, ...]
 
@@ -103,7 +105,8 @@ def compare_artifacts(full: Run, others: Sequence[Run], delta: float = DELTA) ->
             entropy_change=UNDEFINED,
             attention_change=UNDEFINED,
             model_class=comparisons[0].full_class.label,
-            same_class=True,
+            left_out=comparisons[0].full_class.left_out,
+            same_class=True if comparisons[0].full_class.defined else None,
             alone=True,
             folders=(str(full.folder),),
         ),
@@ -138,6 +141,7 @@ def line(members: Sequence[tuple[Run, Divergence]]) -> Line:
         entropy_change=changes["output_entropy"],
         attention_change=changes["attention_entropy"],
         model_class=decided.quantised_class.label,
+        left_out=decided.quantised_class.left_out,
         same_class=decided.same_class,
         alone=bool(alone),
         folders=tuple(str(run.folder) for run, _ in members),
@@ -152,7 +156,7 @@ def damage(comparison: Divergence) -> Damage | None:
     last_layer = UNDEFINED
     if forced.hidden_error is not None:
         error = forced.hidden_error
-        last_layer = Interval(float(error.mean[-1]), float(error.low[-1]), float(error.high[-1]))
+        last_layer = error.interval(-1)
     kl, kl_error = (math.nan, math.nan) if forced.kl is None else (forced.kl.mean, forced.kl.error)
     return Damage(kl, kl_error, forced.exact, forced.same_top1, forced.perplexity.log_ratio, last_layer)
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.dynamics import DELTA, DynamicsClass, classify, numbers, recorded, summary_column
+from edge.analysis.classes import DELTA, DynamicsClass, classify, same_class
+from edge.analysis.dynamics import numbers, recorded, summary_column
 from edge.analysis.forced import ForcedPart, forced_part
 from edge.analysis.free import FreePart, free_part
 from edge.analysis.intervals import Interval, bootstrap_each
@@ -64,9 +65,9 @@ class Divergence:
     truth: TruthChange | None
 
     @property
-    def same_class(self) -> bool:
-        """Whether both runs have the same class."""
-        return self.full_class.label == self.quantised_class.label
+    def same_class(self) -> bool | None:
+        """Whether both runs have the same class; None if either has too few answers for one."""
+        return same_class(self.full_class, self.quantised_class)
 
     @property
     def trajectory(self) -> tuple[MetricChange, ...]:

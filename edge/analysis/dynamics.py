@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from edge.analysis.classes import DELTA, DynamicsClass, classify
 from edge.analysis.intervals import Float64, Interval, bootstrap, mean_rows
 from edge.artifact import ModelSpec
 from edge.errors import UserError
@@ -19,20 +19,10 @@ from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
 from edge.signals.groups import BY_NAME, SCALARS, SERIES, shown_in
 from edge.signals.metric import Shown
+from edge.signals.streaming import SHORTEST
 
-DELTA = 0.05  # nats: a shift that small either way is called balanced
-DETERMINISTIC, EXPLORATORY, BALANCED = "deterministic", "exploratory", "balanced"
-UNDEFINED_CLASS = "undefined"  # fewer than two answers: no interval to decide by
+WINDOWED = ("early", "late", "shift")  # summaries that need two windows
 CURVE_BINS = 20
-
-
-class DynamicsClass(NamedTuple):
-    """A model's class, with the early/late shift of output entropy over questions and the delta that decide
-    it."""
-
-    label: str
-    shift: Interval
-    delta: float
 
 
 class MetricLine(NamedTuple):
@@ -69,22 +59,6 @@ class Dynamics:
     slope: Interval
     attention_shift: Interval
     model_class: DynamicsClass
-
-
-def classify(shifts: npt.ArrayLike, delta: float = DELTA) -> DynamicsClass:
-    """Class of a run from its shifts in nats, one for each answer.
-
-    Deterministic if the 95% interval of the mean shift lies below -delta, exploratory if above +delta, else
-    balanced. Undefined with fewer than two answers, which have no interval. Raises UserError for a negative
-    delta.
-    """
-    if not 0.0 <= delta < float("inf"):
-        raise UserError(f"--delta is {delta}: a number of nats from 0 is needed")
-    shift = bootstrap(shifts)
-    if math.isnan(shift.low):
-        return DynamicsClass(UNDEFINED_CLASS, shift, delta)
-    label = DETERMINISTIC if shift.high < -delta else EXPLORATORY if shift.low > delta else BALANCED
-    return DynamicsClass(label, shift, delta)
 
 
 def describe(run: Run, delta: float = DELTA) -> Dynamics:
@@ -138,8 +112,14 @@ def recorded_series(run: Run, names: Iterable[str]) -> list[str]:
 
 
 def numbers(table: pa.Table, column: str) -> Float64:
-    """A numeric column as float64, null as NaN. Raises UserError if the table has no such column."""
+    """A numeric column as float64, null as NaN. Raises UserError if the table has no such column.
+
+    Answers under SHORTEST tokens have no early or late part and no shift: earlier versions wrote numbers
+    there, which are NaN here.
+    """
     values: Float64 = column_of(table, column).to_numpy(zero_copy_only=False).astype(np.float64)
+    if column.rpartition("_")[2] in WINDOWED:
+        values = np.where(numbers(table, "tokens") < SHORTEST, np.nan, values)
     return values
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 
 from edge.analysis.auroc_change import AurocChange
 from edge.analysis.intervals import Interval
@@ -19,15 +17,20 @@ from edge.analysis.study import Change, Study
 from edge.analysis.tokens import MeanTrajectory
 from edge.analysis.truth import Prediction, ScoreCurves
 from edge.errors import UserError
-from edge.files import write_whole
 from edge.runs.parts import write_table
+from edge.spreadsheet import write_csv
 
 Line = dict[str, Any]
 
 
-def interval_columns(name: str, value: Interval) -> Line:
+def bounds_columns(name: str, value: Interval) -> Line:
     """Three columns for an interval: NAME, NAME_low and NAME_high."""
     return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+
+
+def interval_columns(name: str, value: Interval) -> Line:
+    """Four columns for an interval: those of `bounds_columns`, and NAME_few where few answers gave it."""
+    return bounds_columns(name, value) | {f"{name}_few": value.few}
 
 
 def measures(study: Study) -> Iterator[Line]:
@@ -52,6 +55,8 @@ def classes(study: Study) -> Iterator[Line]:
         "class": model_class.label,
         **interval_columns("shift", model_class.shift),
         "delta": model_class.delta,
+        "answers": model_class.answers,
+        "left_out": model_class.left_out,
         "paper_abstract": verdicts.abstract if verdicts else None,
         "paper_section_4_1": verdicts.section if verdicts else None,
         "paper_sign_of_shift": verdicts.sign if verdicts else None,
@@ -99,10 +104,10 @@ def outcomes(study: Study) -> Iterator[Line]:
 
 
 def record_line(record: Prediction | AurocChange) -> Line:
-    """A record's fields as columns, three for an interval."""
+    """A record's fields as columns, three for an interval: no record is of few answers."""
     line: Line = {}
     for name, value in record._asdict().items():
-        line |= interval_columns(name, value) if isinstance(value, Interval) else {name: value}
+        line |= bounds_columns(name, value) if isinstance(value, Interval) else {name: value}
     return line
 
 
@@ -218,6 +223,8 @@ def write_tables(folder: Path, tables: dict[str, pa.Table], suffix: str) -> list
         if suffix == "parquet":
             write_table(path, table)
         else:
-            write_whole(path, functools.partial(pyarrow.csv.write_csv, table))
+            write_csv(
+                path, table.column_names, zip(*(column.to_pylist() for column in table.columns), strict=True)
+            )
         paths.append(path)
     return paths

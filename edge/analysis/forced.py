@@ -93,8 +93,8 @@ def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
         reference_k=quantised.manifest.model.vocabulary if exact else full.manifest.settings.reference_k,
         statistics=statistics(base, own, kl if has_kl else None, same_top1, questions),
         kl=distribution(kl, questions) if has_kl else None,
-        kl_by_question=bootstrap(by_question(kl, questions)[0]) if has_kl else None,
-        same_top1=weighted(same_top1, questions),
+        kl_by_question=bootstrap(by_question(kl, questions)[0]).within(0.0) if has_kl else None,
+        same_top1=weighted(same_top1, questions).within(0.0, 1.0),
         probability_change=distribution(np.exp(-own) - np.exp(-base), questions),
         perplexity=Perplexity(
             full=float(np.exp(base.mean())),

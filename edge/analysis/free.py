@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.intervals import Interval, bootstrap
+from edge.analysis.intervals import Interval, bootstrap, share
 from edge.runs.run_directory import Run
 
 
@@ -47,6 +47,11 @@ class AnswerToken(NamedTuple):
     text: str
     probability: float
 
+    @property
+    def shown(self) -> str:
+        """Its text; the number of a token that adds none, such as the end of an answer."""
+        return self.text or (f"<token {self.token_id}>" if self.token_id >= 0 else "")
+
 
 NO_TOKEN = AnswerToken(-1, "", math.nan)  # past the end of an answer
 
@@ -70,15 +75,15 @@ def free_part(full: Run, quantised: Run, answers: pa.Table) -> FreePart:
                     question_index=index,
                     question=question,
                     step=step,
-                    full_token=one.text,
-                    quantised_token=other.text,
+                    full_token=one.shown,
+                    quantised_token=other.shown,
                     full_probability=one.probability,
                     quantised_probability=other.probability,
                 )
             )
     return FreePart(
-        identical=bootstrap(identical),
-        common_prefix=bootstrap(shares),
+        identical=share(identical),
+        common_prefix=bootstrap(shares).within(0.0, 1.0),
         median_step=float(np.median([d.step for d in first])) if first else math.nan,
         first=tuple(first),
     )

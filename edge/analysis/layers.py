@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from edge.analysis.dynamics import mean_vectors, rows_of, width_of
-from edge.analysis.intervals import Float64, bootstrap_columns, mean_rows
+from edge.analysis.intervals import Float64, Interval, bootstrap_columns, mean_rows
 from edge.analysis.pairs import paired_steps
 from edge.runs.columns import mean_column
 from edge.runs.run_directory import Run
@@ -19,16 +19,22 @@ from edge.signals.streaming import pearson, spearman
 class LayerChange(NamedTuple):
     """Change of a by-layer metric: mean over questions with its interval, each [L] or [L+1].
 
-    `rms`, `pearson` and `spearman` are position by position (forced runs only, else None).
+    `few` marks intervals of few answers, as in Interval. `rms`, `pearson` and `spearman` are position by
+    position (forced runs only, else None).
     """
 
     metric: str
     mean: Float64
     low: Float64
     high: Float64
+    few: bool
     rms: Float64 | None = None
     pearson: Float64 | None = None
     spearman: Float64 | None = None
+
+    def interval(self, row: int) -> Interval:
+        """The change of one row, which counts from 0."""
+        return Interval(float(self.mean[row]), float(self.low[row]), float(self.high[row]), self.few)
 
 
 class HeadChange(NamedTuple):

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from edge.analysis.dynamics import DELTA, DynamicsClass, classify, recorded
-from edge.analysis.intervals import Float64, Interval, bootstrap, bootstrap_columns
+from edge.analysis.classes import DELTA, DynamicsClass, classify
+from edge.analysis.dynamics import recorded
+from edge.analysis.intervals import Float64, Interval, bootstrap, bootstrap_columns, share
 from edge.analysis.paper_rows import Answers, Row, paper_rows
 from edge.analysis.published import PublishedClass, published
 from edge.analysis.tokens import (
@@ -44,7 +45,7 @@ class PaperRun:
 
     `question` is the index of the chosen question. `verdicts` are the paper's own on this model, None if it
     has none. `trajectories` are by metric. `layers` is in long form, with the columns metric, layer, mean,
-    low and high (None without taps).
+    low, high and few (None without taps).
     """
 
     label: str
@@ -102,7 +103,7 @@ def diffusion(answers: Answers) -> Diffusion:
 
 def share_rising(slopes: Float64) -> Interval:
     """Share of slopes above 0; undefined slopes do not count."""
-    return bootstrap(np.where(np.isnan(slopes), np.nan, slopes > 0))
+    return share(np.where(np.isnan(slopes), np.nan, slopes > 0))
 
 
 def direction(slope: Interval) -> str:
@@ -116,13 +117,14 @@ def direction(slope: Interval) -> str:
 
 def layer_table(answers: Answers) -> pa.Table:
     """By-layer means over questions with intervals, in long form: metric, layer (0 is the embedding), mean,
-    low, high."""
-    columns: dict[str, list[object]] = {"metric": [], "layer": [], "mean": [], "low": [], "high": []}
+    low, high, and whether few answers gave them."""
+    names = ("metric", "layer", "mean", "low", "high", "few")
+    columns: dict[str, list[object]] = {name: [] for name in names}
     known = recorded(shown_in(Shown.PAPER_LAYERS), answers.table.column_names, column=mean_column)
     for metric in known:
-        mean, low, high = bootstrap_columns(answers.layers(metric))
+        mean, low, high, few = bootstrap_columns(answers.layers(metric))
         first = BY_NAME[metric].first_layer
         for i in range(len(mean)):
-            for name, value in zip(columns, (metric, first + i, mean[i], low[i], high[i]), strict=True):
+            for name, value in zip(columns, (metric, first + i, mean[i], low[i], high[i], few), strict=True):
                 columns[name].append(value)
     return pa.table(columns)

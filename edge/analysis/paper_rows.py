@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge.analysis.dynamics import mean_vectors, numbers, pooled_sd, width_of
-from edge.analysis.intervals import UNDEFINED, Float64, Interval, bootstrap, resampled
+from edge.analysis.intervals import UNDEFINED, Float64, Interval, bootstrap
 from edge.analysis.published import MEBIBYTE, layer_measures, paper_kv_mebibytes
 from edge.analysis.tokens import TokenPass
 from edge.errors import UserError
@@ -162,16 +162,16 @@ def layer_profile(answers: Answers) -> Iterator[Row]:
 
 
 def profile_sd(layers: Float64, weights: Float64) -> Interval:
-    """SD over layers of the weighted mean of profiles [questions, layers], with an interval over
-    questions."""
+    """SD over layers of the weighted mean of profiles [questions, layers], with an interval over questions:
+    that of its linear part (the delta method), a mean over questions."""
     if len(layers) == 0:
         return UNDEFINED
-    value = float(np.average(layers, axis=0, weights=weights).std())
-    if len(layers) < 2:
+    mean = np.average(layers, axis=0, weights=weights)
+    value, around = float(mean.std()), mean - mean.mean()
+    if value == 0.0:
         return point(value)
-    draws = resampled(len(layers)) * weights
-    low, high = np.percentile((draws @ layers / draws.sum(axis=1, keepdims=True)).std(axis=1), (2.5, 97.5))
-    return Interval(value, float(low), float(high))
+    linear = bootstrap(value + (layers - mean) @ around / (around.size * value), weights)
+    return linear._replace(value=value).within(0.0)
 
 
 def ordered_layers(profiles: Float64, weights: Float64 | None) -> list[tuple[float, Interval]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.analysis.auroc_change import AurocChange, compare_truth
-from edge.analysis.dynamics import DELTA
+from edge.analysis.classes import DELTA
 from edge.analysis.intervals import Float64
 from edge.analysis.labels import Labels, read_labels
 from edge.analysis.paper import PaperRun, analyse_paper
@@ -22,6 +22,7 @@ from edge.analysis.scores import Scores, scores_of
 from edge.analysis.tokens import points, read_tokens
 from edge.analysis.truth import Truth, analyse_truth
 from edge.errors import UserError
+from edge.machine.processes import end_with_parent, ending, starting
 from edge.runs.run_directory import Run
 
 # The four relations of Figure 3. Our sources do not name the paper's pairs: these four are our choice.
@@ -91,8 +92,14 @@ def study_runs(
     # thread each: there are as many processes as cores.
     spawn = multiprocessing.get_context("spawn")
     try:
-        with one_blas_thread(), ProcessPoolExecutor(min(jobs, len(runs)), mp_context=spawn) as pool:
-            return list(pool.map(study_folder, *zip(*work, strict=True)))
+        with (
+            one_blas_thread(),
+            ProcessPoolExecutor(min(jobs, len(runs)), spawn, initializer=end_with_parent) as pool,
+            ending(),
+        ):
+            with starting():
+                studies = pool.map(study_folder, *zip(*work, strict=True))
+            return list(studies)
     except BrokenProcessPool:
         raise UserError(
             "a process of the analysis was ended from outside (out of memory?): run it with --jobs 1"

@@ -134,7 +134,7 @@ def correlate(tokens: TokenPass) -> tuple[Correlation, ...]:
     known = tokens.pooled[~np.isnan(tokens.pooled).any(axis=1)].astype(np.float64)
     pooled = correlations(known)
     later, earlier = np.tril_indices(len(tokens.names), -1)
-    within = bootstrap_each(tokens.within[:, later, earlier])
+    within = [mean.within(-1.0, 1.0) for mean in bootstrap_each(tokens.within[:, later, earlier])]
     return tuple(
         Correlation(tokens.names[j], tokens.names[i], float(pooled[i, j]), mean)
         for i, j, mean in zip(later, earlier, within, strict=True)
@@ -155,7 +155,7 @@ class MeanTrajectory(NamedTuple):
 def mean_trajectory(trajectories: Float64) -> MeanTrajectory:
     """Mean of trajectories [Q, bins]; questions with an undefined bin do not count."""
     bins = trajectories.shape[1]
-    mean, low, high = bootstrap_columns(trajectories)
+    mean, low, high, _ = bootstrap_columns(trajectories)
     questions = int((~np.isnan(trajectories).any(axis=1)).sum())
     return MeanTrajectory((np.arange(bins) + 0.5) / bins, mean, low, high, questions)
 

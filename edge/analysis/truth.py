@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge.analysis.calibration import ReliabilityBin, cross_fit, judge, reliability
-from edge.analysis.intervals import UNDEFINED, Float64, Interval, bootstrap
+from edge.analysis.intervals import UNDEFINED, Float64, Interval, share
 from edge.analysis.labels import Labels
 from edge.analysis.ranking import (
     Bool,
@@ -118,7 +118,7 @@ def analyse_truth(run: Run, labels: Labels, tokens: TokenPass, scores: Scores) -
         label=run.manifest.label,
         source=labels.source,
         questions=len(judged.questions),
-        untrue=bootstrap(untrue),
+        untrue=share(untrue),
         counts={name: Counter(outcomes)[name] for name in OUTCOMES},
         disagreed=labels.disagreed,
         unlabelled=labels.unlabelled,
@@ -198,8 +198,11 @@ def score_curves(
 def split_trajectories(
     tokens: TokenPass, untrue: dict[int, bool]
 ) -> tuple[MeanTrajectory | None, MeanTrajectory | None, MeanTrajectory | None]:
-    """Output entropy along true and along untrue answers, and untrue - true. The difference has the interval
-    of two independent means."""
+    """Output entropy along true and along untrue answers, and untrue - true.
+
+    The difference has the interval of two independent means, from both intervals (MOVER, Zou and Donner
+    2008).
+    """
     entropy = tokens.trajectories.get("output_entropy")
     if entropy is None:
         return None, None, None
@@ -212,7 +215,7 @@ def split_trajectories(
     )
     if good is None or bad is None:
         return good, bad, None
-    spread = np.sqrt(((good.high - good.low) / 2) ** 2 + ((bad.high - bad.low) / 2) ** 2)
     apart = bad.mean - good.mean
-    questions = good.questions + bad.questions
-    return good, bad, MeanTrajectory(good.x, apart, apart - spread, apart + spread, questions)
+    low = apart - np.hypot(bad.mean - bad.low, good.high - good.mean)
+    high = apart + np.hypot(bad.high - bad.mean, good.mean - good.low)
+    return good, bad, MeanTrajectory(good.x, apart, low, high, good.questions + bad.questions)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge.analysis.auroc_change import AurocChange, compare_truth
-from edge.analysis.intervals import Interval, bootstrap
+from edge.analysis.intervals import Interval, share, share_change
 from edge.analysis.labels import Labels, read_labels
 from edge.analysis.scores import scores_of
 from edge.analysis.tokens import read_tokens
@@ -73,9 +73,9 @@ def outcome_change(one: Labels, other: Labels) -> OutcomeChange:
     )
     return OutcomeChange(
         questions=len(shared),
-        full=bootstrap(before),
-        quantised=bootstrap(after),
-        change=bootstrap(after - before),
+        full=share(before),
+        quantised=share(after),
+        change=share_change(before, after),
         became_untrue=int(np.sum(after > before)),
         became_true=int(np.sum(after < before)),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -18,13 +17,24 @@ from edge.artifact import (
     ModelSpec,
     record_file,
 )
+from edge.backends.gguf_check import checked_record
+from edge.backends.gguf_kind import check_model
 from edge.backends.llama_header import Header
 from edge.backends.llama_library import llama_cpp
 from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.tokenizer import JsonTokenizer
 from edge.errors import UserError
+from edge.paths import readable
 
 FTYPE = "LLAMA_FTYPE_"
+CONTROL = 3  # llama_token_type
+END_ROLES = ("eos", "eot", "eom")
+# Texts of end tokens in files that name none; others may stand where llama.cpp expects an end.
+END_TOKENS = {
+    *("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>"),
+    *("<|end|>", "<end_of_turn>", "<|endofturn|>", "<｜end▁of▁sentence｜>"),
+}
+MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 
 def open_artifact(path: str | Path) -> Artifact:
@@ -46,45 +56,48 @@ def open_gguf(path: Path) -> Artifact:
     """A GGUF file that no manifest describes; tokenizer.json beside it is used where its tokens are the
     file's.
 
-    Raises UserError when the file is damaged, split, of an architecture that is not traced, or has no
-    tokenizer.
+    Raises UserError when the file is damaged, no model of its own, of an architecture that is not traced, or
+    has no tokenizer, when nothing in it ends an answer, and when llama.cpp would end the process on it.
     """
+    return read_gguf(path, checked_record(path))
+
+
+def read_gguf(path: Path, record: FileRecord) -> Artifact:
+    """What open_gguf gives, of a file with this record that need not be checked."""
     with Header(path) as header:
+        check_model(header)
         name = header.value("general.architecture")
-        if name not in BY_GGUF:
+        if not isinstance(name, str) or name not in BY_GGUF:
             raise UserError(
                 f"{path} holds the architecture {name!r}, which is not traced; those traced: "
                 f"{', '.join(BY_GGUF)}"
             )
-        if (header.value("split.count") or 1) > 1:
-            raise UserError(
-                f"{path} is one part of several: merge them with llama.cpp's 'llama-gguf-split --merge' "
-                "first"
-            )
-        tokens = header.value("tokenizer.ggml.tokens") or []
+        listed = header.value("tokenizer.ggml.tokens")
+        tokens = listed if isinstance(listed, list) else []
         if len(set(tokens)) < len(tokens):  # llama.cpp would end the process
             raise UserError(f"{path} has two tokens with the same text: download it or build it again")
         vocabulary = Vocabulary(path)
         try:
             spec = read_spec(header, BY_GGUF[name], vocabulary)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path} does not describe a model ({error}): download it or build it again"
             ) from error
         tokenizer = beside(path, tokens, vocabulary)
-        spec = dataclasses.replace(spec, stop_ids=spec.stop_ids or named_ends(header))
         if not spec.stop_ids:
             raise UserError(
-                f"{path} names no token that ends an answer (tokenizer.ggml.eos_token_id): download it again"
+                f"nothing in {path} ends an answer (it has no tokenizer.ggml.eos_token_id and no control "
+                "token that usually does): set that key with gguf-py's 'gguf-new-metadata', or download "
+                "another file"
             )
         template = header.value("tokenizer.chat_template")
         manifest = Manifest(
-            model_id=model_name(header.value("general.name")) or path.stem,
-            source=path.name,
+            model_id=model_name(header.value("general.name")) or model_name(readable(path.stem)) or "model",
+            source=readable(path.name),
             precision=precision_name(header.value("general.file_type")),
             taps="rows",
             model=spec,
-            files={path.name: record_file(path)} | tokenizer,
+            files={path.name: record} | tokenizer,
             checkpoint_sha256="",  # what it was made from is not known
             tensor_types=header.tensor_types(),
             special_tokens=vocabulary.special_tokens(),
@@ -98,10 +111,19 @@ def model_name(value: object) -> str:
     return "".join(c for c in value if c.isprintable()).strip()[:80] if isinstance(value, str) else ""
 
 
-def named_ends(header: Header) -> tuple[int, ...]:
-    """Stop ids that a file gives although it holds no tokenizer."""
-    ids = (header.value(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot"))
-    return tuple(sorted({i for i in ids if isinstance(i, int)}))
+def read_stop_ids(header: Header, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Ids that end an answer: those of the file's keys, and control tokens that llama.cpp knows as ends.
+
+    A token that the file does not mark as a control token is text, whatever it looks like. An end that
+    llama.cpp makes up for files without a key counts only where its text is a usual one.
+    """
+    values = (header.value(f"tokenizer.ggml.{role}_token_id") for role in END_ROLES)
+    named = {i for i in values if isinstance(i, int) and 0 <= i < vocabulary.size}
+    types = header.value("tokenizer.ggml.token_type")
+    control = {i for i, kind in enumerate(types) if kind == CONTROL} if isinstance(types, list) else set()
+    known = control & set(vocabulary.stop_ids()) if vocabulary.present else set()
+    made_up = {i for i in known if i == vocabulary.usual_end() and vocabulary.text(i) not in END_TOKENS}
+    return tuple(sorted(named | known - made_up))
 
 
 def beside(path: Path, tokens: list[str], vocabulary: Vocabulary) -> dict[str, FileRecord]:
@@ -134,6 +156,8 @@ def read_spec(header: Header, architecture: Architecture, vocabulary: Vocabulary
         return value
 
     layers, hidden, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
+    if layers > MOST_LAYERS:
+        raise ValueError(f"it has {layers} layers, llama.cpp takes {MOST_LAYERS}")
     return ModelSpec(
         architecture=architecture.model_type,
         layers=layers,
@@ -144,7 +168,7 @@ def read_spec(header: Header, architecture: Architecture, vocabulary: Vocabulary
         vocabulary=vocabulary.size,
         context=number("context_length"),
         windows=read_windows(header, architecture, layers),
-        stop_ids=vocabulary.stop_ids(),
+        stop_ids=read_stop_ids(header, vocabulary),
     )
 
 
@@ -169,7 +193,8 @@ def precision_name(file_type: object) -> str:
     """gguf-q4_k_m and the like from general.file_type; gguf alone where the file does not say."""
     lib = llama_cpp()
     names = {getattr(lib, name): name for name in dir(lib) if name.startswith(FTYPE)}
-    name = names.get(file_type, "").removeprefix(FTYPE).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+    known = names.get(file_type, "") if isinstance(file_type, int) else ""
+    name = known.removeprefix(FTYPE).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
     return f"gguf-{name}" if name else "gguf"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from edge.backends.llama_library import captured_log, llama_cpp
 from edge.errors import UserError
 
 MAGIC = b"GGUF"
+NEWEST_VERSION = 9  # more than there are
+# First bytes of llama.cpp's formats before GGUF.
+OLD_MAGIC = {b"lmgg", b"fmgg", b"tjgg", b"algg"}
 BOOL, STRING, ARRAY = 7, 8, 9  # gguf_type
 # gguf_type -> how the value is called and what it is in C.
 SCALAR_TYPES = {
@@ -29,6 +33,26 @@ SCALAR_TYPES = {
     12: ("f64", ctypes.c_double),
 }
 POINTER, INDEX = ctypes.c_void_p, ctypes.c_int64
+
+
+def check_version(path: Path, head: bytes) -> None:
+    """Raises UserError for a GGUF file that llama.cpp does not read; `head` are its first 8 bytes."""
+    if head[:4] in OLD_MAGIC:
+        raise UserError(
+            f"{path} is in a format before GGUF: convert the model again, or download it as GGUF"
+        )
+    if len(head) < 8 or not head.startswith(MAGIC):
+        return
+    version, swapped = (int.from_bytes(head[4:], order) for order in ("little", "big"))
+    if 0 < swapped <= NEWEST_VERSION < version:
+        raise UserError(
+            f"{path} is a big-endian GGUF file and this machine reads little-endian ones: turn it around "
+            "with gguf-py's 'gguf-convert-endian', or download the other form"
+        )
+    if version == 1:
+        raise UserError(
+            f"{path} is GGUF version 1, which llama.cpp no longer reads: convert the model again"
+        )
 
 
 class InitParams(ctypes.Structure):
@@ -57,17 +81,18 @@ class Header:
         self.path = path
         try:
             with path.open("rb") as stream:
-                magic = stream.read(len(MAGIC))
+                head = stream.read(8)
         except OSError as error:
             raise UserError(f"cannot read {path} ({error.strerror or error}): give a GGUF file") from error
-        if magic != MAGIC:
+        check_version(path, head)
+        if not head.startswith(MAGIC):
             raise UserError(
                 f"{path} is not a GGUF file (it does not begin with GGUF): give one, or an artifact folder"
             )
         self._ggml = llama_cpp()._lib
         with captured_log() as log:
             self._context = self._call("gguf_init_from_file", POINTER, (ctypes.c_char_p, InitParams))(
-                str(path).encode(), InitParams(True, None)
+                os.fsencode(path), InitParams(True, None)
             )
         if not self._context:
             raise UserError(f"{path} is a damaged GGUF file ({log.first()}): download it or build it again")

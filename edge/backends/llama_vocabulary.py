@@ -94,6 +94,10 @@ class Vocabulary:
         tokens = {role: self.text(token_id) for role, token_id in ids.items() if token_id is not None}
         return {role: text for role, text in tokens.items() if text}
 
+    def usual_end(self) -> int | None:
+        """The end that llama.cpp makes up; None where the file's keys name one."""
+        return int(self.lib.llama_vocab_eos(self.handle)) if self.named("eos") is None else None
+
     def stop_ids(self) -> tuple[int, ...]:
         """Every id that llama.cpp takes for the end of an answer."""
         return tuple(i for i in range(self.size) if self.lib.llama_vocab_is_eog(self.handle, i))

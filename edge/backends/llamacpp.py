@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edge.backends.llama_library import NEWEST, OLDEST, captured_log, llama_cpp,
 from edge.backends.llama_taps import TapReader
 from edge.backends.mapped import let_go
 from edge.errors import UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import Neighbours, ThreadCount
 from edge.precision import PRECISIONS
 from edge.signals.taps import Array, Taps
 
@@ -50,9 +51,11 @@ class LlamaBackend:
         *,
         capacity: int | None = None,
         runtime: Runtime | None = None,
+        neighbours: Neighbours | None = None,
         flash_attention: bool = False,
     ) -> None:
         runtime = runtime or Runtime()
+        self._thread_count = ThreadCount(runtime.threads, neighbours)
         self.spec = spec = artifact.manifest.model
         self.capacity = min(capacity or spec.context, spec.context)
         self.length = 0
@@ -108,7 +111,7 @@ class LlamaBackend:
         params.n_ctx = self.capacity
         params.n_batch = params.n_ubatch = min(CHUNK, self.capacity)
         params.n_outputs_max = 1  # logits of one position at a time: no buffer of n_batch x vocabulary
-        params.n_threads = params.n_threads_batch = runtime.threads or usable_cores()
+        self._threads = params.n_threads = params.n_threads_batch = self._thread_count.now()
         params.type_k = params.type_v = KV_CACHES[cache_type(artifact, runtime)].ggml_type
         params.swa_full = True  # a window layer keeps every position, so that column = position
         params.no_perf = True
@@ -196,6 +199,9 @@ class LlamaBackend:
 
     def _decode(self, ids: Sequence[int], *, output: bool) -> None:
         """Appends ids to the cache; with `output`, logits of the last one."""
+        if (threads := self._thread_count.now()) != self._threads:
+            self._lib.llama_set_n_threads(self._context, threads, threads)
+            self._threads = threads
         batch, new, start = self._batch, len(ids), self.length
         batch.n_tokens = new
         for i, token in enumerate(ids):
@@ -284,7 +290,7 @@ def load_model(path: Path, runtime: Runtime) -> Any:
     params.use_extra_bufts = not runtime.low_memory
     with captured_log() as log:
         lib.llama_backend_init()
-        model = lib.llama_model_load_from_file(str(path).encode(), params)
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise UserError(
             f"llama.cpp {version()} cannot load {path} ({log.first()}): download it or build it again"

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge.machine.device import SYSTEM, read_text
+from edge.machine.system import SYSTEM, read_text
 
 DONTNEED = 4  # MADV_DONTNEED of Linux
 HEADING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")

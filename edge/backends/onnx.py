@@ -13,7 +13,8 @@ from edge.artifact import Artifact
 from edge.backends.base import CHUNK, LAST_BYTES, check_room
 from edge.backends.mapped import let_go
 from edge.errors import UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import Neighbours, ThreadCount
+from edge.paths import utf8_name
 from edge.precision import GRAPH_NAME
 from edge.signals.taps import HUGE, Array, Taps
 
@@ -35,9 +36,10 @@ def session_options(threads: int) -> Any:
 def open_session(path: Path, threads: int, options: Any = None) -> ort.InferenceSession:
     """A CPU session of one graph; raises UserError when onnxruntime refuses the file."""
     try:
-        return ort.InferenceSession(
-            str(path), options or session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        with utf8_name(path) as name:
+            return ort.InferenceSession(
+                name, options or session_options(threads), providers=["CPUExecutionProvider"]
+            )
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         detail = " ".join(str(error).split())[:300]
         raise UserError(
@@ -64,13 +66,14 @@ def save_prepacked(path: Path, folder: Path, threads: int) -> None:
     cannot write.
     """
     options = session_options(threads)
-    options.optimized_model_filepath = str(folder / GRAPH_NAME)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME)
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
     )
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-    open_session(path, threads, options)
+    with utf8_name(folder / GRAPH_NAME) as name:
+        options.optimized_model_filepath = name
+        open_session(path, threads, options)
 
 
 def chunks(count: int, last: int) -> list[int]:
@@ -93,7 +96,8 @@ class OnnxBackend:
     """Runs an artifact of `edge-export build --to onnx-*`; see `edge.backends.base.Backend`.
 
     `capacity` bounds the cached positions (default: all the artifact was built for); unused ones cost no
-    memory. `threads` defaults to the processors this process may use; `graph` to the artifact's own.
+    memory. `threads` is the number of threads; by default it follows the free processors, of
+    which `neighbours` may have a first reading (ThreadCount). `graph` defaults to the artifact's own.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class OnnxBackend:
         *,
         capacity: int | None = None,
         threads: int | None = None,
+        neighbours: Neighbours | None = None,
         graph: Path | None = None,
     ) -> None:
         self.spec = spec = artifact.manifest.model
@@ -111,10 +116,10 @@ class OnnxBackend:
         self.taps_lost = ""  # the graph has its taps or was built without
         check_graph(artifact)
         self._tapped = artifact.manifest.taps != "none"
-        graph = graph or artifact.path / GRAPH_NAME
-        self._session: Any = open_session(graph, threads or usable_cores())
-        let_go(graph.with_name(DATA_NAME), graph.with_name(WEIGHTS_NAME))
-        self._binding: Any = self._session.io_binding()
+        self._graph = graph or artifact.path / GRAPH_NAME
+        self._thread_count, self._threads = ThreadCount(threads, neighbours), 0
+        self._session: Any = None
+        self._binding: Any = None
         self._cache = np.zeros((spec.layers, 2, 1, spec.kv_heads, self.capacity, spec.head_dim), np.float32)
         self._logits = np.empty((1, spec.vocabulary), np.float32)
         self._ids = np.empty((1, CHUNK), np.int64)
@@ -132,6 +137,17 @@ class OnnxBackend:
         # What a chunk of a prompt leaves; there while a prompt is read, used as far as it is long.
         self._patterns = np.empty(0, np.float32)
         self._streams = np.empty((0, 0, 0), np.float32)
+        self._open(self._thread_count.now())
+
+    def _open(self, threads: int) -> None:
+        """Opens the session with so many threads, after it has closed the one before.
+
+        A session's threads cannot be changed. The cache is ours, so that nothing is computed again.
+        """
+        self.close()
+        self._session = open_session(self._graph, threads)
+        let_go(self._graph.with_name(DATA_NAME), self._graph.with_name(WEIGHTS_NAME))
+        self._binding, self._threads, self._bound_ids = self._session.io_binding(), threads, 0
         self._bind_fixed()
 
     def _bind_fixed(self) -> None:
@@ -177,6 +193,8 @@ class OnnxBackend:
 
     def _forward(self, ids: Sequence[int], *, last: bool = True) -> Taps:
         """Runs one pass; without `last` only the logits of its taps mean anything."""
+        if (threads := self._thread_count.now()) != self._threads:
+            self._open(threads)
         new, spec = len(ids), self.spec
         self._ids[0, :new] = ids
         total = self.length + new

@@ -22,7 +22,8 @@ from edge.artifact import Artifact
 from edge.backends.mapped import trim
 from edge.backends.onnx import RUNTIME_VERSION, WEIGHTS_NAME, save_prepacked
 from edge.errors import OnNote, UserError
-from edge.machine.device import SYSTEM, entries, read_text
+from edge.machine.device import entries
+from edge.machine.system import SYSTEM, read_text
 from edge.precision import GRAPH_NAME
 
 FOLDER, MADE_NAME, LOCK_NAME = "prepacked", "made.json", ".prepacked.lock"

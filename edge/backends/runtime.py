@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge.artifact import TOKENIZER_NAME, Artifact
 from edge.backends.base import KV_CACHES, Backend, LlamaSettings, Runtime
@@ -12,7 +12,7 @@ from edge.backends.memory import check_memory
 from edge.backends.onnx import FLOAT_BYTES, OnnxBackend, check_graph
 from edge.backends.prepacked import find_or_make
 from edge.errors import OnNote, UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import Neighbours, usable_cores
 from edge.precision import LLAMA_CPP
 from edge.version import __version__
 
@@ -64,6 +64,8 @@ class Loader:
 
     artifact: Artifact
     runtime: Runtime
+    # Its first reading comes before the load, so that a busy machine is known by then.
+    neighbours: Neighbours = field(default_factory=Neighbours, compare=False)
 
     def __post_init__(self) -> None:
         check_runtime(self.artifact, self.runtime)
@@ -88,10 +90,13 @@ class Loader:
         if not runtime.anyway:
             check_memory(artifact, cache_bytes_each(artifact, runtime), capacity)
         if artifact.manifest.backend == LLAMA_CPP:
-            return LlamaBackend(artifact, capacity=capacity, runtime=runtime)
-        threads = runtime.threads or usable_cores()
-        graph = find_or_make(artifact, threads, on_note) if runtime.prepack else None
-        return OnnxBackend(artifact, capacity=capacity, threads=threads, graph=graph)
+            return LlamaBackend(artifact, capacity=capacity, runtime=runtime, neighbours=self.neighbours)
+        graph = (
+            find_or_make(artifact, runtime.threads or usable_cores(), on_note) if runtime.prepack else None
+        )
+        return OnnxBackend(
+            artifact, capacity=capacity, threads=runtime.threads, neighbours=self.neighbours, graph=graph
+        )
 
 
 def open_backend(artifact: Artifact, runtime: Runtime, capacity: int, on_note: OnNote) -> Backend:

@@ -53,7 +53,7 @@ class WindowStream:
 
     def __init__(
         self,
-        decode: Callable[[Sequence[int]], str],
+        decode: Callable[[tuple[int, ...]], str],
         is_text: Callable[[int], bool],
         waits: Callable[[int, Callable[[], str]], bool],
         *,
@@ -71,12 +71,14 @@ class WindowStream:
             return ""
         if len(self._ids) == self._known:
             return ""
-        if not last and (not self._additive or self._waits(self._ids[-1], lambda: self._decode(self._ids))):
+        if not last and (
+            not self._additive or self._waits(self._ids[-1], lambda: self._decode(tuple(self._ids)))
+        ):
             return ""
-        text = self._decode(self._ids)
+        text = self._decode(tuple(self._ids))
         added = text[len(self._text) :]
         fresh = self._ids[self._known :]
-        if shorter := self._decode(fresh):  # these have text of their own: the tokens before can go
+        if shorter := self._decode(tuple(fresh)):  # these have text of their own: the tokens before can go
             self._ids, text = fresh, shorter
         self._known, self._text = len(self._ids), text
         return added

@@ -6,9 +6,9 @@ import functools
 import json
 import re
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import tokenizers
 
@@ -23,10 +23,14 @@ from edge.backends.text_stream import (
     steps_of,
     waiting_rule,
 )
+from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer
 from edge.errors import UserError
 
 # A character that no text is expected to have, for names of control tokens that no question can guess.
 MARK = "\U0010fffd"
+
+REMEMBERED = 1 << 16  # texts of tokens
+T = TypeVar("T")
 
 
 class Tokenizer(Protocol):
@@ -72,19 +76,18 @@ class JsonTokenizer:
     def __init__(self, path: Path, stop_ids: Collection[int] = (), *, split: bool = False) -> None:
         try:
             # By content: the library takes no path that is not UTF-8.
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-        except Exception as error:  # the library raises bare Exception
+            self._tokenizer = load_tokenizer(path.read_bytes())
+        except (OSError, TokenizerError) as error:
             raise UserError(f"{path} cannot be read ({error}): build the artifact again") from error
-        # A tokenizer.json may carry the length limits of its training; transformers drops them at every call
-        # too.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = split
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
         self._special = {token_id for token_id, token in added.items() if token.special}
         stops = self._added.keys() & set(stop_ids)
         self._controls = stops - self._special if split else stops | self._special
+        # Of a few ids each: a window of a growing answer. The same tokens follow each other often.
+        self._text_of = functools.lru_cache(REMEMBERED)(functools.partial(self.decode, special=False))
+        self._token = functools.lru_cache(REMEMBERED)(self._find_token)
         decoder = self._tokenizer.decoder
         self._steps = steps_of(json.loads(decoder.__getstate__()) if decoder else None)
         self._bytes: dict[int, bytes] = {}
@@ -127,19 +130,22 @@ class JsonTokenizer:
         return token_id in self._controls
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
+        def call() -> str:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
+
+        return guarded(call, "the tokens cannot be decoded", "build the artifact again")
 
     def stream(self) -> TextStream:
         if [step["type"] for step in self._steps] == ["ByteLevel"]:
             return ByteStream(self._bytes_of)
         return WindowStream(
-            functools.partial(self.decode, special=False),
+            self._text_of,
             lambda token_id: self._token(token_id) is not None,
             waiting_rule(self._steps, self._token),
             additive=is_additive(self._steps),
         )
 
-    def _token(self, token_id: int) -> str | None:
+    def _find_token(self, token_id: int) -> str | None:
         """A token as the file spells it; None for a special one, and for an id that is none."""
         return None if token_id in self._special else self._tokenizer.id_to_token(token_id)
 
@@ -155,16 +161,21 @@ class JsonTokenizer:
 
 
 def encode(tokenizer: tokenizers.Tokenizer, text: str, special: bool) -> list[int]:
-    """Ids of a text; raises UserError where the library fails, which it may do by a panic of its own."""
+    """Ids of a text; raises UserError where the library fails."""
+    return guarded(
+        lambda: list(tokenizer.encode(text, add_special_tokens=special).ids),
+        f"the text {text[:40]!r} cannot be tokenised",
+        "ask something else",
+    )
+
+
+def guarded(call: Callable[[], T], what: str, mend: str) -> T:
+    """Calls the library; raises UserError where it fails."""
     try:
-        return list(tokenizer.encode(text, add_special_tokens=special).ids)
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        detail = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"the text {text[:40]!r} cannot be tokenised ({detail}): ask something else"
-        ) from error
+        with caught():
+            return call()
+    except TokenizerError as error:
+        raise UserError(f"{what} ({str(error)[:120]}): {mend}") from error
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:

@@ -8,9 +8,11 @@ from rich.console import Group
 from rich.text import Text
 
 from edge.analysis.artifacts import ArtifactComparison, Cost, Damage
+from edge.analysis.classes import class_name
 from edge.analysis.intervals import Interval
 from edge.cli.tables import number, table
 from edge.cli.terminal import escaped, unmarked
+from edge.report.formatting import FEW_NOTE
 
 COST_COLUMNS = ("artifact", "MB", "RSS MB", "tokens/s", "mean KL", "± s.e.", "top 1")
 CHANGE_COLUMNS = ("artifact", "ln PPL ratio", "output entropy", "attention entropy", "hidden error", "class")
@@ -44,9 +46,11 @@ def artifact_table(comparison: ArtifactComparison) -> Group:
         damage = line.damage
         changes = (damage and damage.log_ppl_ratio, line.entropy_change, line.attention_change)
         hidden = number(damage.hidden_error.value) if damage else "-"
-        model_class = "same" if line.same_class else line.model_class
+        model_class = class_name("same" if line.same_class else line.model_class, line.left_out)
         change_table.add_row(name, *map(change_cell, changes), hidden, model_class)
-    return Group(head, cost_table, change_table)
+    few = any(line.entropy_change.marked for line in comparison.lines)
+    note = [Text(f"{FEW_NOTE}. The stars rest on that.", style="dim")] if few else []
+    return Group(head, cost_table, change_table, *note)
 
 
 def cost_cells(cost: Cost) -> tuple[str, str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
 import typer
@@ -28,7 +26,6 @@ from edge.cli.options import (
     runtime_of,
 )
 from edge.jobs.decode import DecodeSettings
-from edge.jobs.interrupt import Interrupted
 from edge.jobs.live import answer, as_json
 
 
@@ -52,7 +49,7 @@ def ask(
         bool, typer.Option("--json", help="One JSON object a token on standard output.")
     ] = False,
 ) -> None:
-    """Answer one question live: tokens coloured by entropy, statistics as they change."""
+    """The command `edge ask`; its help is in edge/cli/app.py."""
     settings = DecodeSettings(max_new_tokens, temperature, seed)
     runtime = runtime_of(
         threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
@@ -75,11 +72,6 @@ def ask(
                 write_json_line(as_json(step))
         else:
             screen.show(console, opened, steps)
-    except Interrupted as error:
-        raise typer.Exit(error.code) from None
-    except BrokenPipeError:
-        # The reader closed the pipe. Python would report that once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         for note in notes:
             print_note(note)

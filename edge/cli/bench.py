@@ -22,6 +22,7 @@ from edge.cli.terminal import escaped, unmarked
 from edge.errors import UserError
 from edge.jobs.bench import Contestant, Result, race, read_bandwidth, summarise, trace_rounds, weight_bytes
 from edge.machine import device
+from edge.machine.processors import usable_cores
 from edge.precision import LLAMA_CPP
 
 SLACK = 8  # positions beyond prompt and tokens
@@ -48,11 +49,10 @@ def bench(
     anyway: Anyway = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Tokens a second with every column traced, time to first token, peak memory, and the share of the
-    memory's speed."""
+    """The command `edge bench`; its help is in edge/cli/app.py."""
     check_json(json_file)
     contexts = context or [64, 512]
-    cores = threads or device.usable_cores()
+    cores = threads or usable_cores()
     runtime = runtime_of(cores, no_prepack=no_prepack, anyway=anyway)
     opened = {path: open_artifact(path) for path in artifacts}
     capacity = max(contexts) + tokens + SLACK

@@ -1,11 +1,9 @@
-"""Functions of both command lines: consoles, notes, JSON output, user errors with exit code 2."""
+"""Functions of both command lines: consoles, notes, JSON output."""
 
 from __future__ import annotations
 
-import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,30 +55,21 @@ def write_json_line(value: Any) -> None:
 
 
 def write_json(target: str, value: Any) -> None:
-    """Writes a value as JSON to a file, or to standard output for "-"."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Writes a value as JSON to a file, or to standard output for "-".
+
+    The file is UTF-8. On a terminal or pipe in another encoding what is not ASCII is escaped. What is not
+    UTF-8 in a name is the same lone surrogate that Python has for it, escaped.
+    """
+    utf8 = target != "-" or "utf" in (sys.stdout.encoding or "").lower()
+    text = json.dumps(value, indent=2, ensure_ascii=not utf8, allow_nan=False) + "\n"
+    whole = text.encode("utf-8", "backslashreplace")  # of a surrogate this is the escape of JSON
     if target == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(whole.decode())
         return
-    write_whole(Path(target), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(Path(target), lambda temporary: temporary.write_bytes(whole))
 
 
 def print_notice(notice: str) -> None:
     """Prints the notice that belongs to a model's numbers; nothing for a model without one."""
     if notice:
         console.print(unmarked(notice), style="dim", soft_wrap=True)
-
-
-def run_app(app: Callable[[], Any]) -> None:
-    """Runs the app; a UserError is printed as one sentence on stderr and ends with exit code 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # As on stderr: a character that the terminal's encoding lacks does not end the program.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except UserError as error:
-        sentence = " ".join(str(error).split())
-        errors.print(f"error: {escaped(sentence)}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)

@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from edge.cli.common import console
+from edge.cli.guard import SIGNALLED
 from edge.errors import UserError
 from edge.precision import FULL, INT4, INT8
 from edge.registry import read_registry
@@ -42,8 +43,7 @@ def demo(
         bool, typer.Option("--force", help="Begin anew: replace what an earlier demo left in both folders.")
     ] = False,
 ) -> None:
-    """Build, trace, force, compare and report the embedded models in three precisions; shows each command
-    before it runs."""
+    """The command `edge demo`; its help is in edge/cli/app.py."""
     names = embedded(model)
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(
@@ -109,15 +109,18 @@ def remove_runs(out: Path, names: list[str]) -> None:
 def call(command: list[str]) -> None:
     """Prints a command line and runs it; raises typer.Exit with its exit code where it fails.
 
-    Ctrl-C reaches the command itself; the demo waits until it has ended.
+    Ctrl-C reaches the command itself; the demo waits until it has ended, and ends, too.
     """
     console.print(f"$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
         # -P: a folder `edge` or `export` of the user's must not be imported instead.
         arguments = [sys.executable, "-P", "-m", MODULES[command[0]], *command[1:]]
         done = subprocess.run(arguments, check=False)  # noqa: S603
     finally:
         signal.signal(signal.SIGINT, before)
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    if done.returncode < 0:  # ended by a signal
+        raise typer.Exit(SIGNALLED - done.returncode)
+    if done.returncode or pressed:
+        raise typer.Exit(done.returncode or SIGNALLED + signal.SIGINT)

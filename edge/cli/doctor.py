@@ -12,12 +12,12 @@ from edge.cli.common import check_json, console, write_json
 from edge.cli.options import JsonFile
 from edge.cli.terminal import unmarked
 from edge.jobs.doctor import Findings, LlamaCpp, examine
+from edge.machine.processors import Processors
 from edge.machine.telemetry import Sample
 
 
 def doctor(json_file: JsonFile = None) -> None:
-    """Say what this machine is, what can run on it, and whether llama.cpp's attention and hidden states can
-    be read."""
+    """The command `edge doctor`; its help is in edge/cli/app.py."""
     check_json(json_file)
     findings = examine(Path())
     if json_file != "-":
@@ -73,6 +73,7 @@ def machine_table(findings: Findings) -> Table:
         ("board", machine.board or "unknown"),
         ("processor", f"{machine.processor or 'unknown'} ({machine.machine}), {machine.cores} usable"),
         *([("cores", machine.core_kinds)] if machine.core_kinds else []),
+        ("threads", thread_line(findings.processors)),
         ("SIMD", " ".join(machine.simd) or "none known"),
         ("memory", f"{gigabytes(machine.memory_bytes)}, {available}"),
         ("swap", gigabytes(machine.swap_bytes)),
@@ -82,6 +83,13 @@ def machine_table(findings: Findings) -> Table:
     ):
         rows.add_row(name, unmarked(value))
     return rows
+
+
+def thread_line(processors: Processors) -> str:
+    """The number of threads that a model gets now, and why."""
+    quota = "no quota" if processors.quota is None else f"a quota of {processors.quota:.3g}"
+    busy = "an unknown part" if processors.busy is None else f"{processors.busy:.1f}"
+    return f"{processors.threads} ({processors.allowed} allowed, {quota}, {busy} used by other processes)"
 
 
 def library_table(findings: Findings) -> Table:

@@ -53,8 +53,7 @@ def force(
     pause_above: PauseAbove = None,
     quiet: Quiet = False,
 ) -> None:
-    """Trace a model on another run's tokens (teacher forcing), so that both can be compared position by
-    position."""
+    """The command `edge force`; its help is in edge/cli/app.py."""
     runtime = runtime_of(
         threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
     )

@@ -24,7 +24,10 @@ def follow_job(job: Callable[[OnProgress, OnNote], Result], title: str, quiet: b
     try:
         return with_progress(job, title, errors, print_note, quiet=quiet)
     except Interrupted as error:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        program = [Path(sys.argv[0]).name]
+        if program == ["__main__.py"]:
+            program = ["python", "-m", "edge"]
+        command = shlex.join([*program, *sys.argv[1:]])
         hint = f"interrupted: finished answers are kept, go on with: {escaped(command)}"
         errors.print(hint, style="yellow", markup=False, soft_wrap=True)
         raise typer.Exit(error.code) from None

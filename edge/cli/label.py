@@ -18,7 +18,7 @@ from edge.cli.terminal import escaped, unmarked
 from edge.errors import UserError
 from edge.questions.question import EMBEDDED, Question, default_questions, questions_sha256, read_questions
 from edge.questions.similarity import references
-from edge.runs import outcomes
+from edge.runs import outcomes, sheets
 from edge.runs.outcomes import AUTOMATIC, HAND, OUTCOMES, Judgement
 from edge.runs.run_directory import Run
 
@@ -56,8 +56,7 @@ def label(
         ),
     ] = None,
 ) -> None:
-    """Judge a run's answers: best, correct, best_incorrect or incorrect; by hand where no other way is asked
-    for."""
+    """The command `edge label`; its help is in edge/cli/app.py."""
     check_json(json_file)
     if sum((auto, show, import_file is not None, export_file is not None)) > 1:
         raise UserError("--auto, --import, --export and --show are different things to do: give one of them")
@@ -67,9 +66,9 @@ def label(
     if auto:
         outcomes.save(opened, outcomes.judge_automatically(opened, questions_of(opened, questions)))
     elif import_file:
-        outcomes.save(opened, outcomes.import_csv(opened, import_file, who))
+        outcomes.save(opened, sheets.import_csv(opened, import_file, who))
     elif export_file:
-        rows = outcomes.export_csv(opened, export_file)
+        rows = sheets.export_csv(opened, export_file)
         console.print(
             unmarked(f"{export_file}: {rows} rows; fill in outcome and give it back with --import"),
             soft_wrap=True,

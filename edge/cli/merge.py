@@ -19,8 +19,7 @@ def merge(
     ],
     out: Annotated[Path, typer.Option(help="Run directory to make.")],
 ) -> None:
-    """Make one run of the finished shards of it (--shard I/N), wherever each was traced; they stay as they
-    are."""
+    """The command `edge merge`; its help is in edge/cli/app.py."""
     manifest = merge_runs(runs, out, print_note)
     console.print(
         unmarked(

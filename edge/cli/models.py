@@ -24,7 +24,7 @@ def models(
     under: Annotated[Path, typer.Option(help="Folder in which to look for artifacts.")] = Path("models"),
     json_file: JsonFile = None,
 ) -> None:
-    """List the known models and the artifacts that are built."""
+    """The command `edge models`; its help is in edge/cli/app.py."""
     check_json(json_file)
     if not under.is_dir() and under != Path("models"):  # the default may not be there yet
         raise UserError(f"there is no folder {under}: give one with --under")

@@ -20,7 +20,10 @@ ArtifactPath = Annotated[
 Limit = Annotated[int | None, typer.Option(help="Only the first so many questions.")]
 Shard = Annotated[str, typer.Option(help="I/N: every N-th question, for several boards.")]
 Threads = Annotated[
-    int | None, typer.Option(help="Processor threads (default: all this process may use).", min=1)
+    int | None,
+    typer.Option(
+        help="Processor threads (default: one for each free processor, fewer while others are busy).", min=1
+    ),
 ]
 Taps = Annotated[
     str,

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge.analysis.dynamics import DELTA
+from edge.analysis.classes import DELTA
 from edge.analysis.export import json_fields, write_tables
 from edge.analysis.export import tables as flat_tables
 from edge.analysis.paper import PaperRun
@@ -22,8 +22,8 @@ from edge.cli.common import check_json, console, write_json
 from edge.cli.completion import complete_runs
 from edge.cli.options import JsonFile
 from edge.cli.terminal import escaped, unmarked
-from edge.machine.device import usable_cores
-from edge.report.paper import correlation_table, diffusion_text, paper_tables
+from edge.machine.processors import usable_cores
+from edge.report.paper import correlation_table, diffusion_text, paper_notes, paper_tables
 from edge.report.tables import Table
 from edge.report.truth import change_table, outcome_table, prediction_table, trajectory_text, verdict
 from edge.runs.run_directory import Run
@@ -53,8 +53,7 @@ def paper(
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Tables 1 to 7 of arXiv 2604.03589 for runs, beside the paper's numbers; with outcomes, whether a
-    metric predicts them."""
+    """The command `edge paper`; its help is in edge/cli/app.py."""
     check_json(json_file)
     opened = [Run.open(folder) for folder in dict.fromkeys(folder.resolve() for folder in runs)]
     studies = study_runs(opened, question=question, delta=delta, jobs=jobs or usable_cores())
@@ -85,6 +84,8 @@ def print_study(study: Study, correlations: bool) -> None:
         console.print(Text(escaped(study.paper.notice), style="dim"))
     for table in paper_tables(study.paper, brief=True):
         print_table(table)
+    for note in paper_notes(study.paper):
+        console.print(Text(note, style="dim"))
     if study.paper.diffusion:
         console.print(Text(diffusion_text(study.paper.diffusion)), "", sep="\n")
     if correlations:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from rich.console import Console, Group
 from rich.text import Text
 
-from edge.cli.terminal import Frame, bar, can_draw, duration, escaped, one_line
+from edge.cli.terminal import Frame, LogSchedule, bar, can_draw, duration, escaped, one_line
 from edge.errors import OnNote
 from edge.jobs.live import Gauge
 from edge.jobs.session import Progress
@@ -20,25 +20,8 @@ OnProgress = Callable[[Progress], None]
 Job = Callable[[OnProgress, OnNote], RunManifest]
 Result = TypeVar("Result")
 
-FIRST_LINE = 10.0  # seconds until the first line of a log
-GROWTH = 1.5  # each time of a line over the time of the last: a job of a day logs some 25 lines
 BAR_WIDTH = 24
 DRAW_EVERY = 0.5  # seconds, so that drawing takes little of a board's time
-
-
-class LogSchedule:
-    """The times of a log's lines: FIRST_LINE seconds after the start, then GROWTH times the last time."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._started, self._next = clock, clock(), FIRST_LINE
-
-    def due(self) -> bool:
-        """Whether a line is due; if so, sets the time of the next."""
-        passed = self._clock() - self._started
-        if passed < self._next:
-            return False
-        self._next = passed * GROWTH
-        return True
 
 
 class JobCounts:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge.analysis.dynamics import DELTA
+from edge.analysis.classes import DELTA
 from edge.cli.common import console
 from edge.cli.completion import complete_runs
 from edge.cli.options import Delta
@@ -25,7 +25,7 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     delta: Delta = DELTA,
 ) -> None:
-    """Write one HTML file with tables and figures of one or more runs; it opens offline."""
+    """The command `edge report`; its help is in edge/cli/app.py."""
     from edge.report.write import write_report  # plotly is large: only this command pays for it
 
     page = write_report([Run.open(path) for path in runs], out, delta=delta)

@@ -68,8 +68,7 @@ def run(
     pause_above: PauseAbove = None,
     quiet: Quiet = False,
 ) -> None:
-    """Trace a model's answers to questions into a run directory; continues by itself where it was
-    stopped."""
+    """The command `edge run`; its help is in edge/cli/app.py."""
     settings = DecodeSettings(
         max_new_tokens, temperature, seed, reference_k or (REFERENCE_K if reference else 0)
     )

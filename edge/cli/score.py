@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edge.analysis.intervals import bootstrap
+from edge.analysis.intervals import Interval, bootstrap, share
 from edge.analysis.plain import plain
 from edge.backends.gguf_file import open_artifact
 from edge.cli import tables
@@ -35,6 +35,7 @@ from edge.jobs.score import Scored
 from edge.jobs.score import score as score_job
 from edge.precision import LLAMA_CPP
 from edge.questions.question import read_questions
+from edge.report.formatting import FEW_NOTE
 
 
 def score(
@@ -53,8 +54,7 @@ def score(
     quiet: Quiet = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Say which listed answers a model finds likeliest: mc1, mc2 and binary; continues by itself where it
-    was stopped."""
+    """The command `edge score`; its help is in edge/cli/app.py."""
     check_json(json_file)
     opened = open_artifact(artifact)
     question_list = read_questions(chosen_questions(questions))
@@ -79,7 +79,7 @@ def score(
 
     scored = follow_job(job, f"{opened.label} scored", quiet)
     scores = {
-        task: (len(values), bootstrap(list(values.values())))
+        task: (len(values), mean_score(task, list(values.values())))
         for task, values in scored.values.items()
         if values
     }
@@ -88,9 +88,11 @@ def score(
         console.print(title, style="bold", soft_wrap=True)
         table = tables.table("", "task", "questions", "score")
         for task, (count, value) in scores.items():
-            table.add_row(task, str(count), f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]")
+            table.add_row(task, str(count), tables.interval(value, digits=4))
         print_notice(opened.manifest.notice)
         console.print(table)
+        if any(value.marked for _, value in scores.values()):
+            console.print(f"{FEW_NOTE}.", style="dim")
         console.print(unmarked(f"log-likelihoods in {out}"), soft_wrap=True)
     if json_file:
         result: dict[str, Any] = {
@@ -102,3 +104,8 @@ def score(
             for task, (count, value) in scores.items()
         }
         write_json(json_file, plain(result | {"tasks": tasks}))
+
+
+def mean_score(task: str, values: list[float]) -> Interval:
+    """Mean over questions with its interval: mc2 is a mass of probability, the others are 0 or 1."""
+    return bootstrap(values).within(0.0, 1.0) if task == "mc2" else share(values)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edge.analysis.classes import TOO_FEW, DynamicsClass, answers_text
 from edge.analysis.divergence import Divergence, MetricChange
 from edge.analysis.forced import ForcedPart
 from edge.analysis.free import FreePart
@@ -16,6 +18,7 @@ from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
 from edge.analysis.truth_change import TruthChange
 from edge.cli.terminal import escaped, unmarked
+from edge.report.formatting import FEW, FEW_NOTE, UNDEFINED_NOTE
 from edge.signals.groups import BY_NAME
 from edge.signals.metric import Shown
 from edge.signals.metrics import METRICS
@@ -29,14 +32,15 @@ def number(value: float, signed: bool = False, digits: int = 3) -> str:
     return "-" if math.isnan(value) else f"{value:{'+' if signed else ''}.{digits}g}"
 
 
-def interval(value: Interval, signed: bool = False) -> str:
-    """Value and bounds; a signed value has two digits, so that a row fits 80 columns."""
-    digits = 2 if signed else 3
+def interval(value: Interval, signed: bool = False, digits: int | None = None) -> str:
+    """Value and bounds; a signed value has two digits, so that a row fits 80 columns. FEW stands before the
+    bounds of few answers."""
+    digits = digits or (2 if signed else 3)
     middle = number(value.value, signed, digits)
     if math.isnan(value.low):
         return middle
     low, high = (number(bound, signed, digits) for bound in (value.low, value.high))
-    return f"{middle} [{low}, {high}]"
+    return f"{middle} {FEW if value.marked else ''}[{low}, {high}]"
 
 
 def table(title: str, *columns: str) -> Table:
@@ -76,17 +80,40 @@ def comparison(d: Divergence) -> Group:
     parts: list[RenderableType] = [head, forced(d.forced) if d.forced else free(d.free), metrics]
     if d.layers:
         parts.append(layers(d))
-    one, other = d.full_class, d.quantised_class
-    parts.append(
-        Text(
-            f"class: {one.label} (early/late shift {interval(one.shift, True)}) -> "
-            f"{other.label} ({interval(other.shift, True)}), delta {one.delta:g} nats: "
-            f"{'the same' if d.same_class else 'changed'}"
-        )
-    )
+    parts.append(Text(class_text(d)))
+    parts += [Text(note, style="dim") for note in notes([*d.changes, *d.trajectory])]
     if d.truth:
         parts.append(truth(d.truth))
     return Group(*parts)
+
+
+def class_text(d: Divergence) -> str:
+    """Both classes and whether they are the same, or that there are too few answers for any; then which
+    answers decide them."""
+    one, other = d.full_class, d.quantised_class
+    decided = [answers_text(one), answers_text(other)]
+    by = decided[0] if decided[0] == decided[1] else " -> ".join(decided)
+    if not one.defined and not other.defined:
+        shifts = f", early/late shift {interval(one.shift, True)} -> {interval(other.shift, True)}"
+        return f"class: {TOO_FEW}{shifts if one.answers + other.answers else ''}\n{by}"
+    verdict = "" if d.same_class is None else ": the same" if d.same_class else ": changed"
+    return f"class: {class_part(one)} -> {class_part(other)}, delta {one.delta:g} nats{verdict}\n{by}"
+
+
+def class_part(model_class: DynamicsClass) -> str:
+    """A class with its shift, if an answer has one."""
+    name = model_class.label if model_class.defined else TOO_FEW
+    return f"{name} (early/late shift {interval(model_class.shift, True)})" if model_class.answers else name
+
+
+def notes(changes: Sequence[MetricChange]) -> list[str]:
+    """What the marks of a table of changes mean, where it has them."""
+    texts = []
+    if any(change.change.marked for change in changes):
+        texts.append(f"{FEW_NOTE}.")
+    if any(math.isnan(change.change.value) for change in changes):
+        texts.append(f"-: {UNDEFINED_NOTE}.")
+    return texts
 
 
 def change_row(change: MetricChange) -> tuple[str, str, str, str]:
@@ -109,8 +136,10 @@ def truth(change: TruthChange) -> Group:
         name = f"AUROC of {warning.metric} {warning.summary}"
         areas = number(warning.first), number(warning.second)
         rows.add_row(name, *areas, interval(warning.difference, signed=True))
-    few = Text("AUROC is not judged: at least ten answers of each kind are needed.", style="dim")
-    return Group(rows) if warnings else Group(rows, few)
+    few = Text(f"{title}: AUROC is not judged, at least ten answers of each kind are needed.", style="dim")
+    if not warnings:
+        return Group(rows, few) if rows.row_count else Group(few)
+    return Group(rows)
 
 
 def forced(part: ForcedPart) -> Group:
@@ -140,7 +169,8 @@ def forced(part: ForcedPart) -> Group:
             "" if math.isnan(error) else f"{scale * error:.2g}{unit}"
             for error in (statistic.error, statistic.token_error)
         )
-        rows.add_row(statistic.name, f"{scale * statistic.value:.6g}{unit}", *errors)
+        value = "-" if math.isnan(statistic.value) else f"{scale * statistic.value:.6g}{unit}"
+        rows.add_row(statistic.name, value, *errors)
     parts: list[RenderableType] = [rows]
     if part.hidden_error and part.hidden_similarity:
         title = "Residual stream against the full model's, mean over questions"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rich.console import Console, RenderableType
@@ -20,6 +20,8 @@ CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
+FIRST_LINE = 10.0  # seconds until the first line of a log
+GROWTH = 1.5  # each time of a line over the time of the last: a job of a day logs some 25 lines
 HIDE, SHOW, NO_WRAP, WRAP = "\x1b[?25l", "\x1b[?25h", "\x1b[?7l", "\x1b[?7h"
 CLEAR_LINE, CLEAR_BELOW, NEXT = "\x1b[2K", "\x1b[J", "\n"
 
@@ -109,6 +111,21 @@ def duration(seconds: float) -> str:
 
 def megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
+
+
+class LogSchedule:
+    """The times of a log's lines: FIRST_LINE seconds after the start, then GROWTH times the last time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._started, self._next = clock, clock(), FIRST_LINE
+
+    def due(self) -> bool:
+        """Whether a line is due; if so, sets the time of the next."""
+        passed = self._clock() - self._started
+        if passed < self._next:
+            return False
+        self._next = passed * GROWTH
+        return True
 
 
 def can_draw(console: Console) -> bool:

@@ -13,8 +13,17 @@ from rich.text import Text
 
 from edge.cli.common import check_json, console, write_json, write_json_line
 from edge.cli.completion import complete_runs
-from edge.cli.progress import LogSchedule
-from edge.cli.terminal import Frame, bar, can_draw, duration, escaped, megabytes, one_line, sparkline
+from edge.cli.terminal import (
+    Frame,
+    LogSchedule,
+    bar,
+    can_draw,
+    duration,
+    escaped,
+    megabytes,
+    one_line,
+    sparkline,
+)
 from edge.errors import UserError
 from edge.runs.job_directory import FINISHED, RUNNING
 from edge.runs.watch import STOPPED, Follower, Seen
@@ -41,8 +50,7 @@ def watch(
         ),
     ] = None,
 ) -> None:
-    """Follow a run that another terminal makes: state, questions done, rate, time left, last answers. Never
-    writes into it."""
+    """The command `edge watch`; its help is in edge/cli/app.py."""
     check_json(json_file)
     if not 0.1 <= every <= 3600:
         raise UserError(f"--every is {every:g}: a number of seconds from 0.1 to 3600 is needed")
@@ -51,10 +59,7 @@ def watch(
     if once:
         write_state(seen, json_file)
         return
-    try:
-        follow(follower, seen, every, json_file)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    follow(follower, seen, every, json_file)
 
 
 def follow(follower: Follower, seen: Seen, every: float, json_file: str | None) -> None:

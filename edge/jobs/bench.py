@@ -27,7 +27,9 @@ from edge.backends.gguf_file import open_artifact
 from edge.backends.runtime import open_backend
 from edge.errors import UserError, ignore
 from edge.jobs.decode import GivenTokens, decode
-from edge.machine.device import meminfo, read_text
+from edge.machine.device import meminfo
+from edge.machine.processes import starting
+from edge.machine.system import read_text
 from edge.questions.prompt import Prompt, Prompter
 from edge.runs.record import LENGTH, AnswerRecord, ForcedValues, PartBuffer
 from edge.signals.reader import SignalReader
@@ -150,7 +152,8 @@ def started(contestants: Mapping[str, Contestant]) -> Iterator[dict[str, Running
         for name, (target, arguments) in contestants.items():
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=target, args=(theirs, *arguments), daemon=True)
-            process.start()
+            with starting():
+                process.start()
             processes.append(process)
             assert process.pid is not None
             theirs.close()

@@ -20,7 +20,7 @@ from edge.backends.llama_vocabulary import Vocabulary
 from edge.backends.llamacpp import LlamaBackend
 from edge.errors import UserError
 from edge.files import DATA
-from edge.machine import device
+from edge.machine import device, processors
 from edge.machine.telemetry import Sample, Sensors
 from edge.precision import GGUF_F16
 from edge.signals.compiled import compiled_code
@@ -59,6 +59,7 @@ class Findings:
     """
 
     device: device.Device
+    processors: processors.Processors
     now: Sample
     memory_available_bytes: int | None
     disk_free_bytes: int
@@ -74,6 +75,7 @@ def examine(folder: Path) -> Findings:
     """Checks this machine; disk space is that of `folder`."""
     return Findings(
         device=device.describe(),
+        processors=processors.examine(processors.Neighbours()),
         now=Sensors().sample(0),
         memory_available_bytes=device.available_memory(),
         disk_free_bytes=shutil.disk_usage(folder).free,

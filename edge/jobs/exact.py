@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.runtime import Loader
-from edge.errors import UserError
+from edge.errors import NotFinite, UserError
 from edge.runs.provenance import ArtifactIdentity
 from edge.runs.record import ForcedValues, Step
 from edge.runs.run_directory import Run
@@ -52,7 +52,10 @@ class FullModel:
         """Compares this model's next step with the forced model's `step`, which left `taps`."""
         full = self._backend.step(self._last) if step.step else self._backend.prefill(self._prompt)
         self._last = step.token_id
-        own, output = self._reader.output(full.logits), step.signals.output
+        try:
+            own, output = self._reader.output(full.logits), step.signals.output
+        except NotFinite as error:
+            raise NotFinite(f"in the full model {error}") from error
         distance = None
         if full.hidden is not None and taps.hidden is not None:
             distance = hidden_distance(full.hidden, taps.hidden)

@@ -33,8 +33,8 @@ KEPT = names(lambda metric: metric.kind == Kind.REFERENCE)  # ids and log-probab
 
 def force(
     artifact: Artifact,
-    like: Path,
-    out: Path,
+    like: str | Path,
+    out: str | Path,
     *,
     exact: Artifact | None = None,
     runtime: Runtime | None = None,
@@ -49,7 +49,7 @@ def force(
     stepped together: KL is over the whole vocabulary, and the distance of the residual streams is added.
     Raises UserError when tokenizers or vocabularies differ.
     """
-    loader = Loader(artifact, runtime or Runtime())
+    like, out, loader = Path(like), Path(out), Loader(artifact, runtime or Runtime())
     sensors = sensors_for(pause_above)
     reference = Run.open(like)
     check_comparable(artifact, reference, sampled=exact is not None)

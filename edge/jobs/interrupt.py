@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from edge.machine.early import SIGNALS
+
 
 class Interrupted(Exception):
-    """Raised after SIGINT or SIGTERM; finished work is on disk. `code` is 128 + the signal's number."""
+    """Raised after one of SIGNALS; finished work is on disk. `code` is 128 + the signal's number."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"interrupted by signal {code - 128}")
@@ -19,7 +21,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], None]]:
-    """Gives a function that raises Interrupted after SIGINT or SIGTERM, to be called between two tokens.
+    """Gives a function that raises Interrupted after one of SIGNALS, to be called between two tokens.
 
     A second signal raises Interrupted between two chunks of a long prompt, which can take a minute to read
     on a small board.
@@ -37,7 +39,8 @@ def stop_on_signal() -> Iterator[Callable[[], None]]:
 
     # Python delivers signals to the main thread only; a job in another thread leaves them to its program.
     in_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    hangup = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # nohup ignores it
+    numbers = [number for number in SIGNALS if hangup or number != signal.SIGHUP] if in_main_thread else []
     previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield check

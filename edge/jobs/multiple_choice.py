@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from edge.errors import UserError
 from edge.questions.question import Question
 
 TASKS = ("mc1", "mc2", "binary")
@@ -70,6 +72,8 @@ RULES: dict[str, Callable[[Sequence[bool], Sequence[float]], float]] = {
 def by_question(rows: pa.Table) -> dict[str, dict[int, float]]:
     """Scores by task and question_index, from the rows of a score directory.
 
+    A task has no score where the model rules out every choice (-inf): the first one would win. Raises
+    UserError for log-likelihoods that are NaN, which version 0.2 wrote for damaged models.
     A question that could not be scored, whose `logprob` is null, has none.
     """
     grouped: dict[str, dict[int, tuple[list[bool], list[float]]]] = {task: {} for task in TASKS}
@@ -78,10 +82,19 @@ def by_question(rows: pa.Table) -> dict[str, dict[int, float]]:
     for index, task, is_true, logprob in zip(*columns, strict=True):
         if logprob is None:
             continue
+        if math.isnan(logprob):
+            raise UserError(
+                f"the log-likelihoods of question {index} are no numbers, so the weights are damaged or too "
+                "large: build from a whole checkpoint, and score into another folder"
+            )
         true, logprobs = grouped[task].setdefault(index, ([], []))
         true.append(is_true)
         logprobs.append(logprob)
     return {
-        task: {index: RULES[task](*choices) for index, choices in questions.items()}
+        task: {
+            index: RULES[task](*choices)
+            for index, choices in questions.items()
+            if max(choices[1]) > -math.inf
+        }
         for task, questions in grouped.items()
     }

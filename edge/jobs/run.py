@@ -23,7 +23,7 @@ from edge.runs.provenance import ArtifactIdentity, QuestionSet, RunSettings
 def run(
     artifact: Artifact,
     questions: Sequence[Question],
-    out: Path,
+    out: str | Path,
     settings: DecodeSettings,
     *,
     prompt: str | None = None,
@@ -44,7 +44,7 @@ def run(
     machine is hotter than `pause_above` degrees Celsius. `on_note` is called with notes for the user. Raises
     UserError for bad input, and Interrupted on SIGINT or SIGTERM after writing the finished answers.
     """
-    loader = Loader(artifact, runtime or Runtime())
+    out, loader = Path(out), Loader(artifact, runtime or Runtime())
     sensors = sensors_for(pause_above)
     chosen = select(questions, limit, shard)
     parsed = parsed_of(out, control_tokens)

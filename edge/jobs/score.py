@@ -18,7 +18,7 @@ import pyarrow as pa
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.runtime import Loader, llama_settings, versions
-from edge.errors import OnNote, UserError, ignore
+from edge.errors import OnNote, UserError, asking, ignore
 from edge.jobs.interrupt import stop_on_signal
 from edge.jobs.multiple_choice import by_question, choices
 from edge.jobs.session import Progress, now, tell_damaged
@@ -34,6 +34,7 @@ from edge.runs.score_directory import (
     ScoreWriter,
     read_score_manifest,
 )
+from edge.signals.definitions import most_likely
 from edge.signals.taps import Array
 
 FLUSH_ROWS = 200
@@ -131,8 +132,9 @@ class Scorer:
 
 
 def log_softmax(logits: Array) -> npt.NDArray[np.float64]:
-    """Log-probabilities [V] in float64."""
-    shifted = logits.astype(np.float64) - float(logits.max())
+    """Log-probabilities [V] in float64; raises NotFinite as most_likely does."""
+    _, largest = most_likely(logits)
+    shifted = logits.astype(np.float64) - largest
     shifted -= math.log(float(np.exp(shifted).sum()))
     return shifted
 
@@ -224,7 +226,8 @@ def score(
             with stop_on_signal() as check:
                 with writer.or_nothing():
                     backend = loader.load(longest, on_note)
-                with closing(backend):
+                with closing(backend), writer.or_nothing(UserError):
+                    writer.go_on(on_note)
                     on_progress(Progress(len(writer.done), len(chosen), None))
                     tables = rows_of(left, encoded, Scorer(backend, shared), check)
                     write(writer, tables, lambda done: on_progress(Progress(done, len(chosen), None)))
@@ -245,7 +248,8 @@ def rows_of(
     """Yields one table for each question; `check` may raise between two."""
     for question in questions:
         tokens = encoded[question.index]
-        logprobs = {} if tokens.refused else scorer.score(tokens)
+        with asking(question.index):
+            logprobs = {} if tokens.refused else scorer.score(tokens)
         rows = [
             {
                 "question_index": question.index,
@@ -264,7 +268,10 @@ def rows_of(
 
 
 def write(writer: ScoreWriter, tables: Iterator[pa.Table], on_done: Callable[[int], None]) -> None:
-    """Writes parts of whole questions; finished ones are written even when the work is interrupted."""
+    """Writes parts of whole questions; finished ones are written even when the work is interrupted.
+
+    New scores that are refused before their first part leave none.
+    """
     waiting: list[pa.Table] = []
     done = len(writer.done)
 
@@ -280,5 +287,9 @@ def write(writer: ScoreWriter, tables: Iterator[pa.Table], on_done: Callable[[in
             on_done(done)
             if sum(len(kept) for kept in waiting) >= FLUSH_ROWS:
                 flush()
+    except UserError:
+        if writer.is_empty:
+            waiting.clear()
+        raise
     finally:
         flush()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from edge.backends.base import Backend
 from edge.backends.runtime import Loader
-from edge.errors import OnNote, UserError
+from edge.errors import OnNote, UserError, asking
 from edge.jobs.decode import ChosenTokens, DecodeSettings, GivenTokens, TokenSource, decode
 from edge.jobs.exact import FullModel
 from edge.jobs.interrupt import stop_on_signal
@@ -101,8 +101,11 @@ def trace(out: Path, job: TraceJob, on_progress: Callable[[Progress], None], on_
                     backend = opened.enter_context(closing(job.loader.load(job.capacity, on_note)))
                     full = FullModel(job.exact.load(job.capacity, on_note)) if job.exact else None
                     opened.pop_all()  # both are open: from here on the loop closes them
-            recorder = Recorder(writer, job.buffer(alone=writer.tokens_alone), backend, job.sensors, on_note)
-            answer_items(job, backend, full, recorder, on_progress, on_note)
+            buffer = job.buffer(alone=writer.tokens_alone)
+            recorder = Recorder(writer, buffer, backend, job.sensors, on_note)
+            writer.go_on(on_note)
+            with writer.or_nothing(UserError):
+                answer_items(job, backend, full, recorder, on_progress, on_note)
             writer.finish()
         return writer.manifest
 
@@ -125,7 +128,7 @@ def answer_items(
         for model in (backend, full):
             if model:
                 stack.enter_context(closing(model))
-        stack.callback(recorder.flush)
+        stack.push(recorder.leave)
         cooling = Cooling(job.sensors, job.pause_above, check, on_note)
         on_progress(Progress(recorder.done, total, None))
         for item in job.items:
@@ -135,11 +138,12 @@ def answer_items(
             values = comparison(item, full)
             source = token_source(item, job.settings, backend)
             asked = () if item.prompt.refused else decode(backend, reader, item.prompt.ids, source)
-            for step, taps in asked:
-                record.add(step, values(step, taps) if values else None)
-                on_progress(Progress(recorder.done, total, record))
-                check()
-                cooling.wait()
+            with asking(item.index):
+                for step, taps in asked:
+                    record.add(step, values(step, taps) if values else None)
+                    on_progress(Progress(recorder.done, total, record))
+                    check()
+                    cooling.wait()
             recorder.add(record, cooling.taken())
             on_progress(Progress(recorder.done, total, record, finished=True))
 
@@ -212,6 +216,12 @@ class Recorder:
         self.buffer.add(record)
         self._samples.append(self._sensors.sample(record.index, paused_s))
         if self.buffer.rows >= FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def leave(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Writes what is finished at the end of the loop, except where a new run is refused before its first
+        part: then nothing is left behind."""
+        if not (self.writer.is_empty and isinstance(error, UserError)):
             self.flush()
 
     def flush(self) -> None:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.machine.device import read_integer, read_text
+from edge.machine.system import read_integer, read_text
 
 # Bits of get_throttled: under-voltage, frequency capped, throttled, soft temperature limit.
 THROTTLED_NOW = 0b1111

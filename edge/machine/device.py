@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -10,25 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.fields import Fields, integer, list_of, optional, text
-
-SYSTEM = Path("/")
-
-
-def read_text(path: Path) -> str | None:
-    """A small file's text without NULs and white space around it, None when it cannot be read."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace").strip("\0 \t\n") or None
-    except OSError:
-        return None
-
-
-def read_integer(path: Path) -> int | None:
-    """The integer in a small file, None when it holds none or cannot be read."""
-    text = read_text(path)
-    try:
-        return None if text is None else int(text)
-    except ValueError:
-        return None
+from edge.machine.processors import usable_cores
+from edge.machine.system import SYSTEM, control_groups, read_integer, read_text
 
 
 @dataclass(frozen=True)
@@ -131,11 +113,6 @@ def describe(root: Path = SYSTEM) -> Device:
     )
 
 
-def usable_cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processor(cpuinfo: str) -> str | None:
     """The processor's name in /proc/cpuinfo."""
     for line in cpuinfo.splitlines():
@@ -179,11 +156,10 @@ def available_memory(root: Path = SYSTEM) -> int | None:
     return min((size for size in free if size is not None), default=None)
 
 
-# Control groups by version: folder below /sys/fs/cgroup, files of limit and use, and the entry of
-# memory.stat that counts the file cache.
-GROUPS = {
-    "": ("", "memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+# Files of limit and use in a control group, and the entry of memory.stat that counts the file cache.
+MEMORY_FILES = {
+    False: ("memory.max", "memory.current", "inactive_file"),
+    True: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 
 
@@ -192,18 +168,8 @@ def group_memory(root: Path = SYSTEM) -> list[int]:
 
     File cache counts as free.
     """
-    left = []
-    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
-        controllers, _, path = line.partition(":")[2].partition(":")
-        kind = "memory" if "memory" in controllers.split(",") else controllers
-        if kind not in GROUPS or line.count(":") < 2:
-            continue
-        name, *files = GROUPS[kind]
-        base = root / "sys/fs/cgroup" / name
-        group = base / path.strip("/")
-        enclosing = [folder for folder in (group, *group.parents) if folder.is_relative_to(base)]
-        left += [room for folder in enclosing if (room := group_room(folder, *files)) is not None]
-    return left
+    rooms = (group_room(group.folder, *MEMORY_FILES[group.old]) for group in control_groups("memory", root))
+    return [room for room in rooms if room is not None]
 
 
 def group_room(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int | None:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.files import file_sha256
+from edge.files import file_sha256, user_folder
 
 FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC")
 LINK_FLAGS = ("-lm",)
@@ -33,8 +33,14 @@ class Compiled(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """The folder of compiled code: $XDG_CACHE_HOME/edgetrace, by default below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrace"
+    """The folder of compiled code: $XDG_CACHE_HOME/edgetrace, by default below ~/.cache.
+
+    Raises RuntimeError for a user without a home folder.
+    """
+    folder = user_folder("XDG_CACHE_HOME", ".cache")
+    if folder is None:
+        raise RuntimeError("no home folder to keep compiled code in: set HOME or XDG_CACHE_HOME")
+    return folder / "edgetrace"
 
 
 def cache_stem(source: Path, flags: tuple[str, ...] = ()) -> Path:

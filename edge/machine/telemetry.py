@@ -23,7 +23,8 @@ from edge.machine.boards import (
     jetson_rails,
     pmic_watts,
 )
-from edge.machine.device import SYSTEM, available_memory, meminfo, read_integer, read_text
+from edge.machine.device import available_memory, meminfo
+from edge.machine.system import SYSTEM, read_integer, read_text
 
 PLAUSIBLE = (-40.0, 150.0)  # degrees Celsius: zones that are switched off give -256 or nothing
 # Cooling devices that slow the processor down, as drivers name them; others are fans.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def read_rows(path: Path) -> list[Row]:
     """Reads one mapping for each row; raises UserError when the file is missing or damaged."""
     try:
         if path.suffix.lower() == PARQUET:
-            rows: list[Row] = pq.read_table(path).to_pylist()
+            # As bytes, since a path need not be UTF-8.
+            rows: list[Row] = pq.read_table(pa.memory_map(os.fsencode(path))).to_pylist()
         else:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             rows = [json.loads(line) for line in lines if line.strip()]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge.errors import UserError
-from edge.files import DATA
+from edge.files import DATA, user_folder
 from edge.questions.hub import JSON_LINES, PARQUET, cells_of, read_rows
+from edge.spreadsheet import Row, is_blank, read_csv
 
 EMBEDDED = DATA / "questions.csv"
+DATA_HOME = ("XDG_DATA_HOME", ".local/share")  # where fetched questions are kept
 REQUIRED = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 OPTIONAL = ("Best Incorrect Answer", "Type", "Category", "Source")
-ANSWER_SEPARATOR = ";"
+# An answer ends at a semicolon, but not at that of a character written as in HTML.
+ANSWER = re.compile(r"(?:&(?:amp|lt|gt|quot|apos|nbsp|#\d+|#x[0-9a-f]+);|[^;])+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,74 +46,64 @@ class Question:
 
 
 def fetched_path() -> Path:
-    """Path of the authors' CSV once fetched: below $XDG_DATA_HOME, by default ~/.local/share."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    """Path of the authors' CSV once fetched: below $XDG_DATA_HOME, by default ~/.local/share.
+
+    Raises UserError for a user without a home folder.
+    """
+    data = user_folder(*DATA_HOME)
+    if data is None:
+        raise UserError("there is no home folder to keep questions in: set HOME or XDG_DATA_HOME")
     return data / "edgetrace" / "truthfulqa.csv"
 
 
 def default_questions() -> Path:
-    """Path of the authors' questions where they have been fetched, else of the embedded ones."""
-    return fetched_path() if fetched_path().is_file() else EMBEDDED
+    """Path of the authors' questions where they have been fetched and can be seen, else of the embedded."""
+    try:
+        return fetched_path() if fetched_path().is_file() else EMBEDDED
+    except (UserError, PermissionError):  # no home folder, or another user's
+        return EMBEDDED
 
 
 def split_answers(cell: str) -> tuple[str, ...]:
     """The answers of a CSV cell, without empty ones."""
-    return tuple(answer for part in cell.split(ANSWER_SEPARATOR) if (answer := part.strip()))
+    return tuple(answer for part in ANSWER.findall(cell) if (answer := part.strip()))
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: str | Path) -> list[Question]:
     """Reads a CSV in TruthfulQA's columns (those of 2025 or before), or the hub's Parquet or JSON lines.
 
-    The file name's suffix decides; further columns are ignored. Raises UserError, naming file, row and mend,
-    when the file is missing, empty or not UTF-8, or lacks a column or a question.
+    The file name's suffix decides; further columns and blank rows are ignored. A CSV may have commas,
+    semicolons or tabs between its cells (edge.spreadsheet). Raises UserError, naming file, row and mend,
+    when the file is missing, empty or in another encoding, lacks a column or a question, or has a row with
+    more or fewer cells than it should.
     """
+    path = Path(path)
     if path.suffix.lower() in (PARQUET, *JSON_LINES):
         rows = enumerate(read_rows(path))
         return [question_of_cells(path, index, *cells_of(path, index, row)) for index, row in rows]
     try:
-        data = path.read_bytes()
+        questions = [question_of_row(path, row) for row in read_csv(path, REQUIRED, OPTIONAL)]
     except OSError as error:
         raise UserError(
             f"cannot read the questions {path} ({error.strerror}): give a CSV file with --questions"
         ) from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path} is not UTF-8 (line {line}, byte {error.start}): save it again as UTF-8"
-        ) from error
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        columns = reader.fieldnames
-        if not columns:
-            raise UserError(f"{path} is empty: a CSV with the columns {', '.join(REQUIRED)} is needed")
-        missing = [name for name in REQUIRED if name not in columns]
-        if missing:
-            raise UserError(
-                f"{path} lacks the column {' and '.join(missing)}: the columns needed are "
-                f"{', '.join(REQUIRED)}"
-            )
-        questions = [question_of_row(path, index, row) for index, row in enumerate(reader)]
-    except csv.Error as error:
-        raise UserError(f"{path} is not a well-formed CSV ({error}): save it again as CSV") from error
     if not questions:
         raise UserError(f"{path} has columns but no questions: add at least one row")
     return questions
 
 
-def question_of_row(path: Path, index: int, row: dict[str, str | None]) -> Question:
+def question_of_row(path: Path, row: Row) -> Question:
     """The question of a CSV row; raises UserError when its text is missing."""
-    cells = {name: (row.get(name) or "").strip() for name in (*REQUIRED, *OPTIONAL)}
+    cells = row.cells
     correct, incorrect = (split_answers(cells[name]) for name in ("Correct Answers", "Incorrect Answers"))
-    return question_of_cells(path, index, cells, correct, incorrect)
+    return question_of_cells(path, row.number - 1, cells, correct, incorrect)
 
 
 def question_of_cells(
     path: Path, index: int, cells: Mapping[str, str], correct: tuple[str, ...], incorrect: tuple[str, ...]
 ) -> Question:
     """The question of cells under the CSV's names; raises UserError when its text is missing."""
-    if not cells["Question"]:
+    if is_blank(cells["Question"]):
         raise UserError(f"{path} has no question in data row {index + 1}: fill it in or delete the row")
     return Question(
         index=index,

@@ -32,6 +32,7 @@ LONGEST_TEXT = 1 << 24  # characters that a template may write around a question
 LONGEST_PRODUCT = 1 << 20  # characters, entries or bits that a product or a power may have
 # A question that no template names: what stands around it is the template's own text.
 PROBE = "Why does 4179 come before 60253?"
+COMPILED = "<template>"  # Jinja's name for the code of a template that was given as text
 MEND = "use --prompt raw, or mend it and build again"
 
 # Errors that a template's code can raise: templates come with downloads and are not trusted.
@@ -234,15 +235,16 @@ def product_size(left: Any, right: Any) -> int:
 def bounded() -> Iterator[None]:
     """A scope with SECONDS of time (else ValueError) and HEADROOM_BYTES of memory (else MemoryError).
 
-    The time is looked at before each line of Python; between two lines no operation can take long, since
-    memory is limited. Both limits hold for this thread's work and end with the scope.
+    The time is looked at before each line of a template and each call of Python; what is between them
+    cannot take long, since memory is limited. Both limits end with the scope. That of the time holds for
+    this thread.
     """
     end = time.monotonic() + SECONDS
 
     def watch(frame: FrameType, event: str, argument: object) -> Any:
         if time.monotonic() > end:
             raise ValueError(f"it takes longer than {SECONDS:.0f} s")
-        return watch
+        return watch if frame.f_code.co_filename == COMPILED else None
 
     before = sys.gettrace()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -111,7 +111,7 @@
       const room = figure.querySelector(".keys");
       for (const index of [...new Set(metas.map((meta) => meta[0]))].sort((a, b) => a - b)) {
         const key = this.addKey(figure, index);
-        key.append(swatch(this.runs[index].colour, this.runs[index].dash), this.runs[index].name);
+        key.append(swatch(this.runs[index].colour, this.runs[index].dash), element("span", "", this.runs[index].name));
         room.append(key);
       }
       if (metas.some((meta) => meta[1])) {

@@ -20,6 +20,7 @@ from edge.report.plots import (
     rounded,
     symbol_of,
 )
+from edge.signals.streaming import SHORTEST
 
 HISTOGRAM_BINS = 30
 PERCENTILES = (
@@ -103,7 +104,7 @@ def shifts(group: ModelGroup) -> Figure | None:
     }
     caption = (
         "How output entropy shifts from the first to the last fifth of each answer; "
-        f"the grey strip is ±{delta:g} nat around 0. "
+        f"the grey strip is ±{delta:g} nat around 0. Answers under {SHORTEST} tokens have no shift. "
         "The class goes by the interval of the mean over questions, not by single answers."
     )
     panel = Panel("", [shift_trace(i, data, values, edges) for i, data, values in by_run], layout)

@@ -6,10 +6,20 @@ import math
 from collections.abc import Callable
 
 from edge.analysis.divergence import Divergence
-from edge.analysis.intervals import Interval
+from edge.analysis.intervals import ENOUGH, Interval
 from edge.signals.groups import BY_NAME
+from edge.signals.streaming import SHORTEST
 
 ABSENT = "–"
+FEW = "~"  # before the bounds of an interval of few answers
+FEW_NOTE = (
+    f"{FEW} before an interval: fewer than {ENOUGH} answers; "
+    "that of a mean takes them as normal (Student’s t)"
+)
+UNDEFINED_NOTE = (
+    f"not defined. An answer under {SHORTEST} tokens has no first and last 20% and no shift, "
+    "one of a single token no slope"
+)
 
 
 def metric_name(metric: str) -> str:
@@ -38,18 +48,20 @@ def number(value: float, *, signed: bool = False, digits: int = 4) -> str:
 def interval(value: Interval, *, signed: bool = False, scale: float = 1.0, unit: str = "") -> str:
     """The text "value [low, high]", to two digits of the interval's half-width.
 
-    Without an interval, as for a single question, it is the value alone.
+    Without an interval, as for a single question, it is the value alone. FEW stands before the bounds of few
+    answers.
     """
-    middle, low, high = (bound * scale for bound in value)
+    middle, low, high = (bound * scale for bound in value[:3])
+    mark = FEW if value.marked else ""
     if not math.isfinite(low) or not high > low:
         text = number(middle, signed=signed) + (unit if math.isfinite(middle) else "")
         if math.isfinite(low):
-            text += f" [{number(low, signed=signed)}, {number(high, signed=signed)}]"
+            text += f" {mark}[{number(low, signed=signed)}, {number(high, signed=signed)}]"
         return text
     decimals = min(9, max(0, 1 - math.floor(math.log10((high - low) / 2))))
     sign = "+" if signed else ""
     texts = [f"{bound:{sign}.{decimals}f}".replace("-", "−") for bound in (middle, low, high)]
-    return f"{texts[0]}{unit} [{texts[1]}, {texts[2]}]"
+    return f"{texts[0]}{unit} {mark}[{texts[1]}, {texts[2]}]"
 
 
 def percent(value: Interval) -> str:

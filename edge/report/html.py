@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from edge.analysis.intervals import ENOUGH
 from edge.analysis.study import Study, changes_of
 from edge.errors import UserError
 from edge.report import formatting, paper, sentences, tables, truth
@@ -127,6 +128,7 @@ def render(groups: Sequence[ModelGroup], plotly: str) -> str:
         "truth": truth,
         "changes_of": changes_of,
         "absent": formatting.ABSENT,
+        "enough": ENOUGH,
     }
     environment.filters |= {"integer": formatting.integer}
     scripts = f"{checksum(app)} {checksum(plotly)}"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from edge.analysis.classes import class_name, same_class
 from edge.analysis.intervals import UNDEFINED
 from edge.report.formatting import ABSENT, interval, kl_text, percent
 from edge.report.model import ModelGroup, exactness
@@ -96,9 +97,15 @@ def model_class(group: ModelGroup, runs: PrecisionRuns) -> Cell:
     """The class by the precision's own answers, for forced tokens are another model's."""
     if runs.free is None:
         return Cell(ABSENT)
-    full = group.reference.dynamics.model_class.label
-    quantised = runs.free.quantised.dynamics.model_class.label
-    return Cell(quantised) if full == quantised else Cell(f"{quantised} (was {full})", STEPS // 2)
+    full = group.reference.dynamics.model_class
+    quantised = runs.free.quantised.dynamics.model_class
+    name = class_name(quantised.label, quantised.left_out)
+    # No colour where either has too few answers: that is no change.
+    return (
+        Cell(name)
+        if same_class(full, quantised) is not False
+        else Cell(f"{name}, was {full.label}", STEPS // 2)
+    )
 
 
 MEASURES: dict[str, Callable[[ModelGroup, PrecisionRuns], Cell]] = {

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import math
 
-from edge.analysis.intervals import Interval
+from edge.analysis.classes import TOO_FEW, answers_text
+from edge.analysis.intervals import ENOUGH, Interval
 from edge.analysis.paper import Diffusion, PaperRun, direction
 from edge.analysis.paper_rows import BEYOND, TITLES, Row
 from edge.analysis.published import LAYERS_MODEL, SHORT_NAMES, published
-from edge.report.formatting import ABSENT, interval, number, percent, series_name
+from edge.report.formatting import (
+    ABSENT,
+    FEW,
+    FEW_NOTE,
+    UNDEFINED_NOTE,
+    interval,
+    number,
+    percent,
+    series_name,
+)
 from edge.report.tables import Table
 
 MEASURES = {
@@ -110,9 +120,10 @@ def brief_text(value: Interval, signed: bool) -> str:
     if no_width(value):
         return plain_number(value.value, signed)
     middle, low, high = (
-        f"{bound:.1f}" if abs(bound) >= 10 and not signed else plain_number(bound, signed) for bound in value
+        f"{bound:.1f}" if abs(bound) >= 10 and not signed else plain_number(bound, signed)
+        for bound in value[:3]
     )
-    return f"{middle} [{low}, {high}]"
+    return f"{middle} {FEW if value.marked else ''}[{low}, {high}]"
 
 
 def no_width(value: Interval) -> bool:
@@ -158,13 +169,28 @@ def paper_tables(run: PaperRun, *, brief: bool = False) -> list[Table]:
     return [*tables, class_table(run)]
 
 
+def paper_notes(run: PaperRun) -> list[str]:
+    """What the marks in a run's tables mean, where they have them."""
+    marked = {
+        f"{FEW_NOTE}.": any(row.questions.marked for row in run.rows),
+        f"{ABSENT} over questions: {UNDEFINED_NOTE}.": any(
+            math.isnan(row.questions.value) for row in run.rows
+        ),
+    }
+    return [note for note, needed in marked.items() if needed]
+
+
 def class_table(run: PaperRun) -> Table:
     """Our class with its rule's input, beside the paper's two verdicts and the sign of its own shift."""
     model_class, verdicts = run.model_class, run.verdicts
     delta = model_class.delta
-    rule = f"deterministic: interval below −{delta:g}; exploratory: above +{delta:g}; balanced otherwise"
+    rule = (
+        f"deterministic: interval below −{delta:g}; exploratory: above +{delta:g}; balanced otherwise; "
+        f"none below {ENOUGH} answers"
+    )
     rows = [
-        ["Our class", model_class.label],
+        ["Our class", model_class.label if model_class.defined else f"{model_class.label}: {TOO_FEW}"],
+        ["Answers that decide", answers_text(model_class)],
         ["Early to late shift of output entropy (nat)", interval(model_class.shift, signed=True)],
         ["Rule", rule],
         ["Paper, abstract", verdicts.abstract if verdicts else ABSENT],
@@ -177,6 +203,8 @@ def class_table(run: PaperRun) -> Table:
 def diffusion_text(diffusion: Diffusion) -> str:
     """Two sentences on whether attention spreads along the answer: in nats, and divided by ln K."""
     raw, normalised = diffusion.raw, diffusion.normalised
+    if math.isnan(raw.value):
+        return "Along the answer attention entropy has no slope: no answer has two tokens."
     return (
         f"Along the answer attention entropy {direction(raw)} (slope {interval(raw, signed=True)} nat; "
         f"it rises in {percent(diffusion.raw_rises)} of answers). "

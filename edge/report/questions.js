@@ -9,7 +9,10 @@ const unpack = async (section, name) => {
 const element = (tag, name, text) => {
   const made = document.createElement(tag);
   if (name) made.className = name;
-  if (text !== undefined) made.textContent = text;
+  if (text !== undefined) {
+    made.textContent = text;
+    made.dir = "auto"; // a text of a model or a file may run from right to left
+  }
   return made;
 };
 
@@ -36,7 +39,7 @@ class Browser {
 
   fill() {
     const categories = [...new Set(this.data.questions.map((question) => question[2]))].filter(Boolean).sort();
-    for (const category of categories) this.find(".category").append(new Option(category, category));
+    for (const category of categories) this.find(".category").append(Object.assign(new Option(category, category), { dir: "auto" }));
     this.items = this.data.questions.map(([index, question, category], at) => {
       const item = this.find(".list").appendChild(element("li"));
       const button = item.appendChild(element("button"));
@@ -85,7 +88,8 @@ class Browser {
     const box = element("section", "answer");
     box.append(element("h4", "", run.name));
     if (tokens.length === 0) {
-      box.append(element("p", "note", `This question did not fit the context of ${this.data.context} positions, so there is no answer.`));
+      const why = this.data.reasons[reason] === "refused" ? "could not be asked" : `did not fit the context of ${this.data.context} positions`;
+      box.append(element("p", "note", `This question ${why}, so there is no answer.`));
       return box;
     }
     const mean = entropies.reduce((a, b) => a + b, 0) / entropies.length / 100;
@@ -98,6 +102,7 @@ class Browser {
     if (judged) summary += `; judged ${judged.replace("_", " ")} (${this.data.judges[i]} label)`;
     box.append(element("p", "small", summary));
     const line = box.appendChild(element("p", "tokens"));
+    line.dir = "auto"; // the answer has one direction, not each token its own
     tokens.forEach((token, step) => {
       const text = this.data.vocabulary[token];
       const chance = top1 === 0 || top1[step] === 0 ? Math.exp(-surprisals[step] / 100) : (top1[step] - 1) / 100;

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from edge.analysis.dynamics import BALANCED, DETERMINISTIC, UNDEFINED_CLASS, DynamicsClass
+from edge.analysis.classes import BALANCED, DETERMINISTIC, TOO_FEW, DynamicsClass, answers_text
 from edge.analysis.forced import ForcedPart
-from edge.report.formatting import interval, layer_name, metric_name, number
+from edge.report.formatting import FEW_NOTE, interval, layer_name, metric_name, number
 from edge.report.model import LayerStart, ModelGroup
+from edge.runs.record import REFUSED
+from edge.runs.sessions import cautions
+from edge.signals.streaming import SHORTEST
 
 
 def class_reason(model_class: DynamicsClass) -> str:
-    """The reason for a class: the interval of the shift and the threshold, in nats."""
+    """The reason for a class: the interval of the shift, the threshold in nats, and how many answers have
+    one."""
     label, delta = model_class.label, model_class.delta
+    decided_by = answers_text(model_class)
     shift = f"early to late shift of output entropy {interval(model_class.shift, signed=True)} nat"
-    if label == UNDEFINED_CLASS:
-        return f"{shift}: fewer than two answers have one, so there is no interval to decide by"
+    if not model_class.defined:
+        return f"{TOO_FEW}: {decided_by}" + (f"; {shift}" if model_class.answers else "")
     if label == BALANCED:
-        return f"{shift}: its 95% interval lies neither below −{delta:g} nor above +{delta:g} nat"
-    side = f"below −{delta:g}" if label == DETERMINISTIC else f"above +{delta:g}"
-    return f"{shift}: its 95% interval lies {side} nat"
+        side = f"neither below −{delta:g} nor above +{delta:g}"
+    else:
+        side = f"below −{delta:g}" if label == DETERMINISTIC else f"above +{delta:g}"
+    return f"{shift}: its 95% interval lies {side} nat ({decided_by})"
 
 
 def start_text(start: LayerStart) -> str:
@@ -53,21 +59,38 @@ def notes(group: ModelGroup) -> list[str]:
             "were not recorded and their figures and tables leave it out; "
             "build the artifact with --taps rows to see them."
         )
-    unanswered: dict[int, list[str]] = {}
+    questions = group.reference.dynamics.questions
+    unanswered: dict[tuple[str, int], list[str]] = {}
     for data in group.runs:
-        unanswered.setdefault(data.without_rows, []).append(data.name)
-    questions, context = group.reference.dynamics.questions, group.spec.context
+        refused = data.dynamics.stop_reasons.get(REFUSED, 0)
+        for why, count in (
+            (f"did not fit the context of {group.spec.context} positions", data.without_rows - refused),
+            ("could not be asked (the column note of answers says why)", refused),
+        ):
+            unanswered.setdefault((why, count), []).append(data.name)
     sentences += [
-        f"{', '.join(names)}: {count} of {questions} questions did not fit the context of {context} "
-        "positions and have no answer."
-        for count, names in unanswered.items()
+        f"{', '.join(names)}: {count} of {questions} questions {why} and have no answer."
+        for (why, count), names in unanswered.items()
         if count
     ]
+    short: dict[int, list[str]] = {}
+    for data in group.runs:
+        short.setdefault(data.dynamics.model_class.left_out, []).append(data.name)
+    sentences += [
+        f"{', '.join(names)}: {count} of {group.reference.dynamics.questions} questions have an answer "
+        f"under {SHORTEST} tokens, or none: they have no shift and no say in the class."
+        for count, names in short.items()
+        if count
+    ]
+    if any(line.over_questions.marked for data in group.runs for line in data.dynamics.lines):
+        sentences.append(f"{FEW_NOTE}. What is called beyond chance rests on that, too.")
     if group.several_checkpoints:
         sentences.append(
             "These runs are not known to come from one checkpoint, "
             "so a change may not be quantisation's alone."
         )
+    told = cautions([(data.name, data.run.sessions()) for data in group.runs])
+    sentences += [f"{caution}." for caution in told]
     if any(data.run.manifest.settings.temperature for data in group.runs):
         sentences.append("Some answers were sampled, so two runs may differ by chance as well.")
     return sentences

@@ -114,14 +114,14 @@ def figure(pair: AnswerPair, full: str, quantised: str) -> Markup:
     hottest = max([token.entropy for token in (*pair.full, *pair.quantised)], default=0.0) or 1.0
     sides = ((full, pair.full), (quantised, pair.quantised))
     rows = Markup().join(
-        Markup('<p class="small">{}</p><p class="tokens" style="{}">{}</p>').format(
+        Markup('<p class="small" dir="auto">{}</p><p class="tokens" dir="auto" style="{}">{}</p>').format(
             name, Markup("white-space:pre-wrap;overflow-wrap:anywhere"), line(tokens, pair.step, hottest)
         )
         for name, tokens in sides
     )
     return Markup(
         '<figure class="side-by-side"><h4>The same question, answered twice</h4>'
-        "<p>{}</p>{}<figcaption>{}</figcaption></figure>"
+        '<p dir="auto">{}</p>{}<figcaption dir="auto">{}</figcaption></figure>'
     ).format(pair.question, rows, caption(pair, hottest))
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from edge.analysis.classes import class_name
 from edge.analysis.divergence import Divergence
 from edge.analysis.forced import ForcedPart
-from edge.analysis.intervals import Interval
 from edge.analysis.layers import LayerChange
 from edge.report.distribution_figures import PERCENTILES
 from edge.report.formatting import (
@@ -22,6 +22,7 @@ from edge.report.formatting import (
     percent,
 )
 from edge.report.model import LAYER_METRICS, Comparison, ModelGroup, RunData
+from edge.runs.sessions import Indices
 from edge.signals.groups import BY_NAME, shown_in
 from edge.signals.metric import Shown
 
@@ -50,7 +51,7 @@ def glance(group: ModelGroup) -> Table | None:
             (f"Change of {metric_name(m).lower()} ({BY_NAME[m].unit})", change_of(m))
             for m in shown_in(Shown.GLANCE)
         ),
-        ("Class", lambda d: d.quantised_class.label),
+        ("Class", lambda d: class_name(d.quantised_class.label, d.quantised_class.left_out)),
     ]
     return Table(
         f"What changes against {group.reference.name}, with 95% intervals over questions "
@@ -75,7 +76,7 @@ def metric_table(data: RunData) -> Table:
     slope = interval(data.dynamics.slope, signed=True)
     rows.append(["Slope of output entropy over the answer", slope, ABSENT, ABSENT])
     return Table(
-        f"{data.name}: means with 95% intervals (bootstrap over questions)",
+        f"{data.name}: means with 95% intervals over questions",
         [
             "Metric",
             "Mean over questions (each answer weighs the same)",
@@ -160,7 +161,7 @@ def layer_table(comparison: Comparison) -> Table | None:
         i = layer - (depth - len(change.mean))  # by-layer metrics of attention have no row for the embedding
         if i < 0:
             return ABSENT
-        return interval(Interval(change.mean[i], change.low[i], change.high[i]), signed=True)
+        return interval(change.interval(i), signed=True)
 
     return Table(
         f"{comparison.quantised.name}: change by layer, means over questions with 95% intervals",
@@ -214,6 +215,35 @@ def provenance_table(runs: Sequence[RunData]) -> Table:
         ["Run", "Questions", "Tokens", "Settings", "Begun", "Device", "Versions"],
         rows,
     )
+
+
+def session_table(runs: Sequence[RunData]) -> Table | None:
+    """Which machine and versions answered which questions, for runs that had several; None without any."""
+    rows = [
+        [
+            data.name,
+            moment(session.started),
+            integer(session.count),
+            ", ".join(indices_text(indices) for indices in session.questions),
+            ", ".join(part for part in (session.device.name, session.device.machine) if part) or ABSENT,
+            ", ".join(f"{name} {version}" for name, version in session.versions.items()) or ABSENT,
+        ]
+        for data in runs
+        if len(sessions := data.run.sessions()) > 1
+        for session in sessions
+    ]
+    if not rows:
+        return None
+    columns = ["Run", "Begun", "Questions", "question_index", "Device", "Versions"]
+    return Table("Runs that several machines or versions worked on", columns, rows)
+
+
+def indices_text(indices: Indices) -> str:
+    """Question indices in words."""
+    first, last, step = indices
+    if first == last:
+        return str(first)
+    return f"{first} to {last}" + (f" in steps of {step}" if step > 1 else "")
 
 
 def moment(created: str) -> str:

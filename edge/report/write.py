@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.analysis.dynamics import DELTA
+from edge.analysis.classes import DELTA
 from edge.errors import UserError
 from edge.files import write_whole
 from edge.report.html import plotly_js, render

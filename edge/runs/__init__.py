@@ -10,5 +10,7 @@
 - `score_directory.ScoreWriter`: the scores of `edge score`
 - `merge.merge`: shards put together as one run
 - `outcomes.read_outcomes`, `outcomes.save`: judgements of the answers
+- `sheets.export_csv`, `sheets.import_csv`: judgements in a spreadsheet
+- `sessions.Session`, `sessions.cautions`: which machine and versions answered which questions
 - `watch.Follower`: a run that another process writes
 """

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from edge.errors import UserError
+from edge.errors import OnNote, UserError
 from edge.files import LOCK_NAME, claim, remove_temporary, write_record
+from edge.machine.device import Device
+from edge.runs.sessions import Session, changes, session_of, settled
 
 RUNNING, FINISHED = "running", "finished"
 
@@ -26,6 +28,16 @@ class JobManifest(Protocol):
 
     @property
     def state(self) -> str: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def versions(self) -> Mapping[str, str]: ...
+    @property
+    def created(self) -> str: ...
+    @property
+    def sessions(self) -> tuple[Session, ...]: ...
+    @property
+    def known_sessions(self) -> tuple[Session, ...]: ...
 
     def decides(self) -> dict[str, Any]:
         """The part that must be equal for one job to continue another."""
@@ -66,6 +78,7 @@ class JobDirectory(ABC, Generic[M]):
             # Again: another process may have come and gone before the lock was ours.
             existing = self._existing(manifest)
             self._fresh = existing is None
+            self._here = session_of(manifest)
             self.manifest = existing or manifest
             if existing is None:
                 self._write_manifest()
@@ -108,16 +121,26 @@ class JobDirectory(ABC, Generic[M]):
             raise UserError(f"{self.folder} holds {self._another(differing)}: give another --out")
         return existing
 
-    @contextlib.contextmanager
-    def or_nothing(self) -> Iterator[None]:
-        """Encloses the work before the first part.
+    @property
+    def is_empty(self) -> bool:
+        """Whether this process began the job, and has committed nothing yet."""
+        return self._fresh and not self.done
 
-        Where it fails, a new job's files are removed, and its folders where they are empty.
+    @contextlib.contextmanager
+    def or_nothing(self, kind: type[BaseException] = BaseException) -> Iterator[None]:
+        """Encloses the work up to the first part.
+
+        Where it fails with such an error before that, a new job's files are removed, and its folders where
+        they are empty.
         """
         try:
             yield
-        except BaseException:
-            if self._fresh:
+        except kind:
+            if self.is_empty:
+                remove_temporary(self.folder)
+                for name in self.FOLDERS:  # half of a part that could not be committed
+                    for path in (self.folder / name).glob("part-*.parquet"):
+                        path.unlink()
                 for name in (self.MANIFEST, LOCK_NAME):
                     (self.folder / name).unlink(missing_ok=True)
                 for folder in self._new_folders:
@@ -130,8 +153,35 @@ class JobDirectory(ABC, Generic[M]):
         self.manifest = dataclasses.replace(self.manifest, **changes)
         write_record(self.folder / self.MANIFEST, self.manifest.to_json())
 
+    def go_on(self, on_note: OnNote) -> None:
+        """Records that this process goes on with the job, before its first part; notes another machine and
+        other versions."""
+        if self._fresh:
+            return
+        before = self._settled()
+        if before and (differing := changes(before[-1], self._here)):
+            on_note(
+                f"{self.folder} is continued on another machine or with other versions "
+                f"({', '.join(differing)}): {self.MANIFEST} keeps which questions each answered"
+            )
+            before = (*before, self._here)
+        self._write_sessions(before or (self._here,))
+
+    def _settled(self) -> tuple[Session, ...]:
+        """The sessions so far that have questions."""
+        return settled(self.manifest.known_sessions, self.done)
+
+    def _write_sessions(self, sessions: tuple[Session, ...], **fields: Any) -> None:
+        """Writes the manifest where it changes: device and versions are those of the first session."""
+        first, several = sessions[0], sessions if len(sessions) > 1 else ()
+        if several or self.manifest.sessions or not self.done:
+            fields |= {"device": first.device, "versions": first.versions, "sessions": several}
+        if any(getattr(self.manifest, name) != value for name, value in fields.items()):
+            self._write_manifest(**fields)
+
     def finish(self) -> None:
-        self._write_manifest(state=FINISHED)
+        sessions = self._settled() or (session_of(self.manifest),)
+        self._write_sessions(sessions, state=FINISHED)
 
     def __enter__(self) -> Self:
         return self

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edge.artifact import ModelSpec
 from edge.errors import UserError
-from edge.fields import Fields, check_schema, mapping_of, optional, text
+from edge.fields import Fields, check_schema, list_of, mapping_of, optional, parse_json, text
 from edge.machine.device import Device
 from edge.runs.job_directory import RUNNING
 from edge.runs.provenance import ArtifactIdentity, FollowedRun, QuestionSet, RunSettings
+from edge.runs.sessions import Session, session_of, sessions_json, shard_indices, together
 
 SCHEMA_VERSION = 1
 RUN_NAME = "run.json"
@@ -48,7 +48,9 @@ class RunManifest:
     a free one. `device`, `versions` and `created` (ISO) do not decide the rows: a run may be resumed after
     they changed. `taps_lost` says why some rows lack attention and hidden states, "" where none do. `merged`
     has the shards of a merged run by I/N and is empty for other runs. A merged run's `device` and `versions`
-    hold what its shards have in common.
+    hold what its shards have in common. `sessions` says which machine and versions answered which questions
+    where there were several, and is empty where one machine did all. `device` and `versions` are then those
+    of the first.
 
     Fields that decide the rows are compared when a run is continued. An unknown field is therefore refused
     by its name. A run of version 0.1 lacks `merged`, `taps_lost` and a part of `device`, which have
@@ -67,6 +69,7 @@ class RunManifest:
     state: str = RUNNING
     taps_lost: str = ""
     merged: Mapping[str, MergedShard] = field(default_factory=dict)
+    sessions: tuple[Session, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -90,6 +93,17 @@ class RunManifest:
         """Whether the full model was stepped beside this one."""
         return self.like is not None and self.like.exact
 
+    @property
+    def known_sessions(self) -> tuple[Session, ...]:
+        """The sessions; the only one where there were no several. Shards that version 0.2 merged are one
+        session each."""
+        if self.sessions or not self.merged:
+            return self.sessions or (session_of(self),)
+        return together(
+            replace(session_of(shard), questions=shard_indices(name, self.questions.count))
+            for name, shard in self.merged.items()
+        )
+
     def same_checkpoint(self, other: RunManifest) -> bool:
         """Whether both are known to come from one checkpoint."""
         digest = self.artifact.checkpoint_sha256
@@ -104,7 +118,9 @@ class RunManifest:
         """The object in run.json. A merged run has the entries of `device` that its shards share."""
         device = self.device.to_json()
         devices = [shard.device.to_json() for shard in self.merged.values()]
-        return asdict(self) | {
+        raw = asdict(self)
+        del raw["sessions"]
+        return raw | {
             "artifact": self.artifact.to_json(),
             "settings": self.settings.to_json(),
             "questions": self.questions.to_json(),
@@ -114,6 +130,7 @@ class RunManifest:
                 for name, value in device.items()
                 if all(shard[name] == value for shard in devices)
             },
+            **sessions_json(self.sessions),
         }
 
     @staticmethod
@@ -132,6 +149,7 @@ class RunManifest:
                 versions=fields.get("versions", mapping_of(text), {}),
                 created=fields.get("created", text, ""),
                 state=fields.get("state", text, RUNNING),
+                sessions=fields.get("sessions", list_of(Session.from_json), ()),
                 taps_lost=fields.get("taps_lost", text, ""),
                 merged=fields.get("merged", mapping_of(MergedShard.from_json), {}),
             )
@@ -141,7 +159,7 @@ def read_manifest(folder: Path) -> RunManifest:
     """Reads a folder's run.json; raises UserError when it is missing, damaged or of another schema."""
     path = folder / RUN_NAME
     try:
-        return RunManifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return RunManifest.from_json(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no run directory (it has no {RUN_NAME}): make one with 'edge run'"

@@ -19,6 +19,7 @@ from edge.runs.job_directory import differences
 from edge.runs.manifest import RUN_NAME, MergedShard, RunManifest
 from edge.runs.parts import column_names, read_part, shared_columns, write_part, write_table
 from edge.runs.run_directory import DEVICE_NAME, TABLES, Run
+from edge.runs.sessions import Session, together
 
 
 def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunManifest:
@@ -33,11 +34,16 @@ def merge(folders: Sequence[Path], out: Path, on_note: OnNote = ignore) -> RunMa
         raise UserError(f"{out} is there already: give a new folder with --out")
     runs = in_shard_order([Run.open(folder) for folder in folders])
     manifest = merged_manifest(runs)
-    processors = {describe(run.manifest.device) for run in runs}
+    processors = {describe(session.device) for run in runs for session in run.sessions()}
     if len(processors) > 1:
         on_note(
             f"the boards differ ({', '.join(sorted(processors))}): "
             "quantised models answer a little differently on each"
+        )
+    elif manifest.sessions:
+        on_note(
+            f"the versions differ ({'; '.join(session.description for session in manifest.sessions)}): "
+            f"{RUN_NAME} keeps which questions each answered"
         )
     temporary = out.with_name(f".{out.name}.merging")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
@@ -100,6 +106,7 @@ def without_shard(manifest: RunManifest) -> dict[str, Any]:
 def merged_manifest(runs: Sequence[Run]) -> RunManifest:
     """The manifest of the merged run."""
     manifests = [run.manifest for run in runs]
+    sessions = [session for run in runs for session in run.sessions()]
     first = manifests[0]
     lost = sorted({manifest.taps_lost for manifest in manifests if manifest.taps_lost})
     return replace(
@@ -108,11 +115,12 @@ def merged_manifest(runs: Sequence[Run]) -> RunManifest:
         questions=replace(
             first.questions, selected=sum(manifest.questions.selected for manifest in manifests)
         ),
-        device=Device(**shared_entries([vars(manifest.device) for manifest in manifests])),
-        versions=shared_entries([manifest.versions for manifest in manifests]),
+        device=Device(**shared_entries([vars(session.device) for session in sessions])),
+        versions=shared_entries([session.versions for session in sessions]),
         created=min(manifest.created for manifest in manifests),
         taps_lost="; ".join(lost),
         merged={run.manifest.settings.shard: shard(run) for run in runs},
+        sessions=several(together(sessions)),
     )
 
 
@@ -127,6 +135,11 @@ def shared_entries(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The entries that are the same in all mappings."""
     first, *others = mappings
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+
+def several(sessions: tuple[Session, ...]) -> tuple[Session, ...]:
+    """The sessions, none where there is only one."""
+    return sessions if len(sessions) > 1 else ()
 
 
 def describe(device: Device) -> str:

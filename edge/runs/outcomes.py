@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import getpass
-import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from edge.errors import UserError
-from edge.files import LOCK_NAME, write_whole
+from edge.files import LOCK_NAME
 from edge.questions.question import Question, questions_sha256
 from edge.questions.similarity import NEAREST_BY, SCORES, compare_with_references
 from edge.runs.parts import read_part, write_table
@@ -39,7 +36,6 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in SCORES),
     ]
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet evaluates cells that begin with these
 
 
 @dataclass(frozen=True)
@@ -168,82 +164,6 @@ def judge_automatically(run: Run, questions: Sequence[Question]) -> list[Judgeme
             Judgement(question.index, question.question_id, outcome, AUTOMATIC, NEAREST_BY, known, scores)
         )
     return judgements
-
-
-# Exchange with spreadsheets, as CSV
-
-
-def import_csv(run: Run, path: Path, rater: str) -> list[Judgement]:
-    """Reads people's labels from the columns question_index and outcome.
-
-    The columns question_id, rater and source may be missing. Rows without an outcome and automatic ones are
-    left out. Raises UserError for labels that do not fit the run.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}): give a CSV in UTF-8 with --import") from error
-    known, judgements = identities(run), list[Judgement]()
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        columns = reader.fieldnames or ()
-        if missing := [name for name in ("question_index", "outcome") if name not in columns]:
-            raise UserError(f"{path} lacks the column {' and '.join(missing)}: make one with --export")
-        for number, cells in enumerate(reader, 1):
-            outcome = (cells["outcome"] or "").strip()
-            if not outcome or cells.get("source") == AUTOMATIC:
-                continue
-            index = (cells["question_index"] or "").strip()
-            if not (index.isascii() and index.isdigit()):
-                raise UserError(
-                    f"{path} has {index!r:.40} as question_index in data row {number}: give a whole number"
-                )
-            identity = cells.get("question_id") or known.get(int(index), "unknown")
-            row_rater = (cells.get("rater") or "").strip() or rater
-            judgements.append(Judgement(int(index), identity, outcome, IMPORTED, row_rater))
-    except csv.Error as error:
-        raise UserError(f"{path} is not a well-formed CSV ({error}): save it again as CSV") from error
-    if not judgements:
-        raise UserError(f"{path} holds no outcome: fill the column in with {', '.join(OUTCOMES)}")
-    check(judgements, run, path)
-    seen = set[tuple[int, bool, str]]()
-    for row in judgements:
-        if row.key in seen:
-            raise UserError(
-                f"{path} labels question {row.question_index} twice for one rater: keep one of the rows"
-            )
-        seen.add(row.key)
-    return judgements
-
-
-def export_csv(run: Run, path: Path) -> int:
-    """Writes every answer with its judgements for a spreadsheet; returns the number of rows.
-
-    An answer without a judgement has one row with an empty outcome.
-    """
-    by_question: dict[int, list[Judgement]] = {}
-    for row in read_outcomes(run):
-        by_question.setdefault(row.question_index, []).append(row)
-    names = ("question_index", "question_id", "outcome", "source", "rater", "margin", "question", "answer")
-    rows: list[list[Any]] = []
-    for answer in run.answers(["question_index", "question_id", "question", "answer"]).to_pylist():
-        index, texts = answer["question_index"], [quoted(answer[name]) for name in ("question", "answer")]
-        for row in by_question.get(index, [Judgement(index, "", None, "")]):
-            margin = "" if row.margin is None else f"{row.margin:.6g}"
-            judgement = [row.outcome or "", row.source, row.rater, margin]
-            rows.append([index, answer["question_id"], *judgement, *texts])
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream).writerows([names, *rows])
-
-    write_whole(path, write)
-    return len(rows)
-
-
-def quoted(text: str) -> str:
-    """Puts a quote before a text that a spreadsheet would take for a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def default_rater() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -58,18 +59,19 @@ def _write_parquet(table: pa.Table, path: Path) -> None:
     leaves = dict(_leaves(table.schema))
     floats = [name for name, kind in leaves.items() if pa.types.is_floating(kind)]
     repeated = [name for name in leaves if name in REPEATED]
-    pq.write_table(
-        table,
-        path,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=repeated,
-        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-        # A part of one answer is mostly its footer: no statistics of columns that no reader selects by, and
-        # no second copy of the schema.
-        write_statistics=["question_index"] if "question_index" in leaves else False,
-        store_schema=False,
-    )
+    with pa.OSFile(os.fsencode(path), "wb") as file:  # pyarrow takes a path that is not UTF-8 as bytes
+        pq.write_table(
+            table,
+            file,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=repeated,
+            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+            # A part of one answer is mostly its footer: no statistics of columns that no reader selects by,
+            # and no second copy of the schema.
+            write_statistics=["question_index"] if "question_index" in leaves else False,
+            store_schema=False,
+        )
 
 
 def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
@@ -99,7 +101,7 @@ def is_damaged(path: Path) -> bool:
         if name and name[2]:
             state = path.stat()
             return _checksum_of(path, state.st_size, state.st_mtime_ns) != name[2]
-        pq.read_metadata(path)
+        pq.read_metadata(mapped(path))
     except (OSError, pa.ArrowException):
         return True
     return False
@@ -126,7 +128,12 @@ def reading(path: Path) -> Iterator[None]:
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Reads a file, or the `columns` that it has; raises UserError when it is damaged."""
     with reading(path):
-        return pq.ParquetFile(path, memory_map=True).read(columns=columns)
+        return pq.ParquetFile(mapped(path)).read(columns=columns)
+
+
+def mapped(path: Path) -> pa.MemoryMappedFile:
+    """A file as pyarrow reads it, whatever bytes are in its name."""
+    return pa.memory_map(os.fsencode(path))
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -138,7 +145,7 @@ def column_names(path: Path) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=65536)  # as above: each analysis of a run asks which columns it has
 def _column_names_of(path: Path, size: int, modified: int) -> tuple[str, ...]:
-    return tuple(pq.read_schema(path, memory_map=True).names)
+    return tuple(pq.read_schema(mapped(path)).names)
 
 
 def shared_columns(paths: Iterable[Path]) -> list[str]:

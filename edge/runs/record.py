@@ -149,7 +149,7 @@ class AnswerRecord:
     @property
     def note(self) -> str:
         """What is to be known of the question, "" for nothing."""
-        if self.steps or self.prompt.refused:
+        if self.steps or self.prompt.refused or self._is_forced:
             return self.prompt.note
         length = f"the question has {len(self.prompt.ids)} tokens and the context {self.spec.context}"
         return "; ".join(filter(None, (self.prompt.note, length)))
@@ -240,7 +240,7 @@ def to_table(schema: pa.Schema, pieces: Sequence[dict[str, list[Any]]]) -> pa.Ta
 def to_array(cells: list[Any], kind: pa.DataType) -> pa.Array:
     """An Arrow array; NaN becomes null, list cells may be numpy arrays or None."""
     if pa.types.is_string(kind):
-        return pa.array([storable(cell) for cell in cells], type=kind)
+        return pa.array([cell and storable(cell) for cell in cells], type=kind)
     if not pa.types.is_list(kind):
         return pa.array(cells, type=kind, from_pandas=True)
     kept = [cell for cell in cells if cell is not None]

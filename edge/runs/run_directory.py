@@ -27,6 +27,7 @@ from edge.runs.parts import (
     write_part,
     write_table,
 )
+from edge.runs.sessions import Session, settled
 from edge.version import __version__
 
 DEVICE_NAME = "device.parquet"
@@ -188,6 +189,11 @@ class Run:
                     "keep the parts of one set of shards"
                 )
         return table
+
+    def sessions(self) -> tuple[Session, ...]:
+        """Which machine and versions answered which questions; one session for most runs."""
+        done = self.answers(["question_index"]).column("question_index").to_pylist()
+        return settled(self.manifest.known_sessions, done)
 
     def steps(self, columns: list[str] | None = None) -> pa.Table:
         """One row for each token, by question_index and step (both must be among `columns`)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from edge.errors import UserError
-from edge.fields import Fields, check_schema, mapping_of, text
+from edge.fields import Fields, check_schema, list_of, mapping_of, parse_json, text
 from edge.machine.device import Device
 from edge.runs.job_directory import RUNNING, JobDirectory
 from edge.runs.parts import is_damaged, part_name, read_part, write_part
 from edge.runs.provenance import ArtifactIdentity, QuestionSet, ScoreSettings
+from edge.runs.sessions import Session, session_of, sessions_json
 
 SCHEMA_VERSION = 1
 SCORE_NAME = "score.json"
@@ -47,7 +47,13 @@ class ScoreManifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     state: str = RUNNING
+    sessions: tuple[Session, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def known_sessions(self) -> tuple[Session, ...]:
+        """The sessions; the only one where there were no several."""
+        return self.sessions or (session_of(self),)
 
     def decides(self) -> dict[str, Any]:
         """The part that must be equal for one job to continue another."""
@@ -56,10 +62,13 @@ class ScoreManifest:
 
     def to_json(self) -> dict[str, Any]:
         """The object in score.json."""
-        return asdict(self) | {
+        raw = asdict(self)
+        del raw["sessions"]
+        return raw | {
             "artifact": self.artifact.to_json(),
             "settings": self.settings.to_json(),
             "questions": self.questions.to_json(),
+            **sessions_json(self.sessions),
         }
 
     @staticmethod
@@ -75,6 +84,7 @@ class ScoreManifest:
                 versions=fields.get("versions", mapping_of(text), {}),
                 created=fields.get("created", text, ""),
                 state=fields.get("state", text, RUNNING),
+                sessions=fields.get("sessions", list_of(Session.from_json), ()),
             )
 
 
@@ -82,7 +92,7 @@ def read_score_manifest(folder: Path) -> ScoreManifest:
     """Reads a folder's score.json; raises UserError when it is damaged or of another schema."""
     path = folder / SCORE_NAME
     try:
-        return ScoreManifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return ScoreManifest.from_json(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): score again into another folder") from error
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from edge.errors import UserError
 from edge.files import LOCK_NAME
-from edge.machine.device import SYSTEM, read_text
+from edge.machine.system import SYSTEM, read_text
 from edge.runs.job_directory import FINISHED, RUNNING
 from edge.runs.manifest import RUN_NAME, read_manifest
 from edge.runs.parts import AGAIN, part_stem, read_part

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge.machine.device import SYSTEM, read_text, simd
+from edge.machine.device import simd
 from edge.machine.native import compiled
+from edge.machine.system import SYSTEM, read_text
 from edge.signals.definitions import (
     AttentionSignals,
     HiddenSignals,

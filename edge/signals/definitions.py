@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.artifact import ModelSpec
-from edge.errors import UserError
+from edge.errors import NotFinite
 from edge.signals.groups import BY_NAME, SCALARS
 from edge.signals.metric import Level, Metric, Source
 from edge.signals.taps import HUGE, Array
@@ -90,12 +90,15 @@ class Scratch:
 
 
 def most_likely(logits: Array) -> tuple[int, float]:
-    """The lowest id of the largest logit, and that logit. Raises UserError when it is not finite, or one is
-    not a number."""
+    """The lowest id of the largest logit, and that logit.
+
+    Whatever reads logits [V] begins here: raises NotFinite when one is NaN or infinite, or all are -inf. A
+    token may be ruled out by -inf.
+    """
     top1 = int(logits.argmax())
     largest = float(logits[top1])
     if not math.isfinite(largest):
-        raise UserError(
+        raise NotFinite(
             "the logits are not finite, so the weights are damaged or too large: build from a whole "
             "checkpoint"
         )
@@ -106,8 +109,7 @@ def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
     """Entropy and its relatives from logits [V], finite or -inf.
 
     H = lse(z) - sum p z and varentropy = sum p (ln p + H)^2, both about the maximum so that nothing
-    overflows and the variance is taken from centred numbers. Raises UserError when the largest logit is not
-    finite.
+    overflows and the variance is taken from centred numbers. Raises NotFinite as most_likely does.
     """
     top1, largest = most_likely(logits)
     shifted = scratch.take("shifted", logits.size)

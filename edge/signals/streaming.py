@@ -60,8 +60,8 @@ class SeriesSummary(NamedTuple):
     """One metric over one answer of N rows, NaN where it is not defined.
 
     `slope` is the least squares change over the whole answer (against t/N), `slope_per_token` against t;
-    `early` and `late` are means over the first and last 20% of the rows (rounded up, at least one), `shift`
-    is late - early; `spearman` is the rank correlation with t.
+    `early` and `late` are means over the first and last 20% of the rows (rounded up), `shift` is late -
+    early; an answer under SHORTEST rows has none of the three. `spearman` is the rank correlation with t.
     """
 
     mean: float
@@ -77,6 +77,9 @@ class SeriesSummary(NamedTuple):
     late: float
     shift: float
     spearman: float
+
+
+SHORTEST = 10  # rows of an answer from which on its first and last fifth say something apart
 
 
 def window(n: int) -> int:
@@ -154,7 +157,9 @@ class AnswerStatistics:
         if n == 0 or np.isnan(series).any():
             return SeriesSummary(*[math.nan] * len(SeriesSummary._fields))
         p10, p50, p90 = np.percentile(series, (10, 50, 90))
-        early, late = float(series[: window(n)].mean()), float(series[-window(n) :].mean())
+        early, late = math.nan, math.nan
+        if self.rows >= SHORTEST:
+            early, late = float(series[: window(n)].mean()), float(series[-window(n) :].mean())
         slope = float(moments.slope[column])
         return SeriesSummary(
             mean=float(moments.mean[column]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge.errors import UserError
+from edge.fields import shown
 from export.graph import gemma3_text, llama, qwen2, qwen3
 from export.graph.config import ConfigReader, DecoderConfig
 from export.graph.conversion import Conversion
@@ -25,7 +26,7 @@ def read_config(config: dict[str, Any], context: int) -> DecoderConfig:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONVERSIONS:
         raise UserError(
-            f"config.json has model_type {model_type!r}, an architecture that is not built; those built: "
-            f"{', '.join(CONVERSIONS)}"
+            f"config.json has model_type {shown(model_type)}, an architecture that is not built; those "
+            f"built: {', '.join(CONVERSIONS)}"
         )
     return CONVERSIONS[model_type].read_config(ConfigReader(config), context)

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge.artifact import LARGEST_SIZE
 from edge.errors import UserError
+from edge.fields import shown
 
 HEAD_DIM_MULTIPLE = 8  # GroupQueryAttention of onnxruntime 1.32 takes no other head size
 
 
+LAYERS, MOST_LAYERS = "num_hidden_layers", 10_000
+FLOAT_MAX = float(np.finfo(np.float32).max)
 WINDOW_LAYER, FULL_LAYER = "sliding_attention", "full_attention"
 
 
@@ -125,21 +129,28 @@ class ConfigReader:
         value = self.raw.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"config.json: {key} is {value!r}, a positive whole number is needed")
+            raise UserError(f"config.json: {key} is {shown(value)}, a positive whole number is needed")
+        most = MOST_LAYERS if key == LAYERS else LARGEST_SIZE
+        if value > most:
+            raise UserError(f"config.json: {key} is {shown(value)}, at most {most} can be built")
         return value
+
+    def natural(self, key: str, default: int) -> int:
+        """A whole number that may be 0."""
+        return 0 if self.raw.get(key) == 0 and self.raw[key] is not False else self.integer(key, default)
 
     def number(self, key: str, default: float) -> float:
         value = self.raw.get(key)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise UserError(f"config.json: {key} is {value!r}, a positive number is needed")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= FLOAT_MAX:
+            raise UserError(f"config.json: {key} is {shown(value)}, a positive number of float32 is needed")
         return float(value)
 
     def only(self, key: str, *allowed: object) -> None:
         """Refuses, by name, a setting that asks for something the graph does not build."""
         if key in self.raw and self.raw[key] not in allowed:
             raise UserError(
-                f"config.json asks for {key}={self.raw[key]!r}, which is not built; it must be "
+                f"config.json asks for {key}={shown(self.raw[key])}, which is not built; it must be "
                 f"{' or '.join(repr(value) for value in allowed)}"
             )
 
@@ -147,7 +158,7 @@ class ConfigReader:
         value = self.raw.get(key)
         value = default if value is None else value
         if not isinstance(value, bool):
-            raise UserError(f"config.json: {key} is {value!r}, true or false is needed")
+            raise UserError(f"config.json: {key} is {shown(value)}, true or false is needed")
         return value
 
     def decoder(self, context: int, *, positions: int, head_dim: int | None = None) -> DecoderConfig:
@@ -158,9 +169,7 @@ class ConfigReader:
         """
         self.only("quantization_config", None)
         self.only("partial_rotary_factor", None, 1.0)
-        layers, hidden, heads = (
-            self.integer(key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")
-        )
+        layers, hidden, heads = (self.integer(key) for key in (LAYERS, "hidden_size", "num_attention_heads"))
         size = self.integer("head_dim", head_dim or hidden // heads)
         declared = self.integer("max_position_embeddings", positions)
         return DecoderConfig(
@@ -188,13 +197,13 @@ class ConfigReader:
             kinds = [WINDOW_LAYER if local else FULL_LAYER for local in default]
         if not isinstance(kinds, list) or len(kinds) != layers:
             raise UserError(
-                f"config.json: layer_types is {kinds!r}, a list with one entry for each of {layers} layers "
-                "is needed"
+                f"config.json: layer_types is {shown(kinds)}, a list with one entry for each of {layers} "
+                "layers is needed"
             )
         unknown = sorted({str(kind) for kind in kinds} - {WINDOW_LAYER, FULL_LAYER})
         if unknown:
             raise UserError(
-                f"config.json asks for the layer type {unknown[0]!r}; those built: {FULL_LAYER}, "
+                f"config.json asks for the layer type {shown(unknown[0])}; those built: {FULL_LAYER}, "
                 f"{WINDOW_LAYER}"
             )
         return tuple(window if kind == WINDOW_LAYER else 0 for kind in kinds)
@@ -208,7 +217,7 @@ class ConfigReader:
         value = self.raw.get(key)
         value = {} if value is None else value
         if not isinstance(value, dict):
-            raise UserError(f"config.json: {key} is {value!r}, an object is needed")
+            raise UserError(f"config.json: {key} is {shown(value)}, an object is needed")
         return dict(value)
 
     def rope_of(self, parameters: dict[str, Any], default_theta: float) -> Rope:
@@ -229,6 +238,6 @@ class ConfigReader:
                 ),
             )
         raise UserError(
-            f"config.json asks for rope type {kind!r}, which is not built; the types built are default, "
-            "llama3"
+            f"config.json asks for rope type {shown(kind)}, which is not built; the types built are "
+            "default, llama3"
         )

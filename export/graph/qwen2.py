@@ -22,7 +22,7 @@ def read_windows(reader: ConfigReader, layers: int) -> tuple[int, ...]:
     """
     if not reader.flag("use_sliding_window", False):
         return (0,) * layers
-    first = reader.raw.get("max_window_layers", 28)
+    first = reader.natural("max_window_layers", 28)
     return reader.windows(
         layers, reader.integer("sliding_window", 4096), [i >= first for i in range(layers)]
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.errors import UserError
-from edge.machine.device import usable_cores
+from edge.machine.processors import usable_cores
 from edge.runs.run_directory import Run
 from tests.arm.bounds import FULL, beyond, bound
 from tests.arm.compare import Difference, differences
