@@ -161,6 +161,10 @@ class Checkpoint:
         """The whole tensor as float32."""
         return np.concatenate(list(self.row_blocks(name, shape)))
 
+    def whole_folder(self) -> Path:
+        """A folder from which transformers loads the model."""
+        return self.folder
+
     def sha256(self) -> str:
         """A digest over config and weights: it tells whether two artifacts came from the same checkpoint."""
         digest = hashlib.sha256()

@@ -67,8 +67,8 @@ def gguf_package() -> Any:
         import gguf
     except ImportError as error:
         raise UserError(
-            f"GGUF artifacts need the gguf package ({error}): install the extra edgetrace[llama], in a "
-            "clone with 'make setup EXTRAS=export,llama'"
+            f"GGUF files need the gguf package ({error}): install the extra edgetrace[export], in a clone "
+            "with 'make setup'"
         ) from error
     return gguf
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from edge.architectures import ARCHITECTURES, BY_GGUF
 from edge.errors import UserError
@@ -144,6 +145,20 @@ class GgufCheckpoint(Checkpoint):
                 "dequantise: take a file of another precision"
             ) from error
         return np.array(values, np.float32, order="C")
+
+    def whole_folder(self) -> Path:
+        """The temporary folder, now with the dequantised weights in float32 as well."""
+        places: dict[str, str] = {}
+        groups: dict[str, list[str]] = {}
+        for name in self.names():
+            groups.setdefault(name.split(".")[2] if ".layers." in name else "rest", []).append(name)
+        for group, names in groups.items():
+            file = f"model-{group}.safetensors"
+            save_file({name: self.tensor(name, self.shape(name)) for name in names}, self.folder / file)
+            places |= dict.fromkeys(names, file)
+        index = {"metadata": {}, "weight_map": places}
+        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        return self.folder
 
     def sha256(self) -> str:
         """A digest of the file."""

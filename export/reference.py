@@ -58,7 +58,7 @@ def reference(
             shutil.rmtree(working, ignore_errors=True)
             working.parent.mkdir(parents=True, exist_ok=True)
             with quiet():
-                run_optimum(exporters, origin.path, working, config.model_type)
+                run_optimum(exporters, checkpoint.whole_folder(), working, config.model_type)
             last_hidden = measure_last_hidden(working, checkpoint, config)
             record = Reference(
                 model_id=origin.model_id,

@@ -99,7 +99,7 @@ def verify(
         spec = min((a.manifest.model for a in artifacts), key=lambda model: model.context)
         config, chosen = read_config(checkpoint.config, spec.context), probes(artifacts[0], spec)
         on_start("transformers with the checkpoint's weights")
-        full, optimum = eager_values(origin.path, chosen, threads=threads), None
+        full, optimum = eager_values(checkpoint.whole_folder(), chosen, threads=threads), None
         if reference is not None and not all(quantised(artifact) for artifact in artifacts):
             on_start("optimum's reference")
             optimum = reference_values(reference, chosen, threads)

@@ -17,6 +17,7 @@ from edge.errors import UserError, ignore
 from edge.questions.prompt import Prompter
 from export.build import build
 from export.gguf_source import GgufCheckpoint
+from export.verify import verify
 from tests.conftest import ROOT
 
 TEXT = "Do bats see? Bats are not blind. All bats can see, and many also use the echo of their calls."
@@ -129,3 +130,12 @@ def test_a_file_with_other_tensors_than_the_model_is_refused(drop, extra, words,
     with pytest.raises(UserError, match=words):
         build(str(file), ["onnx-fp32"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_an_artifact_of_a_quantised_file_is_verified_against_transformers(full, tmp_path):
+    """transformers gets the dequantised weights; the prompts are its own."""
+    file = quantised(full("nano-qwen3"), "Q4_1", tmp_path / "quantised.gguf")
+    build(str(file), ["onnx-fp32"], tmp_path / "out")
+    (result,) = verify(tmp_path / "out", source=str(file), threads=1)
+    assert result.passed, result
