@@ -29,7 +29,8 @@ from export.verify import verify as verify_artifacts
 Source = Annotated[
     str,
     typer.Argument(
-        help="A known model (see `edge models`) or a checkpoint folder.", autocompletion=complete_models
+        help="A known model (see `edge models`), a checkpoint folder or a GGUF file.",
+        autocompletion=complete_models,
     ),
 ]
 HubModel = Annotated[

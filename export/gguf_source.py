@@ -7,6 +7,7 @@ that what is built from the file means what the checkpoint behind it means, but 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import tempfile
 from collections import Counter
@@ -19,10 +20,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from edge.architectures import ARCHITECTURES, BY_GGUF
+from edge.artifact import TOKENIZER_NAME
 from edge.errors import UserError
 from export.checkpoint import DTYPES, ROWS_AT_ONCE, Array, Checkpoint
 from export.gguf_keys import config_of
 from export.gguf_model import gguf_package, query_factor
+from export.gguf_tokenizer import prove
 from export.gguf_tokenizer_files import tokenizer_files
 from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
@@ -72,6 +75,16 @@ class GgufCheckpoint(Checkpoint):
         for name, content in tokenizer_files(path, keys, self._decoder.vocabulary).items():
             (self.folder / name).write_text(content, encoding="utf-8")
         (self.folder / "config.json").write_text(json.dumps(self.config, indent=2), encoding="utf-8")
+        self._prove_tokenizer()
+
+    def _prove_tokenizer(self) -> None:
+        """Raises UserError where llama.cpp, if it is installed, gives other ids for a corpus."""
+        if importlib.util.find_spec("llama_cpp") is None:
+            return
+        if reason := prove(self.path, self.folder / TOKENIZER_NAME, ()):
+            raise UserError(
+                f"the tokenizer of {self.path} has no exact form here ({reason}): build from the checkpoint"
+            )
 
     def _rows_of(self, there: dict[str, Any], name: str) -> int:
         if name not in there:
