@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,8 @@ def gguf_package() -> Any:
             f"GGUF files need the gguf package ({error}): install the extra edgetrace[export], in a clone "
             "with 'make setup'"
         ) from error
+    # onnxruntime's quantiser lets every logger tell what it does, once it is imported.
+    logging.getLogger("gguf").setLevel(logging.WARNING)
     return gguf
 
 

@@ -17,6 +17,8 @@ import tokenizers
 
 from edge.backends.llama_vocabulary import LlamaTokenizer
 from edge.backends.tokenizer import JsonTokenizer
+from edge.backends.tokenizer_library import TokenizerError, load_tokenizer
+from edge.errors import UserError
 from export.sentencepiece import read_pieces
 from export.tokenizer import TokenizerFiles, id_list
 
@@ -97,7 +99,10 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
     put nothing before a text. Raises UserError when a file is damaged.
     """
     raw = json.loads(files.content)
-    tokenizer = tokenizers.Tokenizer.from_str(files.content)
+    try:
+        tokenizer = load_tokenizer(files.content.encode())
+    except TokenizerError as error:
+        raise UserError(f"tokenizer.json is damaged ({error}): download it again") from error
     model, pre, reason = form(raw)
     pieces = files.pieces
     scores: list[float] | None = None

@@ -121,8 +121,9 @@ def around_notes(tokenizer: Tokenizer, vocabulary: int) -> tuple[str, ...]:
     inner, outer = both_ids(tokenizer, "a")
     beyond = sorted({i for i in outer if i not in inner and i >= vocabulary})
     return tuple(
-        f"{tokenizer.id_to_token(i)} goes around each text and has the id {i}, beyond the model's "
-        f"{vocabulary} rows: --prompt raw and qa will be refused (name bos_token in tokenizer_config.json)"
+        f"{tokenizer.id_to_token(i) or 'a token'} goes around each text and has the id {i}, beyond the "
+        f"model's {vocabulary} rows: --prompt raw and qa will be refused (name bos_token in "
+        "tokenizer_config.json)"
         for i in beyond[:1]
     )
 

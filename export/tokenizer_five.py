@@ -92,7 +92,9 @@ def surrounding(tokenizer: Tokenizer) -> str:
     outer = tokenizer.encode("a", add_special_tokens=True).ids
     start = next((i for i in range(len(outer)) if outer[i : i + len(inner)] == inner), 0)
     sides = (("before", outer[:start]), ("after", outer[start + len(inner) :]))
-    words = [f"{' '.join(map(tokenizer.id_to_token, ids))} {side}" for side, ids in sides if ids]
+    words = [
+        f"{' '.join(tokenizer.id_to_token(i) or str(i) for i in ids)} {side}" for side, ids in sides if ids
+    ]
     return " and ".join(words) or "nothing around"
 
 

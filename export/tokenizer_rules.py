@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
+from edge.backends.tokenizer_library import TokenizerError, written
 from edge.errors import UserError
 from export.graph.architectures import CONVERSIONS
 from export.tokenizer_files import FLAGS, ROLES, SETTINGS_NAME, TokenizerSources, added_tokens, as_token
@@ -77,9 +78,12 @@ class Resolved:
         """tokenizer.json of it.
 
         The library matches a token also by the flags that it had when it was first added. Where a later list
-        changed them, the file has to add the token twice.
+        changed them, the file has to add the token twice. Raises UserError for ids that no vocabulary has.
         """
-        text = str(self.tokenizer.to_str())
+        try:
+            text = written(self.tokenizer)
+        except TokenizerError as error:
+            raise UserError(f"tokenizer.json is damaged ({error}): download it again") from error
         kinds = {(token["content"], token["special"], token["normalized"]) for token in self.history}
         if len(kinds) == len({content for content, _, _ in kinds}):
             return text

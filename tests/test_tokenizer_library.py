@@ -8,7 +8,7 @@ import json
 import pytest
 
 from edge.backends.tokenizer import JsonTokenizer
-from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer
+from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer, written
 from edge.errors import UserError
 from tests import models
 
@@ -74,3 +74,13 @@ def test_what_cannot_encode_a_text_is_refused_by_name(tmp_path):
 def test_an_end_of_the_process_is_no_error_of_the_library(end):
     with pytest.raises(end), caught():
         raise end
+
+
+def test_an_id_that_no_vocabulary_has_is_refused_before_it_is_written():
+    """The library would take four bytes for every free id below it: 8 GB."""
+    vocab = json.loads(content())["model"]["vocab"]
+    name = max(vocab, key=vocab.get)
+    model = json.loads(content())["model"] | {"vocab": vocab | {name: 2**31}}
+    with pytest.raises(TokenizerError, match=f"has the id {2**31}"):
+        written(load_tokenizer(content(model=model)))
+    assert json.loads(written(load_tokenizer(content())))["model"]["vocab"] == vocab

@@ -23,7 +23,7 @@ from edge.backends.text_stream import (
     steps_of,
     waiting_rule,
 )
-from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer
+from edge.backends.tokenizer_library import TokenizerError, caught, load_tokenizer, written
 from edge.errors import UserError
 
 # A character that no text is expected to have, for names of control tokens that no question can guess.
@@ -110,7 +110,10 @@ class JsonTokenizer:
     def _masked(self) -> Masked:
         nonce = secrets.token_hex(8)
         names = {self._added[i]: f"{MARK}{nonce}{i}{MARK}" for i in sorted(self._controls)}
-        raw = json.loads(self._tokenizer.to_str())
+        try:
+            raw = json.loads(written(self._tokenizer))
+        except TokenizerError as error:
+            raise UserError(f"the tokenizer is damaged ({error}): build the artifact again") from error
         for token in raw["added_tokens"]:
             if token["content"] in names:
                 token |= {"content": names[token["content"]], "normalized": False}

@@ -9,6 +9,7 @@ import base64
 import binascii
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import tokenizers
@@ -17,7 +18,8 @@ from edge.fields import parse_json
 
 # Kinds of characters that a component of a tokenizer may fail on.
 PROBE = "Do bats see?  É é ﬁ 你好 🙂 \u200d\n\t12 <s> a" + "b" * 40
-STDERR = 2
+STDOUT, STDERR = 1, 2
+MOST_IDS = 1 << 24  # a hundred times the largest vocabulary that is published
 NUMBER_BYTES = 4  # of the size at the beginning of a charsmap
 
 
@@ -44,31 +46,47 @@ def load_tokenizer(content: bytes) -> tokenizers.Tokenizer:
     """
     if b'"Precompiled"' in content:
         check_charsmaps(content)
-    with caught(), no_stderr():
+    with caught(), silenced():
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    with caught(), no_stderr():
+    with caught(), silenced():
         tokenizer.decode(tokenizer.encode(PROBE).ids, skip_special_tokens=False)
     return tokenizer
 
 
+def written(tokenizer: tokenizers.Tokenizer) -> str:
+    """tokenizer.json of a tokenizer; raises TokenizerError for an id that no vocabulary has.
+
+    The library counts every number up to the largest id, and takes four bytes for each that is free.
+    """
+    text, largest = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
+    if largest >= MOST_IDS:
+        raise TokenizerError(f"the token {text[:40]!r} has the id {largest}")
+    with caught(), silenced():
+        return str(tokenizer.to_str())
+
+
 @contextlib.contextmanager
-def no_stderr() -> Iterator[None]:
-    """Drops what is written to the process's stderr, where a panic would tell its place in the source."""
-    try:
-        kept = os.dup(STDERR)
-    except OSError:  # closed
+def silenced() -> Iterator[None]:
+    """Drops what native code writes to the process's standard output and error.
+
+    That is a panic's place in the source, or a remark on numbers that no token has.
+    """
+    with contextlib.ExitStack() as stack:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        stack.callback(os.close, nothing)
+        for stream, number in ((sys.stdout, STDOUT), (sys.stderr, STDERR)):
+            try:
+                kept = os.dup(number)
+            except OSError:  # closed
+                continue
+            with contextlib.suppress(OSError, ValueError):  # of Python's own, which must not be lost
+                stream.flush()
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, number)
+            os.dup2(nothing, number)
         yield
-        return
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, STDERR)
-        yield
-    finally:
-        os.dup2(kept, STDERR)
-        os.close(kept)
-        os.close(nothing)
 
 
 def check_charsmaps(content: bytes) -> None:
