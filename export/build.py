@@ -16,6 +16,7 @@ from edge.backends.llama_library import llama_cpp
 from edge.errors import OnNote, UserError, ignore
 from edge.precision import LLAMA_CPP, MIXED, Precision
 from export.checkpoint import DTYPES, Checkpoint
+from export.download import Agree, refuse
 from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
 from export.graph.tensors import all_shapes
@@ -57,6 +58,7 @@ def build(
     wide: Sequence[str] = (),
     on_start: Callable[[str], None] = ignore,
     on_file: Callable[[str, int], None] = ignore,
+    agree: Agree = refuse,
     on_note: OnNote = ignore,
     on_bytes: Callable[[int, int], None] = ignore,
 ) -> list[Built]:
@@ -66,14 +68,14 @@ def build(
     `wide` are the groups of matrices that onnx-int4-mixed keeps in 8 bits (export/mix.py finds them).
     `revision` chooses a commit of a hub model (default: the one that `out` was built from before, else the
     head of main). `on_start` is called with each precision, `on_file` with each download, `on_note` with
-    each difference from the registry's facts. `on_bytes` is called with the bytes of weights written and
-    their total, temporary files included.
+    each difference from the registry's facts. `agree` decides on a large download. `on_bytes` is called
+    with the bytes of weights written and their total, temporary files included.
     """
     wanted = [precision(name) for name in dict.fromkeys(precisions)]
     check_choices(wanted, taps, context, wide)
     if taps == "raw":
         on_note("--taps raw is another name for --taps rows and will go: leave --taps out")
-    origin = resolve(source, revision=revision or pinned(source, out), on_file=on_file)
+    origin = resolve(source, revision=revision or pinned(source, out), on_file=on_file, agree=agree)
     for difference in origin.differences:
         on_note(difference)
     results = []

@@ -37,7 +37,7 @@ def manifest_of(
     """The manifest as far as it is known before anything is written: no files, no tensor types."""
     return Manifest(
         model_id=origin.model_id,
-        source=origin.hub or origin.path.name,
+        source=origin.name,
         revision=origin.revision,
         precision=to.precision.name,
         taps=taps,

@@ -30,6 +30,7 @@ from edge.artifact import record_file
 from edge.errors import UserError, ignore
 from edge.files import sync_folder
 from export.checkpoint import Checkpoint
+from export.download import Agree, refuse
 from export.extra import import_extra
 from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
@@ -41,16 +42,22 @@ PROBE = 5  # positions of the pass that tells on which side of the final norm th
 
 
 def reference(
-    source: str, out: Path, *, revision: str | None = None, on_file: Callable[[str, int], None] = ignore
+    source: str,
+    out: Path,
+    *,
+    revision: str | None = None,
+    on_file: Callable[[str, int], None] = ignore,
+    agree: Agree = refuse,
 ) -> Reference:
     """Exports a known model or a checkpoint folder through optimum to `out`, whole or not at all.
 
-    Raises UserError when `out` is there, optimum is not installed, or the checkpoint is refused.
+    `agree` decides on a large download. Raises UserError when `out` is there, optimum is not installed, or
+    the checkpoint is refused.
     """
     if out.exists():
         raise UserError(f"{out} is there already: remove it or give another --out")
     exporters = import_extra("optimum.exporters.onnx", "edge-export reference")
-    origin = resolve(source, revision=revision, on_file=on_file)
+    origin = resolve(source, revision=revision, on_file=on_file, agree=agree)
     working = out.with_name(f".{out.name}.building")
     with open_checkpoint(origin) as checkpoint:
         config = read_config(checkpoint.config, 1)
@@ -62,7 +69,7 @@ def reference(
             last_hidden = measure_last_hidden(working, checkpoint, config)
             record = Reference(
                 model_id=origin.model_id,
-                source=origin.hub or origin.path.name,
+                source=origin.name,
                 revision=origin.revision,
                 architecture=config.model_type,
                 layers=config.layers,

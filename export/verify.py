@@ -26,6 +26,7 @@ from edge.precision import PRECISIONS
 from edge.registry import read_registry
 from export.checkpoint import Checkpoint
 from export.checks import compare, divergence
+from export.download import Agree, refuse
 from export.extra import import_extra
 from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
@@ -82,6 +83,7 @@ def verify(
     threads: int | None = None,
     on_start: Callable[[str], None] = ignore,
     on_file: Callable[[str, int], None] = ignore,
+    agree: Agree = refuse,
 ) -> list[Verification]:
     """Verifies each ONNX artifact in `folder` (or the one it is) and stores the verdicts in their manifests.
 
@@ -92,7 +94,7 @@ def verify(
     artifacts = find(folder)
     import_extra("torch", "edge-export verify")
     import_extra("transformers", "edge-export verify")
-    origin = checkpoint_of(artifacts[0], source, on_file)
+    origin = checkpoint_of(artifacts[0], source, on_file, agree)
     opened = None if reference is None else open_reference(reference)
     with open_checkpoint(origin) as checkpoint:
         same_checkpoint(artifacts, checkpoint.sha256(), origin, opened)
@@ -187,10 +189,12 @@ def find(folder: Path) -> list[Artifact]:
     return artifacts
 
 
-def checkpoint_of(artifact: Artifact, source: str | None, on_file: Callable[[str, int], None]) -> Source:
+def checkpoint_of(
+    artifact: Artifact, source: str | None, on_file: Callable[[str, int], None], agree: Agree
+) -> Source:
     """The checkpoint given (a hub model at the artifact's commit), or the embedded one of its model."""
     if source is not None:
-        return resolve(source, revision=artifact.manifest.revision or None, on_file=on_file)
+        return resolve(source, revision=artifact.manifest.revision or None, on_file=on_file, agree=agree)
     model_id = artifact.manifest.model_id
     entry = read_registry().get(model_id)
     if entry is None or entry.checkpoint is None:

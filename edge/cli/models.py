@@ -68,13 +68,13 @@ def find_artifacts(root: Path) -> list[Listing]:
 
 def models_table(registry: dict[str, RegistryEntry], listings: Sequence[Listing]) -> Group:
     """A table of the known models and one of the built artifacts."""
-    known = table("Known models", "id", "architecture", "licence", "checkpoint")
+    known = table("Known models", "id", "architecture", "licence", "source")
     for entry in registry.values():
         known.add_row(
             entry.model_id,
             entry.model_type,
             entry.licence,
-            "embedded" if entry.folder else f"hub: {entry.hub}",
+            entry.source,
         )
     built = table("Built artifacts", "folder", "model", "precision", "taps", "MB")
     for folder, artifact, problem in listings:
