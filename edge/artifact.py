@@ -227,8 +227,8 @@ class Artifact:
         location = folder / MANIFEST_NAME
         if not folder.is_dir():
             raise UserError(
-                f"no artifact at {folder}: "
-                "build one with 'edge-export build SOURCE --to onnx-int4 --out DIR'"
+                f"no artifact at {folder}: build one with 'edge-export build SOURCE --to onnx-int4 --out "
+                "DIR', or give the name of a known model ('edge models')"
             )
         if not location.is_file():
             raise UserError(

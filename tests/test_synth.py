@@ -23,12 +23,13 @@ from export.graph.tensors import layer_shapes
 from export.synth import config_of, synth, tokenizer_of
 from tests.conftest import tree
 
-HUB_MODELS = [entry for entry in registry.read_registry().values() if entry.hub]
+HUB_MODELS = [entry for entry in registry.read_registry().values() if entry.shape]
 PARAMETERS = {  # as the models' pages give them, in millions
     "llama-3.2-1b-instruct": 1236,
     "gemma-3-1b-it": 1000,
     "deepseek-r1-distill-qwen-1.5b": 1777,
     "qwen3-1.7b": 1721,
+    "smollm2-135m-instruct": 135,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edge.artifact import MANIFEST_NAME, Artifact
 from edge.backends.gguf_file import open_artifact
+from edge.backends.onnx import check_graph
 from edge.cli.common import errors, print_note
 from edge.cli.processes import run_command
 from edge.cli.terminal import escaped
@@ -47,16 +48,17 @@ def located(given: Path) -> Path:
 
 
 def whole(folder: Path) -> bool:
-    """Whether an artifact is there with all its files in their sizes; `open_artifact` checks their sums."""
+    """Whether an artifact is there, of a version that is still run, with all its files in their sizes;
+    `open_artifact` checks their sums."""
     try:
-        Artifact.open(folder, verify=False)
+        check_graph(Artifact.open(folder, verify=False))
     except UserError:  # none yet, or one that has to be built again
         return False
     return True
 
 
 def build(entry: RegistryEntry, folder: Path) -> None:
-    """Builds the artifact, replacing a damaged one; shows the command as `edge demo` does."""
+    """Builds the artifact, replacing one that is not whole; shows the command as `edge demo` does."""
     print_note(f"{entry.model_id} is not built here yet: its {DEFAULT} is built once, in {folder.parent}")
     command = ["edge-export", "build", entry.model_id, "--to", DEFAULT, "--out", str(folder.parent)]
     if (folder / MANIFEST_NAME).is_file():
