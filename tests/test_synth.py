@@ -87,7 +87,7 @@ def test_the_tokenizer_fills_the_vocabulary_and_keeps_every_text(tmp_path: Path)
 
 def test_bad_input_is_refused_and_nothing_written(tmp_path: Path) -> None:
     for model_id, out, words in (
-        ("no-such-model", tmp_path / "a", "choose from llama-3.2-1b-instruct"),
+        ("no-such-model", tmp_path / "a", "choose from smollm2-135m-instruct"),
         ("nano-llama", tmp_path / "a", "is not a model whose shape is known"),
         ("qwen3-1.7b", tmp_path, "is there already"),
     ):
