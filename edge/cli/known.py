@@ -59,7 +59,7 @@ def whole(folder: Path) -> bool:
 
 def build(entry: RegistryEntry, folder: Path) -> None:
     """Builds the artifact, replacing one that is not whole; shows the command as `edge demo` does."""
-    print_note(f"{entry.model_id} is not built here yet: its {DEFAULT} is built once, in {folder.parent}")
+    print_note(f"{entry.model_id} is not built here yet: its {DEFAULT} is built now, once")
     command = ["edge-export", "build", entry.model_id, "--to", DEFAULT, "--out", str(folder.parent)]
     if (folder / MANIFEST_NAME).is_file():
         command.append("--force")
