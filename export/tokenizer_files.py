@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from edge.backends.tokenizer_library import TokenizerError, load_tokenizer
 from edge.errors import UserError
+from edge.fields import shown
 from export.checkpoint import Checkpoint, read_json
 
 SETTINGS_NAME, MAP_NAME, ADDED_NAME = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -135,7 +136,7 @@ def added_tokens(sources: TokenizerSources) -> AddedTokens:
         for key, value in listed.items():
             if not str(key).isdecimal():
                 raise UserError(
-                    f"{sources.folder / SETTINGS_NAME}: added_tokens_decoder has the id {key!r}: "
+                    f"{sources.folder / SETTINGS_NAME}: added_tokens_decoder has the id {shown(key)}: "
                     "give a number"
                 )
             found.put(int(key), as_token(value, SETTINGS_NAME))
@@ -187,7 +188,7 @@ def heed_added(found: AddedTokens, added: Mapping[str, Any], last: str) -> None:
         special |= set(map(str, value)) if isinstance(value, list) else {str(value)} if value else set()
     for text, token_id in added.items():
         if not isinstance(token_id, int) or isinstance(token_id, bool):
-            raise UserError(f"{ADDED_NAME} gives {text!r} the id {token_id!r}: give a number")
+            raise UserError(f"{ADDED_NAME} gives {shown(text)} the id {shown(token_id)}: give a number")
         is_special = text in special
         token = AddedToken(text, rstrip=False, lstrip=False, normalized=not is_special, special=is_special)
         found.put(token_id, token, last)

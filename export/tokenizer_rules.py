@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 from edge.backends.tokenizer_library import TokenizerError, written
 from edge.errors import UserError
+from edge.fields import shown
 from export.graph.architectures import CONVERSIONS
 from export.tokenizer_files import FLAGS, ROLES, SETTINGS_NAME, TokenizerSources, added_tokens, as_token
 
@@ -156,7 +157,7 @@ def class_of(sources: TokenizerSources) -> tuple[str, str, tuple[str, ...]]:
         name = str(named).removesuffix("Fast") + "Fast"
         if name not in CLASSES:
             raise UserError(
-                f"{sources.folder / where} has the tokenizer_class {named!r}, whose rules are not "
+                f"{sources.folder / where} has the tokenizer_class {shown(named)}, whose rules are not "
                 f"known (known: {', '.join(CLASSES)}): set {PLAIN} to take tokenizer.json as it is"
             )
         return name, why, ()

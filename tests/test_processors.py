@@ -16,7 +16,7 @@ from edge.backends.onnx import OnnxBackend
 from edge.backends.runtime import Loader
 from edge.errors import ignore
 from edge.machine import processors
-from edge.machine.processors import Neighbours, ThreadCount, free_of, quota, usable_cores
+from edge.machine.processors import CALM, SHORT, Neighbours, ThreadCount, free_of, quota, usable_cores
 from tests.boards import put
 
 
@@ -106,16 +106,44 @@ def four(monkeypatch):
     monkeypatch.setattr(processors, "usable_cores", lambda: 4)
 
 
-def test_threads_follow_the_free_processors_down_at_once_and_up_after_a_while(four):
+def answers(count: ThreadCount, neighbours: Scripted, busy: list[float]) -> list[int]:
+    """The number of threads after each reading."""
+    neighbours.next = list(busy)
+    return [count.now() for _ in busy]
+
+
+def test_threads_follow_neighbours_that_stay(four):
     neighbours = Scripted()
     count = ThreadCount(None, neighbours)
     assert count.now() == 4
-    neighbours.next = [None, 1.0, 2.0]
-    assert [count.now() for _ in range(4)] == [4, 3, 2, 2]
-    neighbours.next = [0.0] * 7 + [2.0] + [0.0] * 8
-    assert [count.now() for _ in range(16)] == [2] * 15 + [4]
-    neighbours.next = [1.0] + [0.0] * 16  # the second time it waits for twice as many
-    assert [count.now() for _ in range(17)] == [3] * 16 + [4]
+    assert answers(count, neighbours, [2.0] * SHORT) == [4] * (SHORT - 1) + [2]
+    assert answers(count, neighbours, [2.0] * 5) == [2] * 5
+    assert answers(count, neighbours, [0.0] * CALM) == [2] * (CALM - 1) + [4]
+
+
+def test_a_burst_of_work_takes_no_thread_away(four):
+    neighbours = Scripted()
+    count = ThreadCount(None, neighbours)
+    assert answers(count, neighbours, [3.0, 3.0, 3.0, 0.0] * 20) == [4] * 80
+
+
+def test_neighbours_that_come_and_go_are_waited_for_longer_each_time_and_forgotten_in_a_calm_time(four):
+    neighbours = Scripted()
+    count = ThreadCount(None, neighbours)
+    for wait in (CALM, 2 * CALM, 4 * CALM):
+        assert answers(count, neighbours, [1.0] * SHORT)[-1] == 3
+        assert answers(count, neighbours, [0.0] * wait) == [3] * (wait - 1) + [4]
+    answers(count, neighbours, [0.0] * 1000)
+    assert answers(count, neighbours, [1.0] * SHORT)[-1] == 3
+    assert answers(count, neighbours, [0.0] * CALM)[-1] == 4
+
+
+def test_a_change_that_takes_long_is_made_less_often(four):
+    neighbours = Scripted()
+    count = ThreadCount(None, neighbours)
+    count.changed(10 * processors.WINDOW)
+    assert answers(count, neighbours, [2.0] * 10) == [4] * 9 + [2]
+    assert answers(count, neighbours, [0.0] * 20) == [2] * 19 + [4]
 
 
 def test_a_number_that_the_user_gave_is_kept(four):
@@ -131,20 +159,41 @@ def test_without_readable_counts_all_processors_are_used(tmp_path):
     assert count.now() == usable_cores()
 
 
+def test_the_time_of_others_on_our_processors_is_counted(tmp_path, monkeypatch):
+    """User, nice, system, interrupts and stolen time; not idle time, other processors, or our own work."""
+    monkeypatch.setattr(processors, "affinity", lambda: (0, 2))
+    clock = {"now": 100.0, "ours": 3.0}
+    monkeypatch.setattr(processors.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(processors.time, "process_time", lambda: clock["ours"])
+    tick = os.sysconf("SC_CLK_TCK")
+    put(
+        tmp_path,
+        "proc/stat",
+        "cpu 9 9 9 9 9 9 9 9 9 9\n" + "".join(f"cpu{i} 0 0 0 0 0 0 0 0 0 0\n" for i in (0, 1, 2)),
+    )
+    neighbours = Neighbours(tmp_path)
+    clock |= {"now": 102.0, "ours": 4.0}
+    seconds = [0.5, 0.25, 0.5, 7, 7, 0.125, 0.125, 0.5, 9, 9]  # of processor 0; 2.0 of them count
+    columns = " ".join(str(round(second * tick)) for second in seconds)
+    busy = " ".join(str(tick * 2) for _ in range(10))
+    put(tmp_path, "proc/stat", f"cpu 0 0 0 0\ncpu0 {columns}\ncpu1 {busy}\ncpu2 0 0 0 {tick} 0 0 0 0 0 0\n")
+    assert neighbours.look()
+    assert neighbours.busy == pytest.approx((2.0 - 1.0) / 2.0, abs=0.02)
+    clock["now"] += processors.WINDOW / 2
+    assert not neighbours.look()
+
+
 @pytest.mark.slow
-def test_a_busy_process_is_seen_and_our_own_work_is_not():
+def test_a_busy_process_is_seen_by_doctor(tmp_path, capsys):
+    """On a machine of its own it takes one of the processors away."""
     with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as busy:
         try:
-            time.sleep(0.3)
             neighbours = Neighbours()
-            end = time.monotonic() + 1.0
-            while time.monotonic() < end:
-                pass  # our own work
-            assert neighbours.look()
-            seen = neighbours.busy
+            found = processors.examine(neighbours)
         finally:
             busy.kill()
-    assert seen is not None and seen > 0.3
+    assert found.busy is not None and found.busy > 0.3
+    assert found.threads <= max(1, found.allowed - 1)
 
 
 def test_an_answer_does_not_depend_on_when_the_number_of_threads_changes(artifacts):

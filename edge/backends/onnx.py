@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,10 @@ class OnnxBackend:
 
         A session's threads cannot be changed. The cache is ours, so that nothing is computed again.
         """
+        began = time.perf_counter()
         self.close()
         self._session = open_session(self._graph, threads)
+        self._thread_count.changed(time.perf_counter() - began)
         let_go(self._graph.with_name(DATA_NAME), self._graph.with_name(WEIGHTS_NAME))
         self._binding, self._threads, self._bound_ids = self._session.io_binding(), threads, 0
         self._bind_fixed()

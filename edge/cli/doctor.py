@@ -87,9 +87,11 @@ def machine_table(findings: Findings) -> Table:
 
 def thread_line(processors: Processors) -> str:
     """The number of threads that a model gets now, and why."""
-    quota = "no quota" if processors.quota is None else f"a quota of {processors.quota:.3g}"
+    quota = "no quota" if processors.quota is None else f"a quota of {processors.quota:.3g} processors"
     busy = "an unknown part" if processors.busy is None else f"{processors.busy:.1f}"
-    return f"{processors.threads} ({processors.allowed} allowed, {quota}, {busy} used by other processes)"
+    return (
+        f"{processors.threads}: other processes use {busy} of our {processors.allowed} processors, {quota}"
+    )
 
 
 def library_table(findings: Findings) -> Table:

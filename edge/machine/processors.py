@@ -16,9 +16,12 @@ from pathlib import Path
 from edge.machine.system import SYSTEM, ControlGroup, control_groups, read_text
 
 WINDOW = 0.25  # seconds between two readings: the kernel counts in hundredths
+LOOK = 1.0  # seconds of one look for a person
 NEIGHBOUR = 0.35  # of a processor; one busy process takes at least half of one from our threads
+# Readings in a row that must show a neighbour before a thread is given up: a burst of work is none.
+SHORT = 4
 # Readings in a row that must leave room before more threads are used. Their number doubles each time, since
-# neighbours that come and go would cost more by the changes than by the wait.
+# neighbours that come and go would cost more by the changes than by the wait. It halves after a calm time.
 CALM, MOST_CALM = 8, 256
 # Columns of a line of /proc/stat: user, nice, system, interrupts, soft interrupts, and the time that the
 # host of a virtual machine took. Idle time and waiting for a disk are left out.
@@ -76,6 +79,11 @@ class Neighbours:
         self._read = time.monotonic()
         self._ours, self._all = time.process_time(), self._used()
 
+    @property
+    def age(self) -> float:
+        """Seconds since the last reading."""
+        return time.monotonic() - self._read
+
     def look(self) -> bool:
         """Reads if a reading is due; returns whether it did."""
         now = time.monotonic()
@@ -120,23 +128,26 @@ class Processors:
 
 def examine(neighbours: Neighbours) -> Processors:
     """The processors of this process now; waits for a reading of the neighbours."""
-    time.sleep(WINDOW)
-    threads = ThreadCount(None, neighbours).now()
-    return Processors(len(affinity()), quota(), neighbours.busy, threads)
+    time.sleep(max(0.0, LOOK - neighbours.age))
+    neighbours.look()
+    most, busy = usable_cores(), neighbours.busy
+    threads = most if busy is None else min(most, free_of(len(affinity()), busy))
+    return Processors(len(affinity()), quota(), busy, threads)
 
 
 class ThreadCount:
     """The number of threads that a model's passes should use: one for each free processor.
 
-    A number that the user gave (`fixed`) is kept. Fewer threads are taken at the first reading that asks for
-    it, more after CALM readings, then after twice as many each time.
+    A number that the user gave (`fixed`) is kept. Fewer threads are taken after SHORT readings in a row that
+    ask for it, more after CALM, then after twice as many each time.
     """
 
     def __init__(self, fixed: int | None, neighbours: Neighbours | None = None) -> None:
         self.most = fixed or usable_cores()
         self._neighbours = None if fixed or self.most == 1 else neighbours or Neighbours()
         self._processors = len(affinity())
-        self._patience, self._calm = CALM, 0
+        self._patience, self._least = CALM, SHORT
+        self._busy, self._calm = 0, 0
         self._now = self.most
 
     def now(self) -> int:
@@ -148,10 +159,17 @@ class ThreadCount:
         if neighbours is None or not neighbours.look() or neighbours.busy is None:
             return self._now
         free = min(self.most, free_of(self._processors, neighbours.busy))
-        self._calm = self._calm + 1 if free > self._now else 0
-        if free < self._now:
-            self._now = free
-        elif self._calm >= self._patience:
+        self._busy = self._busy + 1 if free < self._now else 0
+        self._calm = self._calm + 1 if free > self._now or free == self.most else 0
+        if self._busy >= self._least:
+            self._now, self._busy = free, 0
+        elif self._now < self.most and self._calm >= max(self._patience, 2 * self._least):
             self._now, self._calm = free, 0
             self._patience = min(2 * self._patience, MOST_CALM)
+        elif self._now == self.most and self._calm >= 2 * self._patience:
+            self._patience, self._calm = max(CALM, self._patience // 2), 0
         return self._now
+
+    def changed(self, seconds: float) -> None:
+        """Tells how long it took to change the number: the next change waits at least so long."""
+        self._least = max(SHORT, math.ceil(seconds / WINDOW))
