@@ -28,8 +28,8 @@ demo: ## set-up, then trace and compare the embedded models in three precisions 
 export: ## the paper's four models from the hub in three ONNX precisions, verified (hours, 40 GB of disk, 16 GB of memory); MODELS=, PRECISIONS=
 	@$(call install,export,reference)
 	for m in $(MODELS); do \
-	  $(BIN)/edge-export build $$m $(addprefix --to ,$(PRECISIONS)) --out models/$$m && \
-	  $(BIN)/edge-export verify models/$$m --source $$m || exit $$?; \
+	  $(BIN)/edge-export build $$m $(addprefix --to ,$(PRECISIONS)) --out models/$$m --yes && \
+	  $(BIN)/edge-export verify models/$$m --source $$m --yes || exit $$?; \
 	done
 
 test: ## set-up with the dev extra, lint, types and every test (12 min; the first time 20 with llama.cpp's build)

@@ -116,7 +116,9 @@ class Manifest:
     `edge-export` reads its entries. `tokenizer` says how a GGUF file holds the tokenizer (`model`, `pre`,
     and the `reason` where it holds none). It is empty for an ONNX graph, which holds none. `tokenizer_rules`
     says how the checkpoint's tokenizer files were read; None where tokenizer.json was copied as it was
-    (before 0.3.0) or there is no checkpoint.
+    (before 0.3.0) or there is no checkpoint. `source_types` counts the tensors of a GGUF file that it was
+    built from, by storage type; what such a file quantised stays so in every precision. It is empty for a
+    checkpoint.
     """
 
     model_id: str
@@ -135,6 +137,7 @@ class Manifest:
     verification: Mapping[str, object] = field(default_factory=dict)
     tokenizer: Mapping[str, str] = field(default_factory=dict)
     tokenizer_rules: TokenizerRules | None = None
+    source_types: Mapping[str, int] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -171,6 +174,8 @@ class Manifest:
         raw = dataclasses.asdict(self)
         if self.tokenizer_rules is None:
             del raw["tokenizer_rules"]  # the identity of what was written before stays
+        if not self.source_types:
+            del raw["source_types"]
         return json.dumps(raw, indent=2, sort_keys=True) + "\n"
 
     def identity(self) -> str:
@@ -201,6 +206,7 @@ class Manifest:
                 verification=fields.get("verification", mapping_of(anything), {}),
                 tokenizer=fields.get("tokenizer", mapping_of(text), {}),
                 tokenizer_rules=fields.get("tokenizer_rules", optional(TokenizerRules.from_json), None),
+                source_types=fields.get("source_types", mapping_of(integer), {}),
             )
 
 
@@ -226,8 +232,8 @@ class Artifact:
         location = folder / MANIFEST_NAME
         if not folder.is_dir():
             raise UserError(
-                f"no artifact at {folder}: "
-                "build one with 'edge-export build SOURCE --to onnx-int4 --out DIR'"
+                f"no artifact at {folder}: build one with 'edge-export build SOURCE --to onnx-int4 --out "
+                "DIR', or give the name of a known model ('edge models')"
             )
         if not location.is_file():
             raise UserError(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +38,17 @@ def user_folder(variable: str, below: str) -> Path | None:
         return Path.home() / below
     except RuntimeError:  # neither HOME nor an entry of this user in the system's list
         return None
+
+
+def data_folder(what: str) -> Path:
+    """The folder in which downloads of the user are kept: below $XDG_DATA_HOME, by default ~/.local/share.
+
+    Raises UserError, which says `what` cannot be kept, for a user without a home folder.
+    """
+    data = user_folder("XDG_DATA_HOME", ".local/share")
+    if data is None:
+        raise UserError(f"there is no home folder to keep {what} in: set HOME or XDG_DATA_HOME")
+    return data / "edgetrace"
 
 
 def file_sha256(path: Path) -> str:
@@ -85,6 +96,30 @@ def claim(folder: Path) -> IO[str]:
             f"{folder} is being written by another process: wait for it or give another --out"
         ) from None
     return lock
+
+
+@contextlib.contextmanager
+def alone(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+    """Holds the lock file `path` while the block runs, in a folder that is made where it is missing.
+
+    Where another process has it, calls `on_wait` once and waits for that one. Raises UserError where it
+    cannot be written or locked.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {path.parent} ({error.strerror}): set XDG_DATA_HOME to a folder on "
+                "another disk"
+            ) from error
+        yield
 
 
 def put(temporary: Path, write: Callable[[Path], object], place: Callable[[Path], Path]) -> Path:

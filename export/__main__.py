@@ -2,7 +2,14 @@
 
 from edge.machine.early import ending_quietly
 
-NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "huggingface_hub")  # modules of the extra `export`
+NEEDED = (
+    "onnx",
+    "onnx_ir",
+    "ml_dtypes",
+    "safetensors",
+    "huggingface_hub",
+    "gguf",
+)  # modules of the extra `export`
 
 
 def start() -> None:

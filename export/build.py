@@ -15,13 +15,14 @@ from edge.artifact import MANIFEST_NAME, TAPS, TEMPLATE_NAME, TOKENIZER_NAME, Ar
 from edge.backends.llama_library import llama_cpp
 from edge.errors import OnNote, UserError, ignore
 from edge.precision import LLAMA_CPP, MIXED, Precision
-from export.checkpoint import Checkpoint
+from export.checkpoint import DTYPES, Checkpoint
+from export.download import Agree, refuse
 from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
 from export.graph.tensors import all_shapes
 from export.manifest import existing, manifest_of
 from export.precision import Target, groups_of, mixed, precision
-from export.source import pinned, resolve
+from export.source import Source, open_checkpoint, pinned, resolve
 from export.space import build_bytes, check_space
 from export.tokenizer import TokenizerFiles, read_tokenizer
 from export.tokenizer_probe import check_prompts
@@ -57,6 +58,7 @@ def build(
     wide: Sequence[str] = (),
     on_start: Callable[[str], None] = ignore,
     on_file: Callable[[str, int], None] = ignore,
+    agree: Agree = refuse,
     on_note: OnNote = ignore,
     on_bytes: Callable[[int, int], None] = ignore,
 ) -> list[Built]:
@@ -66,14 +68,14 @@ def build(
     `wide` are the groups of matrices that onnx-int4-mixed keeps in 8 bits (export/mix.py finds them).
     `revision` chooses a commit of a hub model (default: the one that `out` was built from before, else the
     head of main). `on_start` is called with each precision, `on_file` with each download, `on_note` with
-    each difference from the registry's facts. `on_bytes` is called with the bytes of weights written and
-    their total, temporary files included.
+    each difference from the registry's facts. `agree` decides on a large download. `on_bytes` is called
+    with the bytes of weights written and their total, temporary files included.
     """
     wanted = [precision(name) for name in dict.fromkeys(precisions)]
     check_choices(wanted, taps, context, wide)
     if taps == "raw":
         on_note("--taps raw is another name for --taps rows and will go: leave --taps out")
-    origin = resolve(source, revision=revision or pinned(source, out), on_file=on_file)
+    origin = resolve(source, revision=revision or pinned(source, out), on_file=on_file, agree=agree)
     for difference in origin.differences:
         on_note(difference)
     results, told = [], set[str]()
@@ -83,21 +85,21 @@ def build(
             told.add(note)
             on_note(note)
 
-    with Checkpoint(origin.folder) as checkpoint:
+    with open_checkpoint(origin) as checkpoint:
         config = read_config(checkpoint.config, context)
         for name, shape in all_shapes(config).items():
             checkpoint.check_shape(name, shape)
         if any(row.backend == LLAMA_CPP for row in wanted):
             check_llama(config)
         model = Model(checkpoint, config, read_tokenizer(checkpoint, config.vocabulary))
-        for note in model.tokenizer.notes:
+        for note in (*model.tokenizer.notes, *quantised_source(origin, checkpoint)):
             on_note(note)
         digest = checkpoint.sha256()
         for row in wanted:
             to = mixed(wide, groups_of(checkpoint, config)) if row.name == MIXED else Target(row)
             on_start(row.name)
             started = time.perf_counter()
-            manifest = manifest_of(origin, config, model.tokenizer, to, taps, digest)
+            manifest = manifest_of(origin, checkpoint, config, model.tokenizer, to, taps, digest)
             folder = out / row.name
             artifact = existing(folder, manifest, model.tokenizer, overwrite)
             reused = artifact is not None
@@ -108,6 +110,17 @@ def build(
                 artifact = Artifact.open(folder, verify=False)
             results.append(Built(artifact, time.perf_counter() - started, reused))
     return results
+
+
+def quantised_source(origin: Source, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A note where the weights were quantised before: no precision brings back what that lost."""
+    types = [name for name in sorted(checkpoint.tensor_types) if name not in DTYPES]
+    if not types:
+        return ()
+    return (
+        f"{origin.path.name} holds weights in {', '.join(types)}: full precision is what the file has, not "
+        "what the model was trained in",
+    )
 
 
 def check_choices(wanted: Sequence[Precision], taps: str, context: int, wide: Sequence[str]) -> None:

@@ -68,6 +68,7 @@ class Checkpoint:
                 f"no checkpoint folder at {folder}: give a folder with config.json and *.safetensors"
             )
         self.folder = folder
+        self.tensor_types: dict[str, int] = {}  # of a GGUF file; a checkpoint's are in its own files
         self.config = read_json(folder / "config.json")
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
@@ -159,6 +160,10 @@ class Checkpoint:
     def tensor(self, name: str, shape: tuple[int, ...]) -> Array:
         """The whole tensor as float32."""
         return np.concatenate(list(self.row_blocks(name, shape)))
+
+    def whole_folder(self) -> Path:
+        """A folder from which transformers loads the model."""
+        return self.folder
 
     def sha256(self) -> str:
         """A digest over config and weights: it tells whether two artifacts came from the same checkpoint."""

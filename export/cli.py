@@ -21,7 +21,7 @@ from export.mix import find as find_mix
 from export.mix import table as mix_table
 from export.recipe import foreign, read_recipe
 from export.reference import reference as make_reference
-from export.screen import WriteBar, say_fetching
+from export.screen import WriteBar, agree_to, say_fetching
 from export.synth import synth as synthesise
 from export.verdict import table as verdict_table
 from export.verify import verify as verify_artifacts
@@ -29,13 +29,14 @@ from export.verify import verify as verify_artifacts
 Source = Annotated[
     str,
     typer.Argument(
-        help="A known model (see `edge models`) or a checkpoint folder.", autocompletion=complete_models
+        help="A known model (see `edge models`), a checkpoint folder or a GGUF file.",
+        autocompletion=complete_models,
     ),
 ]
 HubModel = Annotated[
     str,
     typer.Argument(
-        help="A hub model whose shape is known (see `edge models`).", autocompletion=complete_models
+        help="A known model that is fetched (see `edge models`).", autocompletion=complete_models
     ),
 ]
 ArtifactFolder = Annotated[
@@ -57,6 +58,7 @@ SameRevision = Annotated[
     str, typer.Option(help="Commit, branch or tag of a hub model (default: as before, or main).")
 ]
 RecipeFile = Annotated[Path | None, typer.Option(help="What `edge-export mix` found, for onnx-int4-mixed.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Fetch what is larger than 0.5 GB without asking.")]
 Overwrite = Annotated[bool, typer.Option("--force", help="Replace an artifact that is already there.")]
 
 
@@ -69,6 +71,7 @@ def build(
     revision: SameRevision = "",
     recipe: RecipeFile = None,
     overwrite: Overwrite = False,
+    yes: Yes = False,
 ) -> None:
     """The command `edge-export build`; its help is in export/app.py."""
     known = read_recipe(recipe) if recipe else None
@@ -84,6 +87,7 @@ def build(
             wide=known.wide if known else (),
             on_start=bar.on_start,
             on_file=functools.partial(say_fetching, console),
+            agree=agree_to(yes),
             on_note=print_note,
             on_bytes=bar.on_bytes,
         )
@@ -113,6 +117,7 @@ def mix(
     revision: Revision = "",
     threads: Threads = None,
     overwrite: Overwrite = False,
+    yes: Yes = False,
     json_file: JsonFile = None,
 ) -> None:
     """The command `edge-export mix`; its help is in export/app.py."""
@@ -132,6 +137,7 @@ def mix(
             f"{name}: KL {trial.kl.value:.5f}, {trial.bytes / 1e6:.2f} MB", style="dim", markup=False
         ),
         on_file=functools.partial(say_fetching, errors),
+        agree=agree_to(yes),
     )
     if json_file is not None:
         write_json(json_file, result.to_json())
@@ -159,10 +165,11 @@ def reference(
     source: Source,
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     revision: Revision = "",
+    yes: Yes = False,
 ) -> None:
     """The command `edge-export reference`; its help is in export/app.py."""
     on_file = functools.partial(say_fetching, console)
-    result = make_reference(source, out, revision=revision or None, on_file=on_file)
+    result = make_reference(source, out, revision=revision or None, on_file=on_file, agree=agree_to(yes))
     size = sum(record.size for record in result.files.values()) / 1e6
     console.print(
         f"{out}: {size:.1f} MB; hidden_states.{result.layers} is taken {result.last_hidden} the final norm",
@@ -179,6 +186,7 @@ def verify(
     reference: Annotated[Path | None, typer.Option(help="Folder of `edge-export reference`.")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, not the worst alone.")] = False,
     threads: Threads = None,
+    yes: Yes = False,
     json_file: JsonFile = None,
 ) -> None:
     """The command `edge-export verify`; its help is in export/app.py."""
@@ -190,6 +198,7 @@ def verify(
         threads=threads,
         on_start=lambda name: errors.print(f"{name} ...", style="dim", markup=False),
         on_file=functools.partial(say_fetching, errors),
+        agree=agree_to(yes),
     )
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])

@@ -69,8 +69,8 @@ def gguf_package() -> Any:
         import gguf
     except ImportError as error:
         raise UserError(
-            f"GGUF artifacts need the gguf package ({error}): install the extra edgetrace[llama], in a "
-            "clone with 'make setup EXTRAS=export,llama'"
+            f"GGUF files need the gguf package ({error}): install the extra edgetrace[export], in a clone "
+            "with 'make setup'"
         ) from error
     # onnxruntime's quantiser lets every logger tell what it does, once it is imported.
     logging.getLogger("gguf").setLevel(logging.WARNING)

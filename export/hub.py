@@ -18,6 +18,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from edge.errors import UserError
 from edge.registry import RegistryEntry
 from export.checkpoint import read_json
+from export.download import Agree, Download, check_large, refuse
 from export.facts import differences
 from export.hub_client import Hub, NotReachedError, RemoteFile
 
@@ -69,18 +70,20 @@ def fetch(
     cache: Path | None = None,
     revision: str | None = None,
     on_file: Callable[[str, int], None] = lambda name, size: None,
+    agree: Agree = refuse,
     free: Callable[[Path], int] = free_bytes,
 ) -> Downloaded:
     """The files of a registry model at `revision` (default: the head of main, resolved once to its commit).
 
-    `on_file` takes name and size in bytes of each file before it is fetched; `free` measures the disk in
-    bytes. Reads HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE.
+    `on_file` takes name and size in bytes of each file before it is fetched; `agree` decides on a large
+    download; `free` measures the disk in bytes. Reads HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE and
+    HF_HUB_OFFLINE.
 
     Raises UserError when the model is unknown or gated, the hub is not reached, the disk is too small,
     or a download breaks off. The same call then goes on where that one stopped.
     """
     if not entry.hub:
-        raise UserError(f"{entry.model_id} is embedded, not on the hub: build it by its id")
+        raise UserError(f"{entry.model_id} is {entry.source}, not on the hub: build it by its id")
     try:
         cache = (cache or Path(constants.HF_HUB_CACHE)).expanduser().absolute()
     except RuntimeError:
@@ -121,6 +124,8 @@ def fetch(
         refuse_missing(entry.hub, commit, files, weights)
         rest = [files[name] for name in (*SMALL_FILES, *weights) if name in files and name not in first]
         hub.check_disk(rest, commit, free)
+        to_come = hub.missing_bytes(rest, commit)
+        check_large(Download(entry.model_id, to_come, entry.licence, hub.page, cache), agree)
         for file in rest:
             hub.file(file, commit, on_file)
     remember(folder, wanted)

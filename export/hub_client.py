@@ -87,9 +87,13 @@ class Hub:
         files = [RemoteFile(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else "") for s in siblings]
         return str(info.sha), {file.name: file for file in files}
 
+    def missing_bytes(self, files: Iterable[RemoteFile], commit: str) -> int:
+        """Bytes of `files` that are not in the cache."""
+        return sum(file.size - self.begun(file) for file in files if not self.has(file, commit))
+
     def required_bytes(self, files: Iterable[RemoteFile], commit: str) -> int:
         """Disk that fetching `files` still takes, margin included; 0 when all are in the cache."""
-        missing = sum(file.size - self.begun(file) for file in files if not self.has(file, commit))
+        missing = self.missing_bytes(files, commit)
         return missing + DISK_MARGIN if missing else 0
 
     def check_disk(self, files: Iterable[RemoteFile], commit: str, free: Callable[[Path], int]) -> None:

@@ -13,6 +13,7 @@ from edge.artifact import MANIFEST_NAME, TEMPLATE_NAME, TOKENIZER_NAME, Artifact
 from edge.errors import UserError
 from edge.precision import LLAMA_CPP, ONNX
 from edge.runs.job_directory import differences
+from export.checkpoint import Checkpoint
 from export.graph.config import DecoderConfig
 from export.precision import ACCURACY_LEVEL, BLOCK_SIZE, WIDE_BITS, Target
 from export.source import Source
@@ -25,12 +26,18 @@ VERSIONS_OF = {
 
 
 def manifest_of(
-    origin: Source, config: DecoderConfig, tokenizer: TokenizerFiles, to: Target, taps: str, digest: str
+    origin: Source,
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    tokenizer: TokenizerFiles,
+    to: Target,
+    taps: str,
+    digest: str,
 ) -> Manifest:
     """The manifest as far as it is known before anything is written: no files, no tensor types."""
     return Manifest(
         model_id=origin.model_id,
-        source=origin.hub or origin.folder.name,
+        source=origin.name,
         revision=origin.revision,
         precision=to.precision.name,
         taps=taps,
@@ -55,6 +62,7 @@ def manifest_of(
         | {"edgetrace": edge.__version__},
         notice=origin.notice,
         tokenizer_rules=tokenizer.rules,
+        source_types=checkpoint.tensor_types,
     )
 
 

@@ -34,10 +34,10 @@ from edge.precision import FULL, INT4, INT8, MIXED
 from edge.questions.question import Question, questions_sha256, select
 from edge.runs.run_directory import Run
 from export.build import DEFAULT_CONTEXT, build
-from export.checkpoint import Checkpoint
+from export.download import Agree, refuse
 from export.graph.architectures import read_config
 from export.precision import WIDE_BITS, groups_of
-from export.source import resolve
+from export.source import open_checkpoint, resolve
 
 REFERENCE_K = 1024
 SEARCH_NAME = f"{MIXED}.search.json"
@@ -94,16 +94,18 @@ def find(
     overwrite: bool = False,
     on_trial: Callable[[str, Trial], None] = ignore,
     on_file: Callable[[str, int], None] = ignore,
+    agree: Agree = refuse,
 ) -> Mix:
     """Searches, builds out/onnx-int4-mixed/ and writes the log beside it.
 
-    Raises UserError when the input is bad, or when no group in 8 bits helps within the budget.
+    `agree` decides on a large download. Raises UserError when the input is bad, or when no group in 8 bits
+    helps within the budget.
     """
     if not 1.0 < budget < math.inf:
         raise UserError(f"--budget is {budget}: a multiple of {INT4}'s size above 1 is needed, such as 1.15")
     chosen = select(questions, limit, "1/1")
-    origin = resolve(source, revision=revision, on_file=on_file)
-    with Checkpoint(origin.folder) as checkpoint:
+    origin = resolve(source, revision=revision, on_file=on_file, agree=agree)
+    with open_checkpoint(origin) as checkpoint:
         groups, digest = groups_of(checkpoint, read_config(checkpoint.config, context)), checkpoint.sha256()
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -31,39 +31,46 @@ from edge.errors import UserError, ignore
 from edge.files import sync_folder
 from edge.paths import utf8_name
 from export.checkpoint import Checkpoint
+from export.download import Agree, refuse
 from export.extra import import_extra
 from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
 from export.reference_graph import AFTER, BEFORE, REFERENCE_NAME, Reference, ReferenceGraph, final_norm
-from export.source import resolve
+from export.source import open_checkpoint, resolve
 
 VERSIONS_OF = ("optimum", "optimum-onnx", "torch", "transformers", "onnx", "onnxruntime", "numpy")
 PROBE = 5  # positions of the pass that tells on which side of the final norm the last hidden state was taken
 
 
 def reference(
-    source: str, out: Path, *, revision: str | None = None, on_file: Callable[[str, int], None] = ignore
+    source: str,
+    out: Path,
+    *,
+    revision: str | None = None,
+    on_file: Callable[[str, int], None] = ignore,
+    agree: Agree = refuse,
 ) -> Reference:
     """Exports a known model or a checkpoint folder through optimum to `out`, whole or not at all.
 
-    Raises UserError when `out` is there, optimum is not installed, or the checkpoint is refused.
+    `agree` decides on a large download. Raises UserError when `out` is there, optimum is not installed, or
+    the checkpoint is refused.
     """
     if out.exists():
         raise UserError(f"{out} is there already: remove it or give another --out")
     exporters = import_extra("optimum.exporters.onnx", "edge-export reference")
-    origin = resolve(source, revision=revision, on_file=on_file)
+    origin = resolve(source, revision=revision, on_file=on_file, agree=agree)
     working = out.with_name(f".{out.name}.building")
-    with Checkpoint(origin.folder) as checkpoint:
+    with open_checkpoint(origin) as checkpoint:
         config = read_config(checkpoint.config, 1)
         try:
             shutil.rmtree(working, ignore_errors=True)
             working.mkdir(parents=True)
-            with quiet(), utf8_name(origin.folder) as read, utf8_name(working) as written:
+            with quiet(), utf8_name(checkpoint.whole_folder()) as read, utf8_name(working) as written:
                 run_optimum(exporters, read, written, config.model_type)
             last_hidden = measure_last_hidden(working, checkpoint, config)
             record = Reference(
                 model_id=origin.model_id,
-                source=origin.hub or origin.folder.name,
+                source=origin.name,
                 revision=origin.revision,
                 architecture=config.model_type,
                 layers=config.layers,

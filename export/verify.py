@@ -26,11 +26,12 @@ from edge.precision import PRECISIONS
 from edge.registry import read_registry
 from export.checkpoint import Checkpoint
 from export.checks import compare, divergence
+from export.download import Agree, refuse
 from export.extra import import_extra
 from export.graph.architectures import read_config
 from export.graph.config import DecoderConfig
 from export.reference_graph import Reference, open_reference
-from export.source import Source, resolve
+from export.source import Source, open_checkpoint, resolve
 from export.stored import Stored, check_weights
 from export.values import (
     Values,
@@ -82,6 +83,7 @@ def verify(
     threads: int | None = None,
     on_start: Callable[[str], None] = ignore,
     on_file: Callable[[str, int], None] = ignore,
+    agree: Agree = refuse,
 ) -> list[Verification]:
     """Verifies each ONNX artifact in `folder` (or the one it is) and stores the verdicts in their manifests.
 
@@ -92,14 +94,14 @@ def verify(
     artifacts = find(folder)
     import_extra("torch", "edge-export verify")
     import_extra("transformers", "edge-export verify")
-    origin = checkpoint_of(artifacts[0], source, on_file)
+    origin = checkpoint_of(artifacts[0], source, on_file, agree)
     opened = None if reference is None else open_reference(reference)
-    with Checkpoint(origin.folder) as checkpoint:
+    with open_checkpoint(origin) as checkpoint:
         same_checkpoint(artifacts, checkpoint.sha256(), origin, opened)
         spec = min((a.manifest.model for a in artifacts), key=lambda model: model.context)
         config, chosen = read_config(checkpoint.config, spec.context), probes(artifacts[0], spec)
         on_start("transformers with the checkpoint's weights")
-        full, optimum = eager_values(origin.folder, chosen, threads=threads), None
+        full, optimum = eager_values(checkpoint.whole_folder(), chosen, threads=threads), None
         if reference is not None and not all(quantised(artifact) for artifact in artifacts):
             on_start("optimum's reference")
             optimum = reference_values(reference, chosen, threads)
@@ -187,10 +189,12 @@ def find(folder: Path) -> list[Artifact]:
     return artifacts
 
 
-def checkpoint_of(artifact: Artifact, source: str | None, on_file: Callable[[str, int], None]) -> Source:
+def checkpoint_of(
+    artifact: Artifact, source: str | None, on_file: Callable[[str, int], None], agree: Agree
+) -> Source:
     """The checkpoint given (a hub model at the artifact's commit), or the embedded one of its model."""
     if source is not None:
-        return resolve(source, revision=artifact.manifest.revision or None, on_file=on_file)
+        return resolve(source, revision=artifact.manifest.revision or None, on_file=on_file, agree=agree)
     model_id = artifact.manifest.model_id
     entry = read_registry().get(model_id)
     if entry is None or entry.checkpoint is None:
@@ -209,7 +213,7 @@ def same_checkpoint(
         if artifact.manifest.checkpoint_sha256 != digest:
             raise UserError(
                 f"{artifact.path} was built from another checkpoint (sha256 "
-                f"{artifact.manifest.checkpoint_sha256[:12]}) than {origin.folder} ({digest[:12]}): give "
+                f"{artifact.manifest.checkpoint_sha256[:12]}) than {origin.path} ({digest[:12]}): give "
                 "the one it was built from with --source, or build it again"
             )
     if reference is not None and reference.checkpoint_sha256 != digest:

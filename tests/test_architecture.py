@@ -167,7 +167,7 @@ def test_an_architecture_is_named_by_its_own_file_and_by_rows_alone():
     names = {name for row in ARCHITECTURES.values() for name in (row.model_type, row.gguf)}
     rows = {"edge/architectures.py", "export/graph/architectures.py", "export/nano_train.py"}
     # llama.cpp's names of tokenizers, and a run's settings of llama.cpp.
-    other = {"export/gguf_tokenizer.py", "edge/runs/provenance.py"}
+    other = {"export/gguf_tokenizer.py", "export/gguf_tokenizer_files.py", "edge/runs/provenance.py"}
     own = {f"export/graph/{model_type}.py" for model_type in ARCHITECTURES}
     found = {
         str(path.relative_to(ROOT))

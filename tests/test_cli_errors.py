@@ -146,7 +146,7 @@ EXPORT = [
     ),
     (
         swap(BUILD, "{tiny}", "no-such-model"),
-        "'no-such-model' is neither a checkpoint folder nor a known model: choose from",
+        "'no-such-model' is neither a checkpoint folder, a GGUF file nor a known model: choose from",
     ),
     (swap(BUILD, "{tiny}", "{gpt2}"), "'gpt2', an architecture that is not built; those built: llama"),
     (swap(BUILD, "{tiny}", "{empty-folder}"), "config.json is missing"),

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from edge.cli.completion import complete_artifacts, complete_runs
+from edge.registry import read_registry
 from tests.terminals import BIN, Terminal, environment
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,7 @@ FP32, INT4, GGUF = "models/one/onnx-fp32", "models/one/onnx-int4", "models/small
         (["edge", "ask", "mod"], [GGUF, FP32, INT4]),
         (["edge", "force", FP32, "--like", "runs/"], ["runs/int4", "runs/demo/fp32"]),
         (["edge-export", "build", "nano-l"], ["nano-llama"]),
+        (["edge", "ask", "smol"], ["smollm2-135m-instruct"]),
         (["edge", "run", FP32, "--questions", "mod"], []),  # the shell's own files
     ],
 )
@@ -62,7 +64,7 @@ def test_what_bash_is_offered(place, words, expected):
 @pytest.mark.parametrize(
     ("complete", "typed", "expected"),
     [
-        (complete_artifacts, "", [GGUF, FP32, INT4]),
+        (complete_artifacts, "", [GGUF, FP32, INT4, *read_registry()]),
         (complete_artifacts, "models/", [GGUF, FP32, INT4]),
         (complete_artifacts, "models/one/onnx-i", [INT4]),
         (complete_artifacts, "./mo", [f"./{path}" for path in (GGUF, FP32, INT4)]),

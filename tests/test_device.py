@@ -58,6 +58,7 @@ def test_recorded_boards_are_described(name, tmp_path):
 def test_the_registry_lists_the_papers_models_and_the_embedded_one():
     entries = read_registry()
     assert {
+        "smollm2-135m-instruct",
         "llama-3.2-1b-instruct",
         "gemma-3-1b-it",
         "deepseek-r1-distill-qwen-1.5b",
@@ -65,8 +66,8 @@ def test_the_registry_lists_the_papers_models_and_the_embedded_one():
         "nano-llama",
     } <= set(entries)
     for entry in entries.values():
-        assert bool(entry.hub) != bool(entry.folder)
-        assert (entry.checkpoint is None) == bool(entry.hub)
+        assert sum(map(bool, (entry.hub, entry.folder, entry.wheel))) == 1
+        assert (entry.checkpoint is None) == (not entry.folder)
         assert not entry.folder or entry.notice, f"{entry.model_id} is embedded and must say what it is"
         assert entry.paper_class in ("", "deterministic", "exploratory", "balanced")
 

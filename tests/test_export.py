@@ -378,7 +378,7 @@ def test_a_source_that_is_nothing_is_refused_with_those_there_are(tmp_path):
     refused(
         Path("no-such-model"),
         tmp_path / "out",
-        "'no-such-model' is neither a checkpoint folder nor a known model: choose from",
+        "'no-such-model' is neither a checkpoint folder, a GGUF file nor a known model: choose from",
     )
 
 

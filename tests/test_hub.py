@@ -482,7 +482,28 @@ def test_a_known_model_is_built_from_the_hub_and_keeps_to_its_commit(
     assert any(note.startswith("layers is 4 in the downloaded configuration and 16") for note in notes)
 
 
-def test_every_known_hub_model_has_its_facts() -> None:
+def test_a_large_model_is_fetched_where_the_user_agrees_alone(
+    serve: Serve, get: Fetch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("export.download.LARGE", 500)
+    server, asked = serve(FILES), []
+    message = refused(get)
+    for word in (
+        "tiny-1b is a download of",
+        f"{server.endpoint}/{HUB}",
+        f"{tmp_path}/cache",
+        "MIT",
+        "--yes",
+    ):
+        assert word in message
+    assert server.files_asked_for() == {"config.json"}
+    found = get(agree=lambda download: asked.append(download.bytes) or True)
+    small = sum(len(content) for name, content in SMALL.items() if name != "config.json")
+    assert asked == [small + len(FILES["model.safetensors"])]
+    assert get() == found  # it is there
+
+
+def test_every_known_model_that_is_fetched_has_its_facts() -> None:
     for entry in read_registry().values():
-        assert (entry.shape is not None) == bool(entry.hub)
-        assert not entry.hub or entry.stop_ids
+        assert (entry.shape is None) == bool(entry.folder)
+        assert entry.folder or entry.stop_ids

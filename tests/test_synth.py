@@ -23,12 +23,13 @@ from export.graph.tensors import layer_shapes
 from export.synth import config_of, synth, tokenizer_of
 from tests.conftest import tree
 
-HUB_MODELS = [entry for entry in registry.read_registry().values() if entry.hub]
+HUB_MODELS = [entry for entry in registry.read_registry().values() if entry.shape]
 PARAMETERS = {  # as the models' pages give them, in millions
     "llama-3.2-1b-instruct": 1236,
     "gemma-3-1b-it": 1000,
     "deepseek-r1-distill-qwen-1.5b": 1777,
     "qwen3-1.7b": 1721,
+    "smollm2-135m-instruct": 135,
 }
 
 
@@ -86,7 +87,7 @@ def test_the_tokenizer_fills_the_vocabulary_and_keeps_every_text(tmp_path: Path)
 
 def test_bad_input_is_refused_and_nothing_written(tmp_path: Path) -> None:
     for model_id, out, words in (
-        ("no-such-model", tmp_path / "a", "choose from llama-3.2-1b-instruct"),
+        ("no-such-model", tmp_path / "a", "choose from smollm2-135m-instruct"),
         ("nano-llama", tmp_path / "a", "is not a model whose shape is known"),
         ("qwen3-1.7b", tmp_path, "is there already"),
     ):

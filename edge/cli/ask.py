@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from edge.backends.gguf_file import open_artifact
 from edge.cli import screen
 from edge.cli.common import console, print_note, write_json_line
+from edge.cli.known import open_named
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
@@ -54,7 +54,7 @@ def ask(
     runtime = runtime_of(
         threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
     )
-    opened = open_artifact(artifact)
+    opened = open_named(artifact)
     notes: list[str] = []  # printed at the end, since the view is redrawn in place until then
     steps = answer(
         opened,

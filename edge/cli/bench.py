@@ -16,6 +16,7 @@ from edge.backends.gguf_file import open_artifact
 from edge.backends.runtime import check_runtime, versions
 from edge.cli.common import check_json, console, errors, write_json
 from edge.cli.completion import complete_artifacts
+from edge.cli.known import located
 from edge.cli.options import Anyway, JsonFile, NoPrepack, Threads, runtime_of
 from edge.cli.tables import number, table
 from edge.cli.terminal import escaped, unmarked
@@ -33,7 +34,7 @@ def bench(
     artifacts: Annotated[
         list[Path],
         typer.Argument(
-            help="Artifact folders or GGUF files; one given twice shows the noise.",
+            help="Artifact folders, GGUF files or known models; one given twice shows the noise.",
             autocompletion=complete_artifacts,
         ),
     ],
@@ -54,11 +55,12 @@ def bench(
     contexts = context or [64, 512]
     cores = threads or usable_cores()
     runtime = runtime_of(cores, no_prepack=no_prepack, anyway=anyway)
-    opened = {path: open_artifact(path) for path in artifacts}
+    paths = [located(path) for path in artifacts]
+    opened = {path: open_artifact(path) for path in paths}
     capacity = max(contexts) + tokens + SLACK
     contestants: dict[str, Contestant] = {}
     weights: dict[str, int] = {}
-    for path in artifacts:
+    for path in paths:
         artifact = opened[path]
         check_context(artifact, capacity)
         both = untapped and artifact.manifest.backend == LLAMA_CPP

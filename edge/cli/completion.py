@@ -20,8 +20,8 @@ MOST = 2000  # folders examined, so that Tab answers soon in any folder
 
 
 def complete_artifacts(incomplete: str) -> list[str]:
-    """Artifact folders and GGUF files that begin with what is typed."""
-    return list(candidates(incomplete, MANIFEST_NAME, GGUF_SUFFIX))
+    """Artifact folders and GGUF files that begin with what is typed, and known models."""
+    return [*candidates(incomplete, MANIFEST_NAME, GGUF_SUFFIX), *complete_models(incomplete)]
 
 
 def complete_runs(incomplete: str) -> list[str]:

@@ -8,9 +8,6 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -18,14 +15,13 @@ from typing import Annotated
 import typer
 
 from edge.cli.common import console
+from edge.cli.processes import run_command
 from edge.errors import UserError
-from edge.machine.early import SIGNALLED
 from edge.precision import FULL, INT4, INT8
 from edge.registry import read_registry
 from edge.runs.manifest import RUN_NAME
 
 QUANTISED = (INT8, INT4)
-MODULES = {"edge": "edge", "edge-export": "export"}  # command -> module that `python -m` runs
 # Modules of the extras `export` and `analysis` that the first and the last command need.
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "plotly")
 
@@ -107,20 +103,6 @@ def remove_runs(out: Path, names: list[str]) -> None:
 
 
 def call(command: list[str]) -> None:
-    """Prints a command line and runs it; raises typer.Exit with its exit code where it fails.
-
-    Ctrl-C reaches the command itself; the demo waits until it has ended, and ends, too.
-    """
+    """Prints a command line and runs it; raises typer.Exit with its exit code where it fails."""
     console.print(f"$ {shlex.join(command)}", style="bold", markup=False, soft_wrap=True)
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        # -P: a folder `edge` or `export` of the user's must not be imported instead.
-        arguments = [sys.executable, "-P", "-m", MODULES[command[0]], *command[1:]]
-        done = subprocess.run(arguments, check=False)  # noqa: S603
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if done.returncode < 0:  # ended by a signal
-        raise typer.Exit(SIGNALLED - done.returncode)
-    if done.returncode or pressed:
-        raise typer.Exit(done.returncode or SIGNALLED + signal.SIGINT)
+    run_command(command)

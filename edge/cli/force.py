@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edge.backends.gguf_file import open_artifact
 from edge.cli.completion import complete_runs
 from edge.cli.job import trace_job
+from edge.cli.known import open_named
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
@@ -57,7 +57,7 @@ def force(
     runtime = runtime_of(
         threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
     )
-    opened, full = open_artifact(artifact), open_artifact(exact) if exact else None
+    opened, full = open_named(artifact), open_named(exact) if exact else None
 
     def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
         return start_force(

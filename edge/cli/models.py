@@ -17,18 +17,27 @@ from edge.cli.options import JsonFile
 from edge.cli.tables import table
 from edge.cli.terminal import unmarked
 from edge.errors import UserError
-from edge.registry import RegistryEntry, read_registry
+from edge.registry import RegistryEntry, kept_models, read_registry
+
+DEFAULT = Path("models")
 
 
 def models(
-    under: Annotated[Path, typer.Option(help="Folder in which to look for artifacts.")] = Path("models"),
+    under: Annotated[
+        Path,
+        typer.Option(
+            help="Folder in which to look for artifacts; by default also what a model's name has built."
+        ),
+    ] = DEFAULT,
     json_file: JsonFile = None,
 ) -> None:
     """The command `edge models`; its help is in edge/cli/app.py."""
     check_json(json_file)
-    if not under.is_dir() and under != Path("models"):  # the default may not be there yet
+    if not under.is_dir() and under != DEFAULT:  # the default may not be there yet
         raise UserError(f"there is no folder {under}: give one with --under")
     registry, listings = read_registry(), find_artifacts(under)
+    if under == DEFAULT:
+        listings += kept_artifacts()
     if json_file != "-":
         console.print(models_table(registry, listings))
     if json_file:
@@ -66,15 +75,24 @@ def find_artifacts(root: Path) -> list[Listing]:
     return listings
 
 
+def kept_artifacts() -> list[Listing]:
+    """What was built by a model's name, in the user's own folder."""
+    try:
+        return find_artifacts(kept_models())
+    except UserError:  # no home folder: nothing is kept
+        return []
+
+
 def models_table(registry: dict[str, RegistryEntry], listings: Sequence[Listing]) -> Group:
     """A table of the known models and one of the built artifacts."""
-    known = table("Known models", "id", "architecture", "licence", "checkpoint")
+    known = table("Known models", "id", "architecture", "licence", "source")
+    known.columns[-1].justify = "left"
     for entry in registry.values():
         known.add_row(
             entry.model_id,
             entry.model_type,
             entry.licence,
-            "embedded" if entry.folder else f"hub: {entry.hub}",
+            entry.source,
         )
     built = table("Built artifacts", "folder", "model", "precision", "taps", "MB")
     for folder, artifact, problem in listings:

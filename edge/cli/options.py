@@ -13,7 +13,8 @@ from edge.cli.completion import complete_artifacts
 ArtifactPath = Annotated[
     Path,
     typer.Argument(
-        help="Artifact folder, as `edge-export build` made it, or any GGUF file.",
+        help="Artifact folder, as `edge-export build` made it, any GGUF file, or a known model (see `edge "
+        "models`), which is built first.",
         autocompletion=complete_artifacts,
     ),
 ]

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edge.backends.gguf_file import open_artifact
 from edge.cli.common import QUESTIONS_HELP, chosen_questions
 from edge.cli.job import trace_job
+from edge.cli.known import open_named
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
@@ -76,7 +76,7 @@ def run(
         threads, taps, kv_cache, low_memory, gpu_layers, no_prepack=no_prepack, anyway=anyway
     )
     question_list = read_questions(chosen_questions(questions))
-    opened = open_artifact(artifact)
+    opened = open_named(artifact)
 
     def job(on_progress: OnProgress, on_note: OnNote) -> RunManifest:
         return start_run(

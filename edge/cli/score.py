@@ -9,7 +9,6 @@ import typer
 
 from edge.analysis.intervals import Interval, bootstrap, share
 from edge.analysis.plain import plain
-from edge.backends.gguf_file import open_artifact
 from edge.cli import tables
 from edge.cli.common import (
     QUESTIONS_HELP,
@@ -21,6 +20,7 @@ from edge.cli.common import (
     write_json,
 )
 from edge.cli.job import follow_job
+from edge.cli.known import open_named
 from edge.cli.options import (
     Anyway,
     ArtifactPath,
@@ -65,7 +65,7 @@ def score(
 ) -> None:
     """The command `edge score`; its help is in edge/cli/app.py."""
     check_json(json_file)
-    opened = open_artifact(artifact)
+    opened = open_named(artifact)
     question_list = read_questions(chosen_questions(questions))
     # Scores need no attention and no hidden states: llama.cpp gives only logits.
     taps = "none" if opened.manifest.backend == LLAMA_CPP else "auto"

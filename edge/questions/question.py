@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge.errors import UserError
-from edge.files import DATA, user_folder
+from edge.files import DATA, data_folder
 from edge.questions.hub import JSON_LINES, PARQUET, cells_of, read_rows
 from edge.spreadsheet import Row, is_blank, read_csv
 
 EMBEDDED = DATA / "questions.csv"
-DATA_HOME = ("XDG_DATA_HOME", ".local/share")  # where fetched questions are kept
 REQUIRED = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 OPTIONAL = ("Best Incorrect Answer", "Type", "Category", "Source")
 # An answer ends at a semicolon, but not at that of a character written as in HTML.
@@ -50,10 +49,7 @@ def fetched_path() -> Path:
 
     Raises UserError for a user without a home folder.
     """
-    data = user_folder(*DATA_HOME)
-    if data is None:
-        raise UserError("there is no home folder to keep questions in: set HOME or XDG_DATA_HOME")
-    return data / "edgetrace" / "truthfulqa.csv"
+    return data_folder("questions") / "truthfulqa.csv"
 
 
 def default_questions() -> Path:
