@@ -3,8 +3,8 @@
 transformers 5 cannot be installed beside 4.57.6, so that the record is made in three steps:
 
     python -m tests.transformers_five write FORMS [--random 400]   # here
-    python3 -m venv /tmp/five && /tmp/five/bin/pip install transformers==5.24.0
-    /tmp/five/bin/python tests/transformers_five.py record FORMS RECORD.json
+    python3 -m venv five && five/bin/pip install transformers==5.24.0
+    five/bin/python tests/transformers_five.py record FORMS RECORD.json
     python -m tests.transformers_five compare FORMS RECORD.json    # here; prints the figures of the docs
 
 The record holds for each form its levels, and either why transformers 5 refuses it, or its class, a digest
