@@ -370,7 +370,7 @@ def test_a_checkpoint_that_never_ends_an_answer_is_refused(checkpoint, tmp_path)
     models.write_json(checkpoint / "generation_config.json", {})
     models.write_json(checkpoint / "tokenizer_config.json", {})
     text = (checkpoint / "tokenizer.json").read_text().replace('"</s>"', '"<z>"')
-    (checkpoint / "tokenizer.json").write_text(text)
+    (checkpoint / "tokenizer.json").write_text(text.replace('"<|end|>"', '"<|fin|>"'))
     refused(checkpoint, tmp_path / "out", "names no end-of-text token")
 
 

@@ -106,11 +106,13 @@ def test_without_home_there_is_no_cache(monkeypatch):
 
 def test_a_stopped_or_starved_process_is_no_verdict(tmp_path, monkeypatch):
     """A stop from outside says nothing about the file, and want of memory or time nothing for good."""
-    module = tmp_path / "ended.py"
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(gguf_check, "PROBE", "ended")
     for name, fault, final in ENDS:
-        module.write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
+        # A module for each: Python's cache knows a changed one by whole seconds and its size alone.
+        (tmp_path / f"ended_{name}.py").write_text(
+            f"import os, signal\nos.kill(os.getpid(), signal.{name})\n"
+        )
+        monkeypatch.setattr(gguf_check, "PROBE", f"ended_{name}")
         told, certain = gguf_check.try_load(tmp_path, 1)
         assert (bool(told), certain) == (fault, final), name
 

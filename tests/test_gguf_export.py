@@ -468,12 +468,12 @@ def test_the_disk_has_to_hold_both_files_and_the_memory_the_tokenizer(checkpoint
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["gguf-f16"]
 
 
-@pytest.mark.parametrize("module", ["gguf", "llama_cpp.llama_cpp"])
-def test_without_its_libraries_the_extra_is_named(module, checkpoints, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("module", "extra"), [("gguf", "export"), ("llama_cpp.llama_cpp", "llama")])
+def test_without_its_libraries_the_extra_is_named(module, extra, checkpoints, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
     arguments = ["build", str(checkpoints("odd")), "--to", "gguf-f32", "--out", "{out}"]
     assert call(export.cli.main, arguments, tmp_path) == 2
-    assert "edgetrace[llama]" in capsys.readouterr().err
+    assert f"edgetrace[{extra}]" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert call(export.cli.main, [*arguments[:3], "onnx-fp32", *arguments[4:]], tmp_path) == 0
 
