@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,8 +165,7 @@ def test_an_export_that_breaks_leaves_nothing(checkpoints, tmp_path, monkeypatch
     )
 
     def breaks(exporters, folder, out, model_type):
-        out.mkdir()
-        (out / "model.onnx").write_bytes(b"half")
+        (Path(out) / "model.onnx").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export.reference, "run_optimum", breaks)

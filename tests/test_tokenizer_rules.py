@@ -92,11 +92,11 @@ def without_weights(folder: Path, out: Path) -> tuple[Artifact, TokenizerFiles]:
     with Checkpoint(folder) as checkpoint:
         config = read_config(checkpoint.config, 64)
         files = read_tokenizer(checkpoint, config.vocabulary)
+        origin, target = Source(folder.name, folder, ""), Target(precision("onnx-fp32"))
+        manifest = manifest_of(origin, checkpoint, config, files, target, "rows", "")
     (out / TOKENIZER_NAME).write_bytes(files.content.encode())
     if files.chat_template:
         (out / TEMPLATE_NAME).write_bytes(files.chat_template.encode())
-    target = Target(precision("onnx-fp32"))
-    manifest = manifest_of(Source(folder.name, folder, ""), config, files, target, "rows", "")
     written = {path.name: record_file(path) for path in out.iterdir()}
     record = json.loads(manifest.to_json()) | {"files": {n: r.__dict__ for n, r in written.items()}}
     return Artifact(out, type(manifest).from_json(json.dumps(record))), files

@@ -267,7 +267,7 @@ def test_bad_input_ends_with_code_2_and_one_sentence(copied, tmp_path, capsys):
         ((tmp_path / "empty",), "holds no artifact to verify"),
         ((tmp_path / "nothing",), "holds no artifact to verify"),
         ((folder,), "give that checkpoint with --source"),
-        ((folder, "--source", "nonsense"), "neither a checkpoint folder nor a known model"),
+        ((folder, "--source", "nonsense"), "neither a checkpoint folder, a GGUF file nor a known model"),
         ((folder, "--source", folder, "--reference", tmp_path / "empty"), "has no reference.json"),
     ):
         assert run("verify", *arguments) == 2, arguments
