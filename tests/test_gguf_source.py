@@ -20,6 +20,8 @@ from export.gguf_source import GgufCheckpoint
 from export.verify import verify
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # many processes or builds
+
 TEXT = "Do bats see? Bats are not blind. All bats can see, and many also use the echo of their calls."
 NANO = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
 # llama_ftype of files that people share, each with another way to pack four to six bits.

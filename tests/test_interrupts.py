@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import NANO_LLAMA, write_questions
 from tests.shims import edge, environment
 
+pytestmark = pytest.mark.slow  # many processes or builds
+
 PATIENCE = 60.0
 # Says when Python itself has started: before, Ctrl-C is its own affair.
 STARTED = """

@@ -14,6 +14,8 @@ from tests.conftest import NANO_LLAMA, write_questions
 from tests.every_command import every_command, prepare
 from tests.shims import SWITCHES, compile_shim, edge, edge_export, environment
 
+pytestmark = pytest.mark.slow  # many processes or builds
+
 API = """
 import edge
 artifact = edge.open_artifact({artifact!r})

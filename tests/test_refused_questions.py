@@ -28,6 +28,8 @@ from tests.test_gguf_file import rewritten
 from tests.test_prompt import with_template
 from tests.test_unknown_characters import sentencepiece
 
+pytestmark = pytest.mark.slow  # many processes or builds
+
 BAD = ("Do bats see?", "why " * 3000, "half \ud800 a character", "nul \0 inside", "", "Do fish sleep?")
 
 

@@ -18,6 +18,8 @@ from edge.runs.run_directory import Run
 from tests.conftest import ROOT, Artifacts, write_questions
 from tests.test_gguf_file import rewritten
 
+pytestmark = pytest.mark.slow  # many processes or builds
+
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "GGML_NO_BACKTRACE": "1"}
 USER_DEFINED, BYTE = 4, 6  # token types of GGUF
 BYTES_FROM = 1200  # ids that become tokens of bytes

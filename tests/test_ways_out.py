@@ -24,6 +24,8 @@ from tests.conftest import NANO_LLAMA, write_questions
 from tests.every_command import NAMES, REFUSED, every_command, prepare
 from tests.shims import compile_shim, edge, edge_export, environment
 
+pytestmark = pytest.mark.slow  # many processes or builds
+
 FULL = Path("/dev/full")
 BUILD = ("build", NANO_LLAMA, "--to", "onnx-int4", "--out", "built")
 
