@@ -32,6 +32,8 @@ from tests.planted import Planted, write_run
 from tests.test_analysis import make_run, manifest
 from tests.test_cli_errors import call
 
+pytestmark = pytest.mark.slow  # many runs of models
+
 DAY = "2026-01-01"
 MODEL = "nano-llama"
 QUANTISED = ("onnx-int4", "gguf-q4_k_m")

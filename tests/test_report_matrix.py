@@ -18,6 +18,8 @@ from edge.runs.run_directory import Run
 from tests.conftest import Artifacts, write_questions
 from tests.test_report import Page, runs, trace  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow  # many runs of models
+
 
 def renamed(run: Run, folder: Path, model_id: str) -> Run:
     shutil.copytree(run.folder, folder)
