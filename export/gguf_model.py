@@ -19,7 +19,7 @@ from export.gguf_template import given_tokens, with_tokens
 from export.gguf_tokenizer import Vocabulary
 from export.graph.architectures import CONVERSIONS
 from export.graph.config import DecoderConfig, scale_llama3
-from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
+from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, all_shapes, layer_shapes
 
 HALF_MAX = float(np.finfo(np.float16).max)
 # Of one layer, in the order in which they are written.
@@ -121,23 +121,18 @@ def write(
     type cannot hold.
     """
     gguf = gguf_package()
-    own_name = ARCHITECTURES[config.model_type].gguf
-    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == own_name)
-    writer = gguf.GGUFWriter(path, own_name)
+    writer = gguf.GGUFWriter(path, ARCHITECTURES[config.model_type].gguf)
     try:
         writer.add_name(name)
         add_shape(writer, config)
         writer.add_file_type(kind.file_type)
         add_vocabulary(writer, vocabulary)
-        names = gguf.get_tensor_name_map(architecture, config.layers)
-        done = Progress(on_bytes)
+        names, done = tensor_names(config), Progress(on_bytes)
         for weight in weights_of(checkpoint, config) if weights else ():
-            there = names.get_name(weight.name, try_suffixes=(".weight", ".bias"))
-            assert there is not None, weight.name
             stored = kind if len(weight.shape) > 1 else F32
             tensor = Streamed(weight, stored, done)
             raw = getattr(gguf.GGMLQuantizationType, stored.name)
-            writer.add_tensor(there, tensor, raw_shape=weight.shape, raw_dtype=raw)
+            writer.add_tensor(names[weight.name], tensor, raw_shape=weight.shape, raw_dtype=raw)
         if weights and config.rope.scaling is not None:
             writer.add_tensor("rope_freqs.weight", rope_factors(config))
         writer.write_header_to_file()
@@ -145,6 +140,16 @@ def write(
         writer.write_tensors_to_file()
     finally:
         writer.close()
+
+
+def tensor_names(config: DecoderConfig) -> dict[str, str]:
+    """The hub's name of each tensor -> its name in a GGUF file."""
+    gguf, own_name = gguf_package(), ARCHITECTURES[config.model_type].gguf
+    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == own_name)
+    table = gguf.get_tensor_name_map(architecture, config.layers)
+    names = {name: table.get_name(name, try_suffixes=(".weight", ".bias")) for name in all_shapes(config)}
+    assert None not in names.values(), names
+    return names
 
 
 class Progress:

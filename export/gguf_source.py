@@ -19,17 +19,15 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from edge.architectures import ARCHITECTURES, BY_GGUF
+from edge.architectures import BY_GGUF
 from edge.artifact import TOKENIZER_NAME
 from edge.errors import UserError
 from export.checkpoint import DTYPES, ROWS_AT_ONCE, Array, Checkpoint
 from export.gguf_keys import config_of
-from export.gguf_model import gguf_package, query_factor
+from export.gguf_model import gguf_package, query_factor, tensor_names
 from export.gguf_tokenizer import prove
 from export.gguf_tokenizer_files import tokenizer_files
 from export.graph.architectures import CONVERSIONS, read_config
-from export.graph.config import DecoderConfig
-from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
 
 # Tensors that carry no weight: llama3's rope scaling, which the configuration holds.
 NO_WEIGHTS = ("rope_freqs.weight",)
@@ -46,7 +44,7 @@ class GgufCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         gguf = gguf_package()
-        self.path, self._stack = path, ExitStack()
+        self.path = path
         try:
             self._reader = gguf.GGUFReader(path)
         except (OSError, ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
@@ -71,11 +69,14 @@ class GgufCheckpoint(Checkpoint):
         )
         self._decoder = read_config(self.config, int(self.config["max_position_embeddings"]))
         self._tensors = self._named(there)
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="edgetrace-")))
-        for name, content in tokenizer_files(path, keys, self._decoder.vocabulary).items():
-            (self.folder / name).write_text(content, encoding="utf-8")
-        (self.folder / "config.json").write_text(json.dumps(self.config, indent=2), encoding="utf-8")
-        self._prove_tokenizer()
+        with ExitStack() as opened:  # closes what is open where the tokenizer is refused
+            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="edgetrace-"))
+            self.folder = Path(folder)
+            for name, content in tokenizer_files(path, keys, self._decoder.vocabulary).items():
+                (self.folder / name).write_text(content, encoding="utf-8")
+            (self.folder / "config.json").write_text(json.dumps(self.config, indent=2), encoding="utf-8")
+            self._prove_tokenizer()
+            self._stack = opened.pop_all()
 
     def _prove_tokenizer(self) -> None:
         """Raises UserError where llama.cpp, if it is installed, gives other ids for a corpus."""
@@ -93,7 +94,7 @@ class GgufCheckpoint(Checkpoint):
 
     def _named(self, there: dict[str, Any]) -> dict[str, Any]:
         """Tensors by the hub's names; raises UserError for one that is missing or that no weight is."""
-        names = gguf_names(self._decoder)
+        names = tensor_names(self._decoder)
         missing = sorted(set(names.values()) - there.keys())
         if missing:
             raise UserError(f"{self.path} has no tensor {missing[0]}: it is not a whole model")
@@ -183,14 +184,3 @@ def halves(rows: Array, head_dim: int) -> Array:
     """Rows [heads * head_dim, D] of queries or keys, from pairs (llama.cpp) to halves (transformers)."""
     pairs = rows.reshape(-1, head_dim // 2, 2, rows.shape[-1])
     return np.ascontiguousarray(np.swapaxes(pairs, 1, 2)).reshape(rows.shape)
-
-
-def gguf_names(config: DecoderConfig) -> dict[str, str]:
-    """The hub's name of each tensor -> its name in a GGUF file."""
-    gguf = gguf_package()
-    own_name = ARCHITECTURES[config.model_type].gguf
-    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == own_name)
-    table = gguf.get_tensor_name_map(architecture, config.layers)
-    hub = [EMBEDDING, FINAL_NORM, *(() if config.tied else (HEAD,))]
-    hub += [f"model.layers.{i}.{name}" for i in range(config.layers) for name in layer_shapes(config)]
-    return {name: table.get_name(name, try_suffixes=(".weight", ".bias")) for name in hub}

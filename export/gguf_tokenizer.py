@@ -22,18 +22,12 @@ from edge.errors import UserError
 from export.gguf_template import beyond
 from export.sentencepiece import read_pieces
 from export.tokenizer import TokenizerFiles, id_list
+from export.tokenizer_forms import LLAMA3_WORDS, META_SPACE, QWEN2_WORDS, added_around
 
 # llama_token_type, as sentencepiece numbers them.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-# How the published tokenizers cut a text into words before merging.
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA3_WORDS, QWEN2_WORDS = _WORDS % r"\p{N}{1,3}", _WORDS % r"\p{N}"
 DEEPSEEK_BOS = "<｜begin▁of▁sentence｜>"
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
-META_SPACE = "▁"
 MOST_ADDED = 64  # added tokens that are compared
 BYTES = {f"<0x{i:02X}>" for i in range(256)}
 
@@ -229,14 +223,6 @@ def joined(merge: str | list[str]) -> str:
 
 def is_byte(text: str) -> bool:
     return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
-
-
-def added_around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids that the post-processor puts before and after a text."""
-    inner = tokenizer.encode("a", add_special_tokens=False).ids
-    outer = tokenizer.encode("a", add_special_tokens=True).ids
-    start = next((i for i in range(len(outer)) if outer[i : i + len(inner)] == inner), 0)
-    return outer[:start], outer[start + len(inner) :]
 
 
 def special_ids(

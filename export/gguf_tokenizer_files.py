@@ -15,12 +15,10 @@ from edge.errors import UserError
 from export.gguf_tokenizer import (
     BYTE,
     CONTROL,
-    LLAMA3_WORDS,
-    META_SPACE,
-    QWEN2_WORDS,
     UNKNOWN,
     USER_DEFINED,
 )
+from export.tokenizer_forms import LLAMA3_WORDS, META_SPACE, QWEN2_WORDS, bpe
 
 PLAIN = "PreTrainedTokenizerFast"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -94,7 +92,8 @@ class Vocabulary:
         self.types: Sequence[int] = self.list_of("token_type", int) or [1] * len(self.tokens)
         if not self.tokens or len(self.types) != len(self.tokens):
             raise UserError(f"{path} holds no tokenizer: build from the checkpoint, or take another file")
-        if len(set(self.tokens)) < len(self.tokens):
+        self.ids = {text: i for i, text in enumerate(self.tokens)}
+        if len(self.ids) < len(self.tokens):
             raise UserError(f"{path} has two tokens with the same text: download it again")
 
     def get(self, key: str) -> Any:
@@ -168,23 +167,6 @@ class Vocabulary:
         return pairs
 
 
-def bpe(read: Vocabulary, merges: list[list[str]], **settings: Any) -> dict[str, Any]:
-    """A BPE model of the file's tokens."""
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        **settings,
-        "vocab": {text: i for i, text in enumerate(read.tokens)},
-        "merges": merges,
-    }
-
-
 def byte_level(read: Vocabulary) -> dict[str, Any]:
     """`gpt2`: byte-level BPE, cut into words by the rule that tokenizer.ggml.pre names."""
     name = ALIASES.get(read.pre, read.pre)
@@ -198,7 +180,7 @@ def byte_level(read: Vocabulary) -> dict[str, Any]:
         "normalizer": None,
         "pre_tokenizer": parts[0] if len(parts) == 1 else {"type": "Sequence", "pretokenizers": parts},
         "decoder": GPT2_LEVEL,
-        "model": bpe(read, read.merges(), ignore_merges=whole),
+        "model": bpe(read.ids, read.merges(), ignore_merges=whole),
     }
 
 
@@ -210,7 +192,7 @@ def scored(read: Vocabulary) -> dict[str, Any]:
     scores = read.list_of("scores", float)
     if len(scores) != len(read.tokens):
         raise UserError(f"{read.path} has no score for each token: download it again")
-    ids = {text: i for i, text in enumerate(read.tokens)}
+    ids = read.ids
     normal = {text for text, i in ids.items() if read.types[i] not in (CONTROL, UNKNOWN, BYTE)}
     pairs = []
     for text in normal:
@@ -233,7 +215,7 @@ def scored(read: Vocabulary) -> dict[str, Any]:
         "pre_tokenizer": None,
         "decoder": fallback_decoder(strip),
         "model": bpe(
-            read,
+            read.ids,
             [[left, right] for _, left, right in pairs],
             unk_token=None if unknown is None else read.tokens[unknown],
             fuse_unk=True,
@@ -250,7 +232,7 @@ def merged_spaces(read: Vocabulary) -> dict[str, Any]:
         "pre_tokenizer": None,
         "decoder": fallback_decoder([]),
         "model": bpe(
-            read,
+            read.ids,
             read.merges(),
             unk_token=None if unknown is None else read.tokens[unknown],
             fuse_unk=True,

@@ -24,6 +24,7 @@ from edge.registry import RegistryEntry, Shape, read_registry
 from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
 from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
+from export.tokenizer_forms import bpe
 
 SPREAD = 0.02  # the standard deviation of such models' weights before training
 INDEX_NAME = "model.safetensors.index.json"
@@ -189,16 +190,5 @@ def tokenizer_of(vocabulary: int, stop_ids: tuple[int, ...]) -> dict[str, Any]:
         "pre_tokenizer": byte_level,
         "post_processor": None,
         "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocab,
-            "merges": merges,
-        },
+        "model": bpe(vocab, merges),
     }

@@ -17,15 +17,11 @@ from tokenizers import models as kinds
 
 from export.graph.architectures import CONVERSIONS
 from export.tokenizer_files import ROLES, TokenizerSources, added_tokens, typed
+from export.tokenizer_forms import META_SPACE, QWEN2_WORDS, added_around
 from export.tokenizer_rules import ADDITIONAL, CLASSES, FIVE_PLAIN, Resolved
 
 FIVE = "transformers 5"
 EXTRA = "extra_special_tokens"
-META_SPACE = "▁"
-QWEN2_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 PLAIN = (FIVE_PLAIN, "PreTrainedTokenizer", "BloomTokenizer", "PythonBackend")
 # Classes that make the tokenizer anew of vocabulary and merges.
 REBUILT = ("LlamaTokenizer", "GemmaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer")
@@ -88,10 +84,7 @@ def differences(sources: TokenizerSources, ours: Reading, template: str) -> str:
 
 def surrounding(tokenizer: Tokenizer) -> str:
     """What the post-processor adds, as words: "<s> before and </s> after"."""
-    inner = tokenizer.encode("a", add_special_tokens=False).ids
-    outer = tokenizer.encode("a", add_special_tokens=True).ids
-    start = next((i for i in range(len(outer)) if outer[i : i + len(inner)] == inner), 0)
-    sides = (("before", outer[:start]), ("after", outer[start + len(inner) :]))
+    sides = zip(("before", "after"), added_around(tokenizer), strict=True)
     words = [
         f"{' '.join(tokenizer.id_to_token(i) or str(i) for i in ids)} {side}" for side, ids in sides if ids
     ]

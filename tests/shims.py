@@ -124,3 +124,16 @@ def edge(*words: str | Path) -> list[str]:
 
 def edge_export(*words: str | Path) -> list[str]:
     return [sys.executable, "-P", "-m", "export", *map(str, words)]
+
+
+def edge_in(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs `edge` in a folder, which is also its home, in a process that may crash without harm."""
+    return subprocess.run(
+        edge(*words),
+        cwd=folder,
+        env=environment(folder, GGML_NO_BACKTRACE="1"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )

@@ -22,6 +22,7 @@ from edge.questions.question import read_questions
 from edge.report.write import write_report
 from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD, ROOT, write_questions
+from tests.shims import edge_in
 from tests.test_cli_errors import call
 from tests.test_control_tokens import FORMS, asked, open_form
 from tests.test_gguf_file import rewritten
@@ -159,14 +160,7 @@ def test_a_question_of_many_equal_characters_does_not_stop_a_run(artifacts, tmp_
     source = artifacts("nano-llama", "gguf-q8_0") / "model.gguf"
     rewritten(source, tmp_path / "m.gguf", {"tokenizer.ggml.pre": "deepseek-llm"})
     write_questions(tmp_path / "q.csv", ["Do bats see?", "a" * 30_000])
-    done = subprocess.run(
-        [sys.executable, "-m", "edge", "run", "m.gguf", "--questions", "q.csv", "--out", "run", "--quiet"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = edge_in(tmp_path, "run", "m.gguf", "--questions", "q.csv", "--out", "run", "--quiet")
     assert done.returncode == 0, done.stderr[-500:]
     first, second = Run.open(tmp_path / "run").answers().to_pylist()
     assert first["tokens"] > 0

@@ -16,6 +16,7 @@ from edge.backends.gguf_file import open_artifact
 from edge.questions.prompt import AS_TEXT, PARSED, Prompter
 from edge.runs.run_directory import Run
 from tests.conftest import ROOT, Artifacts, write_questions
+from tests.shims import edge_in
 from tests.test_gguf_file import rewritten
 
 pytestmark = pytest.mark.slow  # many processes or builds
@@ -166,14 +167,7 @@ def test_no_character_ends_the_process(number, artifacts, tmp_path):
 def test_a_character_without_a_token_is_one_refused_question(artifacts, tmp_path):
     sentencepiece(artifacts, tmp_path / "m.gguf", 0)
     write_questions(tmp_path / "q.csv", ["Do bats see?", STRANGE])
-    done = subprocess.run(
-        [sys.executable, "-m", "edge", "run", "m.gguf", "--questions", "q.csv", "--out", "run", "--quiet"],
-        cwd=tmp_path,
-        env=ENVIRONMENT | {"HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = edge_in(tmp_path, "run", "m.gguf", "--questions", "q.csv", "--out", "run", "--quiet")
     assert done.returncode == 0, done.stderr[-500:]
     first, second = Run.open(tmp_path / "run").answers().to_pylist()
     assert first["tokens"] > 0

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edge.errors import OnNote, UserError
+from edge.errors import UserError
 from edge.jobs.multiple_choice import choices
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question
@@ -76,13 +76,3 @@ def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     first, last = min(prompts), max(prompts)  # all prompts between them begin with the same tokens
     alike: int = sum(itertools.takewhile(bool, map(operator.eq, first, last)))
     return max(0, min(alike, min(map(len, prompts)) - 2))
-
-
-def tell_encoded(questions: Sequence[Encoded], on_note: OnNote) -> None:
-    """Notes how many questions cannot be scored, and why the first, and how many have control tokens."""
-    refused = [question.note for question in questions if question.refused]
-    noted = [question.note for question in questions if question.note and not question.refused]
-    if refused:
-        on_note(f"{len(refused)} of {len(questions)} questions cannot be scored, the first: {refused[0]}")
-    if noted:
-        on_note(f"{len(noted)} of {len(questions)} questions: {noted[0]} (see --control-tokens)")

@@ -10,9 +10,10 @@ from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.runtime import Loader, llama_settings, versions
 from edge.errors import OnNote, ignore
+from edge.jobs.asked import parsed_of, tell_questions
 from edge.jobs.decode import DecodeSettings
 from edge.jobs.item import Item
-from edge.jobs.session import Progress, TraceJob, capacity_for, now, sensors_for, tell_prompts, trace
+from edge.jobs.session import Progress, TraceJob, capacity_for, now, sensors_for, trace
 from edge.machine import device
 from edge.questions.prompt import Prompter
 from edge.questions.question import Question, questions_sha256, select
@@ -47,12 +48,13 @@ def run(
     out, loader = Path(out), Loader(artifact, runtime or Runtime())
     sensors = sensors_for(pause_above)
     chosen = select(questions, limit, shard)
-    parsed = parsed_of(out, control_tokens)
+    before = read_manifest(out).settings if (out / RUN_NAME).is_file() else None
+    parsed = parsed_of(before, control_tokens)
     prompter = Prompter(artifact, prompt, date_of(out, date), control_tokens=parsed is not False)
     prompts = [prompter.prompt_or_note(question.question) for question in chosen]
     for question in set(select(questions, limit, "1/1")) - set(chosen):
         prompter.prompt_or_note(question.question)  # all shards have the same settings
-    tell_prompts(prompts, on_note)
+    tell_questions(prompts, "asked", on_note)
     manifest = RunManifest(
         kind="run",
         artifact=ArtifactIdentity.of(artifact),
@@ -95,13 +97,3 @@ def date_of(out: Path, date: str | None) -> str | None:
     if date is None and (out / RUN_NAME).is_file():
         return read_manifest(out).settings.date
     return date
-
-
-def parsed_of(out: Path, control_tokens: bool) -> bool | None:
-    """Whether control tokens are parsed; None, which parses them, where the run in `out` says nothing.
-
-    0.2 parsed them. In a later run no question has any.
-    """
-    if (out / RUN_NAME).is_file() and read_manifest(out).settings.control_tokens is None:
-        return None
-    return control_tokens

@@ -17,7 +17,8 @@ from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
 from edge.backends.runtime import Loader, llama_settings, versions
 from edge.errors import OnNote, UserError, asking, ignore
-from edge.jobs.encoded import Encoded, common_prefix, encode_or_note, tell_encoded
+from edge.jobs.asked import parsed_of, tell_questions
+from edge.jobs.encoded import Encoded, common_prefix, encode_or_note
 from edge.jobs.interrupt import stop_on_signal
 from edge.jobs.multiple_choice import by_question, choices
 from edge.jobs.session import Progress, now, tell_damaged
@@ -123,7 +124,8 @@ def score(
             f"{len(selected) - len(chosen)} questions have no true and false answers to choose from: "
             "left out"
         )
-    parsed = parsed_of(out, control_tokens)
+    before = read_score_manifest(out).settings if (out / SCORE_NAME).is_file() else None
+    parsed = parsed_of(before, control_tokens)
     prompter = Prompter(artifact, "qa", control_tokens=parsed is not False)
     context = artifact.manifest.model.context
     # The questions of all shards, so that neither results nor settings depend on sharding or resuming.
@@ -136,7 +138,7 @@ def score(
     ready = [question for question in encoded.values() if not question.refused]
     if not ready:
         raise UserError(f"no question can be scored: {next(iter(encoded.values())).note}")
-    tell_encoded(list(encoded.values()), on_note)
+    tell_questions(list(encoded.values()), "scored", on_note)
     longest = max(question.positions for question in ready)
     shared = common_prefix([question.prompt for question in everyone.values() if not question.refused])
     manifest = ScoreManifest(
@@ -167,13 +169,6 @@ def score(
                     write(writer, tables, lambda done: on_progress(Progress(done, len(chosen), None)))
         writer.finish()
         return Scored(writer.manifest, by_question(writer.rows()))
-
-
-def parsed_of(out: Path, control_tokens: bool) -> bool | None:
-    """Whether control tokens are parsed; None, which parses them, where scores in `out` say nothing."""
-    if (out / SCORE_NAME).is_file() and read_score_manifest(out).settings.control_tokens is None:
-        return None
-    return control_tokens
 
 
 def rows_of(

@@ -266,16 +266,6 @@ def capacity_for(prompts: Sequence[Prompt], settings: DecodeSettings, context: i
     return min(context, longest + settings.max_new_tokens)
 
 
-def tell_prompts(prompts: Sequence[Prompt], on_note: OnNote) -> None:
-    """Notes how many questions are refused, and why the first, and how many have control tokens."""
-    refused = [prompt.note for prompt in prompts if prompt.refused]
-    noted = [prompt.note for prompt in prompts if prompt.note and not prompt.refused]
-    if refused:
-        on_note(f"{len(refused)} of {len(prompts)} questions cannot be asked, the first: {refused[0]}")
-    if noted:
-        on_note(f"{len(noted)} of {len(prompts)} questions: {noted[0]} (see --control-tokens)")
-
-
 def tell_damaged(directory: JobDirectory[Any], on_note: OnNote, done: str) -> None:
     """Notes each damaged file of a directory; `done` is the verb for its questions, such as "traced"."""
     for name in directory.damaged:

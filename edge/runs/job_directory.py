@@ -9,31 +9,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from edge.errors import OnNote, UserError
 from edge.files import LOCK_NAME, claim, remove_temporary, write_record
-from edge.machine.device import Device
-from edge.runs.sessions import Session, changes, session_of, settled
+from edge.runs.sessions import Session, Worked, changes, session_of, settled
 
 RUNNING, FINISHED = "running", "finished"
 
 
-class JobManifest(Protocol):
+class JobManifest(Worked, Protocol):
     """A frozen dataclass that says what the job is; `state` is RUNNING or FINISHED."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def state(self) -> str: ...
-    @property
-    def device(self) -> Device: ...
-    @property
-    def versions(self) -> Mapping[str, str]: ...
-    @property
-    def created(self) -> str: ...
     @property
     def sessions(self) -> tuple[Session, ...]: ...
     @property
