@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from edge.artifact import LARGEST_SIZE, ModelSpec
+from edge.artifact import LARGEST_SIZE, Artifact, ModelSpec
+from edge.backends.onnx import OnnxBackend
 from edge.errors import UserError
 from edge.fields import DEEPEST, FieldError, number, parse_json, shown, text
 from export.build import build
@@ -131,3 +133,21 @@ def test_a_model_is_no_larger_than_its_libraries_count():
     for name in sizes.keys() - {"layers"}:
         with pytest.raises(ValueError, match="larger than any"):
             ModelSpec.from_json(fields | {name: LARGEST_SIZE + 1})
+
+
+@pytest.mark.parametrize("taps", ["rows", "none"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"head_dim": 65536},
+        {"kv_heads": 4, "heads": 4},
+        {"vocabulary": 5},
+        {"layers": 1, "windows": (0,)},
+    ],
+)
+def test_a_manifest_of_another_shape_than_its_graph_is_refused(change, taps, artifacts):
+    artifact = Artifact.open(artifacts("narrow", taps=taps))
+    other = replace(artifact.manifest, model=replace(artifact.manifest.model, **change))
+    with pytest.raises(UserError, match="has another shape than its manifest says"):
+        OnnxBackend(Artifact(artifact.path, other), capacity=8, threads=1)
+    OnnxBackend(artifact, capacity=8, threads=1).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.artifact import Artifact
+from edge.artifact import Artifact, ModelSpec
 from edge.backends.base import CHUNK, LAST_BYTES, check_room
 from edge.backends.mapped import let_go
 from edge.errors import UserError
@@ -97,6 +98,30 @@ def chunks(count: int, last: int) -> list[int]:
     return [*sizes, last]
 
 
+def check_shape(session: Any, spec: ModelSpec, path: Path, *, tapped: bool) -> None:
+    """Raises UserError where a graph has another shape than its manifest, by which the buffers are made."""
+    layers = range(spec.layers)
+    wanted = {"logits": (1, spec.vocabulary)}  # each name with an axis and its size
+    for layer, part in itertools.product(layers, ("key", "value")):
+        wanted[f"past_key_values.{layer}.{part}"] = (3, spec.head_dim)
+        wanted[f"present.{layer}.{part}"] = (1, spec.kv_heads)
+    if tapped:
+        wanted |= {f"attention.{layer}": (1, spec.heads) for layer in layers}
+        wanted |= {f"hidden.{index}": (2, spec.hidden) for index in range(spec.layers + 1)}
+    inputs = {node.name: node.shape for node in session.get_inputs()}
+    there = inputs | {node.name: node.shape for node in session.get_outputs()}
+    others = sorted(inputs.keys() - wanted.keys() - {"input_ids", "seqlens_k", "total_sequence_length"})
+    others += [
+        name
+        for name, (axis, size) in wanted.items()
+        if name not in there or there[name][axis : axis + 1] != [size]
+    ]
+    if others:
+        raise UserError(
+            f"{path} has another shape than its manifest says (at {others[0]}): build the artifact again"
+        )
+
+
 class OnnxBackend:
     """Runs an artifact of `edge-export build --to onnx-*`; see `edge.backends.base.Backend`.
 
@@ -152,6 +177,7 @@ class OnnxBackend:
         began = time.perf_counter()
         self.close()
         self._session = open_session(self._graph, threads)
+        check_shape(self._session, self.spec, self._graph, tapped=self._tapped)
         self._thread_count.changed(time.perf_counter() - began)
         let_go(self._graph.with_name(DATA_NAME), self._graph.with_name(WEIGHTS_NAME))
         self._binding, self._threads, self._bound_ids = self._session.io_binding(), threads, 0
