@@ -56,7 +56,8 @@ def test_a_tokenizer_that_spells_an_answer_otherwise_is_refused(artifacts, trace
     """Two ids that no prompt has changed places: prompts alone would not tell."""
     full = Artifact.open(artifacts("nano-llama"))
     reference = trace(full, "full")
-    prompts = {i for ids in reference.answers(["question_index", "prompt_ids"])["prompt_ids"].to_pylist() for i in ids}
+    asked = reference.answers(["question_index", "prompt_ids"])
+    prompts = {i for ids in asked["prompt_ids"].to_pylist() for i in ids}
     said = reference.steps(["question_index", "step", "token_id"])["token_id"].to_pylist()
     stops = full.manifest.model.stop_ids
     one = next(i for i in said if i not in prompts and i not in stops)

@@ -167,7 +167,8 @@ def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> No
             "force an artifact of the same model"
         )
     theirs = reference.manifest.artifact
-    if theirs.tokenizer_sha256 != artifact.manifest.tokenizer_sha256 and not reads_alike(artifact, reference):
+    same_file = theirs.tokenizer_sha256 == artifact.manifest.tokenizer_sha256
+    if not same_file and not reads_alike(artifact, reference):
         raise UserError(
             f"{reference.folder} was traced with another tokenizer ({theirs.model_id}) than "
             f"{artifact.label}: force an artifact of the same model"
