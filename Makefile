@@ -9,11 +9,14 @@ STAMP := $(VENV)/.extras
 NANO := nano-llama nano-qwen2 nano-qwen3 nano-gemma3
 MODELS ?= llama-3.2-1b-instruct gemma-3-1b-it deepseek-r1-distill-qwen-1.5b qwen3-1.7b
 PRECISION ?= onnx-int4
+LIMIT ?= 100
+QUESTIONS ?=
+STUDY ?=
 comma := ,
 PRECISIONS ?= onnx-fp32 onnx-int8 onnx-int4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo export test test-arm check lint pytest docs docs-commands bench bench-taps clean
+.PHONY: help setup demo export study test test-arm check lint pytest docs docs-commands bench bench-taps clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +34,10 @@ export: ## the paper's four models from the hub in three ONNX precisions, verifi
 	  $(BIN)/edge-export build $$m $(addprefix --to ,$(PRECISIONS)) --out models/$$m --yes && \
 	  $(BIN)/edge-export verify models/$$m --source $$m --yes || exit $$?; \
 	done
+
+study: ## SmolLM2-135M-Instruct on TruthfulQA in six artifacts: free, forced, scored; tables, figures and report under runs/study (2 h for 100 questions, 3 GB; goes on where it was stopped); LIMIT=, QUESTIONS=, STUDY="more options" (python -m tools.study --help)
+	@$(call install,export,llama,study)
+	$(BIN)/python -m tools.study --limit $(LIMIT) $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(STUDY)
 
 test: ## set-up with the dev extra, lint, types and every test (12 min; the first time 20 with llama.cpp's build)
 	@$(call install,dev)

