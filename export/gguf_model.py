@@ -223,7 +223,7 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     writer.add_token_types(list(vocabulary.types))
     if vocabulary.scores is not None:
         writer.add_token_scores(list(vocabulary.scores))
-        writer.add_add_space_prefix(False)
+        writer.add_add_space_prefix(vocabulary.space_prefix)
     if vocabulary.merges is not None:
         writer.add_token_merges(list(vocabulary.merges))
     writer.add_add_bos_token(vocabulary.add_bos)

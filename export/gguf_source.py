@@ -73,7 +73,7 @@ class GgufCheckpoint(Checkpoint):
             folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="edgetrace-"))
             self.folder = Path(folder)
             for name, content in tokenizer_files(path, keys, self._decoder.vocabulary).items():
-                (self.folder / name).write_text(content, encoding="utf-8")
+                (self.folder / name).write_bytes(content)
             (self.folder / "config.json").write_text(json.dumps(self.config, indent=2), encoding="utf-8")
             self._prove_tokenizer()
             self._stack = opened.pop_all()

@@ -53,8 +53,9 @@ CORPUS = (
 class Vocabulary:
     """The values of tokenizer.ggml.*; `model` "none" has a `reason` and only the special ids with it.
 
-    `template_tokens` are what the checkpoint's tokenizer gives to the template, by role. `templates` names
-    the chat templates of a checkpoint that has several and none called default.
+    `space_prefix` puts a space before a text, where there are scores. `template_tokens` are what the
+    checkpoint's tokenizer gives to the template, by role. `templates` names the chat templates of a
+    checkpoint that has several and none called default.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Vocabulary:
     scores: Sequence[float] | None = None
     merges: Sequence[str] | None = None
     special_ids: dict[str, int] | None = None
+    space_prefix: bool = False
     add_bos: bool = False
     add_eos: bool = False
     template: str = ""
@@ -108,11 +110,13 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
     pieces = files.pieces
     scores: list[float] | None = None
     tokens, types = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
-    if model == "gemma4" and pieces.is_file():
+    if model in ("gemma4", "llama") and pieces.is_file():
         model, pre, scores = "llama", "default", [-1000.0] * size
         for i, (text, score, kind) in enumerate(read_pieces(pieces)):
             if i < size:
                 tokens[i], types[i], scores[i] = text, kind, score
+    elif model == "llama":
+        model, reason = "none", "a tokenizer with a space before a text needs its tokenizer.model"
     else:
         for text, i in raw.get("model", {}).get("vocab", {}).items() if model != "none" else ():
             if i < size:
@@ -120,7 +124,8 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
     for added in raw.get("added_tokens") or ():
         if added["id"] < size:
             tokens[added["id"]] = added["content"]
-            types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+            if types[added["id"]] != UNKNOWN:  # which only tokenizer.model says
+                types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     if max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0) >= size:
         model, reason = "none", f"the tokenizer has more tokens than the model's {size} embedding rows"
     if reason_beyond := beyond(files, tokenizer, size):
@@ -149,6 +154,7 @@ def read_vocabulary(files: TokenizerFiles, size: int, first: object = None) -> V
         scores,
         merges if scores is None else None,
         special_ids(tokenizer, files, size, before, after, first),
+        has_prefix(raw.get("normalizer") or {}),
         bool(before),
         bool(after),
         files.chat_template,
@@ -183,11 +189,13 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
             "llama.cpp has no equivalent of added tokens that take the spaces beside them or stand alone",
         )
     if model.get("byte_fallback"):
-        spaces = normaliser.get("type") == "Replace" and normaliser.get("content") == META_SPACE
+        steps = normaliser.get("normalizers") or [normaliser]
+        spaces = steps[-1].get("type") == "Replace" and steps[-1].get("content") == META_SPACE
+        alone = len(steps) == 1 or (len(steps) == 2 and has_prefix(normaliser))
         cut = not pre or (pre.get("type") == "Split" and pre.get("pattern") == {"String": " "})
         over = any("\n" in text and text.strip("\n") for text in map(joined, model.get("merges") or ()))
-        if spaces and cut and not over and not model.get("ignore_merges"):
-            return "gemma4", "gemma4", ""
+        if spaces and alone and cut and not over and not model.get("ignore_merges"):
+            return ("llama", "default", "") if has_prefix(normaliser) else ("gemma4", "gemma4", "")
         return "none", "", "llama.cpp has no equivalent of this byte-fallback tokenizer"
     if normaliser.get("normalizers") == []:
         normaliser = {}  # a sequence of none, as DeepSeek's files have it
@@ -201,6 +209,9 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
     if len(parts) == 1 and last.get("use_regex", True) and not whole:
         return "gpt2", "gpt-2", ""
     split = parts[0]
+    digits = split.get("type") == "Digits" and bool(split.get("individual_digits"))
+    if len(parts) == 2 and digits and last.get("use_regex", True) and not whole:
+        return "gpt2", "smollm", ""
     plain = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
     words = (
         split.get("pattern", {}).get("Regex")
@@ -219,6 +230,12 @@ def form(raw: dict[str, Any]) -> tuple[str, str, str]:
 def joined(merge: str | list[str]) -> str:
     """The token that a merge gives; tokenizer.json has it as two strings, or as one with a space between."""
     return merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
+
+
+def has_prefix(normaliser: Mapping[str, Any]) -> bool:
+    """Whether a normaliser of tokenizer.json first puts a space, as U+2581, before a text."""
+    first = (normaliser.get("normalizers") or [normaliser])[0]
+    return bool(first.get("type") == "Prepend" and first.get("prepend") == META_SPACE)
 
 
 def is_byte(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The vocabulary of a GGUF file as tokenizer.json and tokenizer_config.json with the same ids.
+"""The vocabulary of a GGUF file as a checkpoint's tokenizer files with the same ids.
 
 llama.cpp knows pre-tokenizers by name. Only the names whose rule is known here are read; the build then
 proves the ids against llama.cpp's own, where it is installed.
@@ -16,8 +16,10 @@ from export.gguf_tokenizer import (
     BYTE,
     CONTROL,
     UNKNOWN,
+    UNUSED,
     USER_DEFINED,
 )
+from export.sentencepiece import written_pieces
 from export.tokenizer_forms import LLAMA3_WORDS, META_SPACE, QWEN2_WORDS, bpe
 
 PLAIN = "PreTrainedTokenizerFast"
@@ -44,9 +46,10 @@ BYTE_LEVEL_FORMS: dict[str, tuple[list[dict[str, Any]], bool]] = {
 }
 
 
-def tokenizer_files(path: Path, keys: Mapping[str, Any], rows: int) -> dict[str, str]:
+def tokenizer_files(path: Path, keys: Mapping[str, Any], rows: int) -> dict[str, bytes]:
     """Name -> content of the tokenizer's files, for a model with so many rows.
 
+    A vocabulary with scores has them in a tokenizer.model, so that they can go into a GGUF file again.
     Raises UserError, with the reason, for a vocabulary whose exact form is not known.
     """
     read = Vocabulary(path, keys)
@@ -75,11 +78,15 @@ def tokenizer_files(path: Path, keys: Mapping[str, Any], rows: int) -> dict[str,
     if isinstance(template, str):
         settings["chat_template"] = template
     ends = [i for role in ("eos", "eot", "eom") if (i := read.special(role)) is not None]
-    return {
-        "tokenizer.json": json.dumps(tokenizer, ensure_ascii=False),
-        "tokenizer_config.json": json.dumps(settings, ensure_ascii=False),
-        "generation_config.json": json.dumps({"eos_token_id": sorted(set(ends))}),
+    contents: dict[str, Any] = {
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": settings,
+        "generation_config.json": {"eos_token_id": sorted(set(ends))},
     }
+    files = {name: json.dumps(content, ensure_ascii=False).encode() for name, content in contents.items()}
+    if form is scored:
+        files["tokenizer.model"] = written_pieces(zip(read.tokens, read.scores(), read.types, strict=True))
+    return files
 
 
 class Vocabulary:
@@ -92,9 +99,12 @@ class Vocabulary:
         self.types: Sequence[int] = self.list_of("token_type", int) or [1] * len(self.tokens)
         if not self.tokens or len(self.types) != len(self.tokens):
             raise UserError(f"{path} holds no tokenizer: build from the checkpoint, or take another file")
-        self.ids = {text: i for i, text in enumerate(self.tokens)}
-        if len(self.ids) < len(self.tokens):
+        if len(set(self.tokens)) < len(self.tokens):
             raise UserError(f"{path} has two tokens with the same text: download it again")
+        # Rows beyond the tokenizer have such names in GGUF files, and no token in tokenizer.json.
+        self.ids = {
+            text: i for i, text in enumerate(self.tokens) if self.types[i] != UNUSED or text != f"[PAD{i}]"
+        }
 
     def get(self, key: str) -> Any:
         return self._keys.get(f"tokenizer.ggml.{key}")
@@ -106,6 +116,13 @@ class Vocabulary:
         if not isinstance(value, list) or not all(isinstance(entry, kind) for entry in value):
             raise UserError(f"{self.path} has a tokenizer.ggml.{key} of another type: download it again")
         return value
+
+    def scores(self) -> list[float]:
+        """A score for each token; raises UserError where one is missing."""
+        scores: list[float] = self.list_of("scores", float)
+        if len(scores) != len(self.tokens):
+            raise UserError(f"{self.path} has no score for each token: download it again")
+        return scores
 
     def special(self, role: str) -> int | None:
         """The id that the file gives a role, None for none."""
@@ -189,11 +206,9 @@ def scored(read: Vocabulary) -> dict[str, Any]:
 
     The merge with the higher score comes first, as transformers converts such vocabularies.
     """
-    scores = read.list_of("scores", float)
-    if len(scores) != len(read.tokens):
-        raise UserError(f"{read.path} has no score for each token: download it again")
-    ids = read.ids
-    normal = {text for text, i in ids.items() if read.types[i] not in (CONTROL, UNKNOWN, BYTE)}
+    scores, ids = read.scores(), read.ids
+    # In the order of their ids: equal scores give the same merges each time.
+    normal = {text: i for text, i in ids.items() if read.types[i] not in (CONTROL, UNKNOWN, BYTE)}
     pairs = []
     for text in normal:
         halves = ((text[:cut], text[cut:]) for cut in range(1, len(text)))

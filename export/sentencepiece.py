@@ -1,9 +1,9 @@
-"""The pieces of a sentencepiece model (tokenizer.model), read without its library."""
+"""The pieces of a sentencepiece model (tokenizer.model), read and written without its library."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edge.errors import UserError
@@ -28,6 +28,21 @@ def read_pieces(path: Path) -> Iterator[tuple[str, float, int]]:
                 yield text.decode(), float(struct.unpack("<f", score)[0]), kind
     except (OSError, ValueError, IndexError, struct.error) as error:
         raise UserError(f"{path} is not a sentencepiece model ({error}): download it again") from error
+
+
+def written_pieces(pieces: Iterable[tuple[str, float, int]]) -> bytes:
+    """A sentencepiece model of pieces, each with text, score and type, in the order of their ids."""
+
+    def varint(number: int) -> bytes:
+        return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+    def block(content: bytes) -> bytes:  # field 1 of a message
+        return b"\x0a" + varint(len(content)) + content
+
+    return b"".join(
+        block(block(text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(kind))
+        for text, score, kind in pieces
+    )
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

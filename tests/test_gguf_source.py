@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
@@ -100,13 +101,16 @@ def test_llama3_scaling_comes_back_from_its_factors(checkpoints, tmp_path):
     assert {key: scaling[key] for key in wanted if key in scaling} == wanted
 
 
-def rewritten(source: Path, out: Path, drop: str = "", extra: str = "") -> Path:
-    """A copy of a file without one tensor, or with one more."""
+def rewritten(
+    source: Path, out: Path, drop: str = "", extra: str = "", keys: Mapping[str, str] | None = None
+) -> Path:
+    """A copy of a file without one tensor, with one more, or with other values of some keys."""
     reader = GGUFReader(source)
     writer = GGUFWriter(out, "llama")
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name != "general.architecture":
-            writer.add_key_value(name, field.contents(), field.types[0], field.types[-1])
+            value = (keys or {}).get(name, field.contents())
+            writer.add_key_value(name, value, field.types[0], field.types[-1])
     for tensor in reader.tensors:
         if tensor.name != drop:
             writer.add_tensor(tensor.name, tensor.data)
