@@ -103,7 +103,7 @@ def test_the_figures_are_those_of_the_analysis(studied):
     assert sum(results.full.groups[kind].answers for kind in (FINISHED, CUT, LOOPING)) == 12
     attention = next(change for change in divergence.layers if change.metric == "attention_entropy_layer")
     assert np.sign(damage.layers.attention) == pytest.approx(np.sign(attention.mean))
-    along = results.full.along["sink_mass"][ALL]
+    along = results.along["sink_mass"][ALL]
     answers = full.answers()
     assert along.early.value == pytest.approx(numbers(answers, "sink_mass_early").mean())
     assert along.trajectory is not None

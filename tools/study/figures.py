@@ -52,13 +52,13 @@ def trajectories(results: StudyResults) -> Figure | None:
             ("attention_entropy", "nats"),
             ("sink_mass", "share of attention"),
         )
-        if metric in results.full.along
+        if metric in results.along
     ]
     figure = Figure(figsize=(SIZE[0] * 1.3, SIZE[1]))
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for axis, (metric, unit) in zip(axes, shown, strict=True):
         for kind in KINDS:
-            line = results.full.along[metric][kind].trajectory
+            line = results.along[metric][kind].trajectory
             if line is None or line.questions < 2:
                 continue
             colour = OF_KIND[kind]

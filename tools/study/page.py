@@ -142,7 +142,7 @@ def layers(results: StudyResults) -> str:
 
 def sinks(results: StudyResults) -> str:
     """Attention on the first position by layer, lowest and highest five."""
-    mass = results.full.sinks
+    mass = results.sinks
     order = np.argsort(mass)
 
     def listed(layers: Sequence[int]) -> str:
@@ -156,9 +156,9 @@ def sinks(results: StudyResults) -> str:
 def along(results: StudyResults) -> str:
     """Early part, late part and shift of the reference's metrics."""
     rows = []
-    for metric in (name for name in ALONG if name in results.full.along):
+    for metric in (name for name in ALONG if name in results.along):
         for kind in (ALL, *KINDS):
-            found = results.full.along[metric][kind]
+            found = results.along[metric][kind]
             cells = [interval(found.early), interval(found.late), interval(found.shift, signed=True)]
             rows.append([f"`{metric}`, {kind}", *cells])
     return table(["metric, answers", "first 20%", "last 20%", "shift"], rows)

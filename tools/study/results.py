@@ -57,15 +57,14 @@ class Along(NamedTuple):
 
 @dataclass(frozen=True)
 class Single:
-    """One precision that decodes alone. `groups` has ALL and each of KINDS, `along` is by metric and then by
-    kind. `sinks` is the mean attention on position 0 by layer [L]. `truth` is by ALL and FINISHED; `scores`
-    by task."""
+    """One precision that decodes alone.
+
+    `groups` has ALL and each of KINDS, `truth` ALL and FINISHED; `scores` is by task.
+    """
 
     name: str
     bytes: int
     groups: dict[str, Group]
-    along: dict[str, dict[str, Along]]
-    sinks: Float64
     truth: dict[str, Truth]
     scores: dict[str, Interval]
     paper: PaperRun
@@ -100,7 +99,11 @@ class Damage:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """Everything that the page shows. `tokens` is the length limit."""
+    """Everything that the page shows.
+
+    `tokens` is the length limit. `along` is of the reference, by metric and then by kind, `sinks` its mean
+    attention on position 0 by layer [L].
+    """
 
     model_id: str
     notice: str
@@ -108,6 +111,8 @@ class StudyResults:
     tokens: int
     singles: tuple[Single, ...]
     damages: tuple[Damage, ...]
+    along: dict[str, dict[str, Along]]
+    sinks: Float64
 
     @property
     def full(self) -> Single:
@@ -120,9 +125,15 @@ def read_study(plan: Plan) -> StudyResults:
     full = Run.open(plan.run(FULL))
     singles = tuple(read_single(plan, name) for name in plan.artifacts)
     damages = tuple(read_damage(plan, full, name) for name in plan.artifacts if name != FULL)
-    manifest = full.manifest
     return StudyResults(
-        manifest.model_id, manifest.notice, full.answers().num_rows, plan.tokens, singles, damages
+        model_id=full.manifest.model_id,
+        notice=full.manifest.notice,
+        questions=full.answers(["question_index"]).num_rows,
+        tokens=plan.tokens,
+        singles=singles,
+        damages=damages,
+        along=along_of(full, read_tokens(full), kinds_of(full)),
+        sinks=head_map(full, "sink_mass").mean(axis=1),
     )
 
 
@@ -134,8 +145,6 @@ def read_single(plan: Plan, name: str) -> Single:
         name=name,
         bytes=run.manifest.artifact.bytes or 0,
         groups=groups_of(run, masks),
-        along=along_of(run, tokens, masks),
-        sinks=head_map(run, "sink_mass").mean(axis=1),
         truth=truths_of(run, tokens, masks),
         scores=read_scores(plan, name),
         paper=analyse_paper(run, tokens=tokens),
