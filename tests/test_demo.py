@@ -31,7 +31,9 @@ def test_a_model_is_built_traced_in_three_precisions_and_forced(name, tmp_path):
     lines = list(commands(name, tmp_path / "models", tmp_path / "runs" / name, None, False))
     assert lines[0][:3] == ["edge-export", "build", name]
     traced = [line for line in lines if line[1] in ("run", "force")]
-    assert {option(line, "--out") for line in traced} == {str(tmp_path / "runs" / name / run) for run in RUNS}
+    assert {option(line, "--out") for line in traced} == {
+        str(tmp_path / "runs" / name / run) for run in RUNS
+    }
     # All of them are compared, full precision first, and all of them are reported.
     compared = lines[-1][2:]
     assert lines[-1][:2] == ["edge", "compare"]

@@ -31,9 +31,9 @@ QUANTISED = (INT8, INT4)
 NEEDED = ("onnx", "onnx_ir", "ml_dtypes", "safetensors", "gguf", "plotly")
 WELCOME = (
     "This demo looks into a small language model while it answers, and at what 8 and 4 bits change in it. "
-    "Each model answers in full precision, in 8 bits and in 4 bits. Then the quantised ones read the answers "
-    "of full precision, so that all three can be compared token by token. Every command is shown before it "
-    "runs."
+    "The model answers in full precision, in 8 bits and in 4 bits. Then the two quantised ones read the "
+    "answers of full precision, so that all three can be compared token by token. Every command is shown "
+    "before it runs. At the end there is a page of figures to open in a browser."
 )
 
 
