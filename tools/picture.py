@@ -151,7 +151,7 @@ def strips(tokens: Sequence[Token], top: float) -> list[str]:
 
 def legend(tokens: Sequence[Token], y: float) -> Iterator[str]:
     """The colours of entropy, and what bars and marks are, with the largest KL as an example."""
-    yield text_at(MARGIN, y, "Colours: output entropy in nats (uncertainty of the next token)", "s")
+    yield text_at(MARGIN, y, "Colours: output entropy (uncertainty) in nats", "s")
     x = MARGIN + 352.0
     for (edge, shade), low in zip(LEVELS, ("0", *(f"{edge:g}" for edge, _ in LEVELS)), strict=False):
         yield box(x, y - 9, 14, 10, shade, "")
