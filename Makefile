@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= export
 # Extras that are installed already, so that a target can ask for its own without taking others away.
 STAMP := $(VENV)/.extras
+REAL := smollm2-135m-instruct
 NANO := nano-llama nano-qwen2 nano-qwen3 nano-gemma3
 MODELS ?= llama-3.2-1b-instruct gemma-3-1b-it deepseek-r1-distill-qwen-1.5b qwen3-1.7b
 PRECISION ?= onnx-int4
@@ -76,7 +77,7 @@ bench-taps: ## cost of tracing at Llama-3.2-1B's shape, random weights; PRECISIO
 	$(BIN)/python -m benchmarks.tap_overhead --work runs/bench --precision $(PRECISION)
 
 clean: ## remove built artifacts and runs, keep .venv
-	rm -rf $(addprefix models/,$(NANO)) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(addprefix models/,$(REAL) $(NANO)) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Installs the project with the extras asked for and those already there; does nothing when nothing is missing.
 define install

@@ -3,7 +3,7 @@ site builds.
 
 A block of commands is run as it stands, after those of the README, unless a comment `<!-- not run: why -->`
 stands before it; then, as for commands inside sentences, it must name commands and options that exist. Pages
-take for granted what `edge demo` leaves.
+take for granted what `edge demo --nano` leaves.
 """
 
 from __future__ import annotations

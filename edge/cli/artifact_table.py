@@ -10,6 +10,7 @@ from rich.text import Text
 from edge.analysis.artifacts import ArtifactComparison, Cost, Damage
 from edge.analysis.classes import class_name
 from edge.analysis.intervals import Interval
+from edge.cli.common import unsaid
 from edge.cli.tables import number, star, table
 from edge.cli.terminal import escaped, unmarked
 from edge.report.formatting import FEW_NOTE
@@ -23,8 +24,8 @@ def artifact_table(comparison: ArtifactComparison) -> Group:
     full, count = comparison.full, len(comparison.lines)
     title = f"{count} artifacts against {full.label}, {comparison.questions} questions"
     head = Text(escaped(title), style="bold")
-    if comparison.notice:
-        head.append(f"\n{escaped(comparison.notice)}", style="dim")
+    if notice := unsaid(comparison.notice):
+        head.append(f"\n{escaped(notice)}", style="dim")
     if any(not run.same_checkpoint for run in comparison.runs):
         head.append(
             "\nNot all are known to come from one checkpoint: a change may not be quantisation's alone.",
