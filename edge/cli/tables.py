@@ -181,6 +181,8 @@ def forced(part: ForcedPart) -> Group:
         value = "-" if math.isnan(statistic.value) else f"{scale * statistic.value:.6g}{unit}"
         rows.add_row(statistic.name, value, *errors)
     parts: list[RenderableType] = [rows]
+    if part.noise_floor and part.noise_floor.near:
+        parts.append(Text(f"{part.noise_floor.text}.", style="yellow"))
     if part.hidden_error and part.hidden_similarity:
         title = "Residual stream against the full model's, mean over questions"
         hidden = table(title, "layer", "relative error", "cosine")
