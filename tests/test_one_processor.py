@@ -40,7 +40,9 @@ for name, call in work.items():
 @pytest.mark.skipif(usable_cores() < 2, reason="with one processor nothing starts more threads")
 def test_the_numbers_of_a_step_take_one_processor():
     done = subprocess.run([sys.executable, "-c", COUNTS], capture_output=True, text=True, check=True)
-    ratios = {name: float(ratio) for name, ratio in (line.split("=") for line in done.stdout.split("\n")[:4])}
+    ratios = {
+        name: float(ratio) for name, ratio in (line.split("=") for line in done.stdout.split("\n")[:4])
+    }
     if ratios.pop("a control") < 1.3:
         pytest.skip("this numpy multiplies on one thread")
     assert max(ratios.values()) < 1.1, ratios
