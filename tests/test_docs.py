@@ -314,6 +314,9 @@ def test_the_picture_is_drawn_from_a_run(demo, tmp_path):
             answer = next(row for question, row in answers.items() if title.endswith(question))
             assert len(tokens) == answer["tokens"]
             assert "".join(t.text for t in tokens).startswith(answer["answer"].strip()[:20])
+            steps = Run.open(runs / "int4-forced").steps(["question_index", "step", "same_top1"]).to_pylist()
+            same = [row["same_top1"] for row in steps if row["question_index"] == answer["question_index"]]
+            assert len(root.findall("s:text[@class='m']", space)) == same.count(False)
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

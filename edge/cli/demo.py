@@ -25,6 +25,7 @@ from edge.registry import read_registry
 from edge.runs.manifest import RUN_NAME
 
 REAL = "smollm2-135m-instruct"
+REPORT = "report.html"
 QUESTIONS, TOKENS = 12, 80  # how many a real model is asked, and its longest answer
 QUANTISED = (INT8, INT4)
 # Modules of the extras `export` and `analysis` that the first and the last command need.
@@ -33,7 +34,7 @@ WELCOME = (
     "This demo looks into a small language model while it answers, and at what 8 and 4 bits change in it. "
     "The model answers in full precision, in 8 bits and in 4 bits. Then the two quantised ones read the "
     "answers of full precision, so that all three can be compared token by token. Every command is shown "
-    "before it runs. At the end there is a page of figures to open in a browser."
+    "before it runs. The figures will be in {report}, a page for any browser."
 )
 
 
@@ -66,7 +67,7 @@ def demo(
             f"edge demo needs {', '.join(missing)}: install the extras, "
             "in a clone with \"pip install '.[export,analysis]'\""
         )
-    console.print(WELCOME, markup=False)
+    console.print(WELCOME.format(report=out / REPORT), markup=False)
     try:
         show(names, models, out, limit, overwrite)
     except typer.Exit as end:
@@ -95,24 +96,30 @@ def chosen(wanted: list[str] | None, nano: bool) -> list[str]:
 
 def show(names: list[str], models: Path, out: Path, limit: int | None, overwrite: bool) -> None:
     """Runs the demo's commands; raises typer.Exit with the exit code of one that fails."""
-    if overwrite:
-        remove_runs(out, names)
     for name in names:
         notice = read_registry()[name].notice
         console.print()
         print_notice(notice)
-        for command in commands(name, models / name, out / name, limit, overwrite):
+        build, *rest = commands(name, models / name, out / name, limit, overwrite)
+        call(build, notice)
+        if overwrite:  # an earlier demo's runs stay where the build fails
+            remove_runs(out, name)
+        for command in rest:
             call(command, notice)
-    report = out / "report.html"
+    report = out / REPORT
     call(["edge", "report", *(f"{run}" for run in run_folders(out, names)), "--out", f"{report}"])
-    program = Path(sys.argv[0])
-    edge = "python -m edge" if program.name == "__main__.py" else f"{program}"
+    again = shlex.join([*program(), "ask", f"{models / names[0] / INT8}", "Why is the sky blue?"])
     console.print()
-    for line in (
-        f"Open {report} in a browser.",
-        f'Ask it yourself: {edge} ask {models / names[0] / INT8} "Why is the sky blue?"',
-    ):
+    for line in (f"Open {report} in a browser.", f"Ask the model yourself: {again}"):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def program() -> list[str]:
+    """How a shell starts this program again: by its name, or by its path where the name is not enough."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        return ["python", "-m", "edge"]
+    return [path.name if shutil.which(path.name) else f"{path}"]
 
 
 def commands(
@@ -162,9 +169,9 @@ def short(precision: str) -> str:
     return precision.removeprefix("onnx-")
 
 
-def remove_runs(out: Path, names: list[str]) -> None:
-    """Removes an earlier demo's run directories and nothing else."""
-    for folder in run_folders(out, names):
+def remove_runs(out: Path, name: str) -> None:
+    """Removes an earlier demo's run directories of a model and nothing else."""
+    for folder in run_folders(out, [name]):
         if (folder / RUN_NAME).is_file():
             shutil.rmtree(folder)
 
