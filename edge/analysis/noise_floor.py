@@ -47,7 +47,11 @@ FLOORS = {
     "nano-qwen3": {
         "onnx-fp32": 1.3e-09,
         "onnx-int8": 5.1e-06,
-        "onnx-int4": 2.2e-06,
+        "onnx-int4": 2.8e-06,
+        "gguf-f32": 1.5e-09,
+        "gguf-q8_0": 6.2e-06,
+        "gguf-q4_k_m": 7.3e-06,
+        "gguf-q4_0": 6e-07,
     },
     "nano-gemma3": {
         "onnx-fp32": 2e-09,
