@@ -32,7 +32,7 @@ pytest.importorskip("transformers")
 FULL = ("onnx-fp32", "gguf-f32")
 ASKED = 8
 TOKENS = 40
-EVERY = 16  # steps from one that the slow twins work out to the next: each takes them a second
+EVERY = 20  # steps from one that the slow twins work out to the next: each takes them a second
 RUNTIME = Runtime(threads=1, prepack=False)
 
 
