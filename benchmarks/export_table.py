@@ -2,7 +2,8 @@
 weights.
 
 Each build is a process of its own. Its memory is read from /proc while it runs: anonymous pages (what it
-really holds) apart from mapped file pages (the checkpoint, which the kernel can drop at any time). `needed`
+really holds) apart from mapped file pages (the source, which the kernel can drop at any time), and the
+highest VmHWM, which is both at once. With `--through` the source is a GGUF file of the shape. `needed`
 is what the block format itself takes: bits and a float32 scale for each 32 weights, float32 for norms and
 biases; GGUF's mixtures have no such number.
 """
@@ -10,7 +11,9 @@ biases; GGUF's mixtures have no such number.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -18,8 +21,9 @@ import time
 from pathlib import Path
 
 from edge.artifact import Artifact
-from edge.precision import ONNX, PRECISIONS
+from edge.precision import GGUF_NAME, ONNX, PRECISIONS
 from edge.registry import read_registry
+from export.build import build
 from export.checkpoint import Checkpoint
 from export.graph.architectures import read_config
 from export.precision import Target
@@ -32,20 +36,26 @@ QUESTIONS = 3
 
 
 def status(pid: int) -> dict[str, int]:
-    """RssAnon and RssFile of a process in bytes; empty when it is gone."""
+    """RssAnon, RssFile and VmHWM of a process in bytes; empty when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return {}
-    pairs = (line.split(":") for line in lines if line.startswith("Rss"))
+    pairs = (line.split(":") for line in lines if line.startswith(("Rss", "VmHWM")))
     return {name: int(value.split()[0]) * 1024 for name, value in pairs}
 
 
+def processor_seconds() -> float:
+    """Seconds of processors that the processes started here, and now ended, have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measure(command: list[str]) -> dict[str, float]:
-    """Runs a command; its seconds and peak bytes. Raises SystemExit where it fails."""
-    started = time.perf_counter()
+    """Runs a command; its seconds, those of processors, and peak bytes. Raises SystemExit where it fails."""
+    started, used = time.perf_counter(), processor_seconds()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peaks = {"RssAnon": 0, "RssFile": 0}
+    peaks = {"RssAnon": 0, "RssFile": 0, "VmHWM": 0}
     while process.poll() is None:
         now = status(process.pid)
         peaks = {name: max(value, now.get(name, 0)) for name, value in peaks.items()}
@@ -54,9 +64,19 @@ def measure(command: list[str]) -> dict[str, float]:
         raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
     return {
         "seconds": time.perf_counter() - started,
+        "processor_seconds": processor_seconds() - used,
         "anonymous": peaks["RssAnon"],
         "mapped": peaks["RssFile"],
+        "resident": peaks["VmHWM"],
     }
+
+
+def gguf_file(source: Path, precision: str) -> Path:
+    """The checkpoint as a GGUF file beside it; built if it is missing."""
+    folder = source.with_name(f"{source.name}-{precision}")
+    if not (folder / precision).exists():
+        build(str(source), [precision], folder)
+    return folder / precision / GGUF_NAME
 
 
 def main() -> None:
@@ -69,6 +89,9 @@ def main() -> None:
     )
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
     parser.add_argument(
+        "--through", nargs="+", default=[None], help="GGUF precisions to build from, not the checkpoint"
+    )
+    parser.add_argument(
         "--answer", action="store_true", help=f"let each int4 artifact answer {QUESTIONS} questions"
     )
     parser.add_argument("--json", type=Path)
@@ -79,11 +102,12 @@ def main() -> None:
         had = source.exists()
         if not had:
             synth(model_id, source)
-        for precision in options.precisions:
+        for through, precision in itertools.product(options.through, options.precisions):
+            given = source if through is None else gguf_file(source, through)
             shutil.rmtree(out, ignore_errors=True)
-            arguments = ["build", str(source), "--to", precision, "--out", str(out)]
+            arguments = ["build", str(given), "--to", precision, "--out", str(out)]
             command = [sys.executable, "-c", BUILD, *arguments]
-            row = {"model": model_id, "precision": precision, **measure(command)}
+            row = {"model": model_id, "through": through, "precision": precision, **measure(command)}
             artifact = Artifact.open(out / precision, verify=False)
             weights = max(record.size for record in artifact.manifest.files.values())
             row |= {"bytes": weights, "over_needed": None}
@@ -94,8 +118,10 @@ def main() -> None:
             rows.append(row)
             over_needed = f" = {row['over_needed']:.4f} x needed" if row["over_needed"] else ""
             print(
-                f"{model_id:30} {precision:10} {row['seconds']:6.1f} s   "
+                f"{model_id:30} {through or 'checkpoint':11} {precision:10} {row['seconds']:6.1f} s "
+                f"({row['processor_seconds']:.1f} s of processors)   "
                 f"{row['anonymous'] / 1e6:6.0f} MB anonymous {row['mapped'] / 1e6:6.0f} MB mapped   "
+                f"{row['resident'] / 1e6:6.0f} MB resident   "
                 f"{weights / 1e6:7.1f} MB{over_needed}",
                 flush=True,
             )
@@ -106,6 +132,8 @@ def main() -> None:
                 limits = ["--limit", str(QUESTIONS), "--max-new-tokens", "24"]
                 subprocess.run([sys.executable, "-c", EDGE, *arguments, *limits], check=True)
         shutil.rmtree(out, ignore_errors=True)
+        for folder in options.work.glob(f"{model_id}-gguf-*"):
+            shutil.rmtree(folder)
         if not had:
             shutil.rmtree(source)
     if options.json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import mmap
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -46,11 +47,13 @@ class GgufCheckpoint(Checkpoint):
         gguf = gguf_package()
         self.path = path
         try:
-            self._reader = gguf.GGUFReader(path)
+            reader = gguf.GGUFReader(path)
         except (OSError, ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
             raise UserError(f"{path} is a damaged GGUF file ({error}): download it again") from error
-        keys = {name: field.contents() for name, field in self._reader.fields.items()}
-        there = {tensor.name: tensor for tensor in self._reader.tensors}
+        self._map: mmap.mmap = reader.data.base
+        keys = {name: field.contents() for name, field in reader.fields.items()}
+        there = {tensor.name: tensor for tensor in reader.tensors}
+        del reader  # an array for each token of the vocabulary: hundreds of megabytes
         self.tensor_types = dict(Counter(tensor.tensor_type.name for tensor in there.values()))
         architecture = keys.get("general.architecture")
         if architecture not in BY_GGUF:
@@ -158,7 +161,9 @@ class GgufCheckpoint(Checkpoint):
                 f"{self.path} stores {name} as {tensor.tensor_type.name}, which the gguf package cannot "
                 "dequantise: take a file of another precision"
             ) from error
-        return np.array(values, np.float32, order="C")
+        block = np.array(values, np.float32, order="C")
+        self._map.madvise(mmap.MADV_DONTNEED)  # the block is read: its pages need not stay
+        return block
 
     def whole_folder(self) -> Path:
         """The temporary folder, now with the dequantised weights in float32 as well."""

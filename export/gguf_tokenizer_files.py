@@ -21,8 +21,8 @@ from export.gguf_tokenizer import (
 )
 from export.sentencepiece import written_pieces
 from export.tokenizer_forms import LLAMA3_WORDS, META_SPACE, QWEN2_WORDS, bpe
+from export.tokenizer_rules import PLAIN
 
-PLAIN = "PreTrainedTokenizerFast"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 GPT2_LEVEL = {**BYTE_LEVEL, "use_regex": True}
 ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "falcon3": "llama-bpe"}  # of the same rule

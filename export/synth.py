@@ -25,6 +25,7 @@ from export.graph.architectures import CONVERSIONS, read_config
 from export.graph.config import DecoderConfig
 from export.graph.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_shapes
 from export.tokenizer_forms import bpe
+from export.tokenizer_rules import PLAIN
 
 SPREAD = 0.02  # the standard deviation of such models' weights before training
 INDEX_NAME = "model.safetensors.index.json"
@@ -58,7 +59,8 @@ def synth(model_id: str, out: Path, *, seed: int = 0) -> Path:
         write_json(
             working / "tokenizer.json", tokenizer_of(entry.shape.vocabulary, entry.stop_ids), indent=None
         )
-        write_json(working / "tokenizer_config.json", {"chat_template": TEMPLATE})
+        settings = {"tokenizer_class": PLAIN, "chat_template": TEMPLATE}
+        write_json(working / "tokenizer_config.json", settings)
         write_weights(working, read_config(config, entry.shape.context), seed)
         working.rename(out)
     except OSError as error:

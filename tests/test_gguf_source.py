@@ -6,15 +6,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from edge.artifact import Artifact
-from edge.backends.base import Runtime
-from edge.backends.runtime import open_backend
-from edge.errors import UserError, ignore
+from benchmarks.gguf_source import NANO, TEXT, TYPES, logits, quantised
+from edge.errors import UserError
 from edge.questions.prompt import Prompter
 from export.build import build
 from export.gguf_source import GgufCheckpoint
@@ -22,11 +19,6 @@ from export.verify import verify
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow  # many processes or builds
-
-TEXT = "Do bats see? Bats are not blind. All bats can see, and many also use the echo of their calls."
-NANO = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
-# llama_ftype of files that people share, each with another way to pack four to six bits.
-TYPES = {"Q4_1": 3, "Q5_0": 8, "IQ4_NL": 25, "Q6_K": 18}
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +33,6 @@ def full(tmp_path_factory):
         return made[model]
 
     return get
-
-
-def quantised(source: Path, name: str, out: Path) -> Path:
-    """The file in one of TYPES, made by llama.cpp's own quantiser."""
-    params = lib.llama_model_quantize_default_params()
-    params.ftype, params.nthread = TYPES[name], 1
-    assert lib.llama_model_quantize(str(source).encode(), str(out).encode(), params) == 0
-    return out
-
-
-def logits(artifact: Artifact, ids: list[int]) -> np.ndarray:
-    """[N, V] at each position of the ids, with an F32 cache."""
-    cache = "f32" if artifact.manifest.precision.startswith("gguf") else None
-    backend = open_backend(artifact, Runtime(threads=1, kv_cache=cache, prepack=False), 64, ignore)
-    try:
-        rows = [backend.prefill(ids[:1]).logits.copy()]
-        rows += [backend.step(token).logits.copy() for token in ids[1:]]
-        return np.stack(rows)
-    finally:
-        backend.close()
 
 
 @pytest.mark.parametrize("model", NANO)
@@ -145,3 +117,24 @@ def test_an_artifact_of_a_quantised_file_is_verified_against_transformers(full, 
     build(str(file), ["onnx-fp32"], tmp_path / "out")
     (result,) = verify(tmp_path / "out", source=str(file), threads=1)
     assert result.passed, result
+
+
+def resident(path: Path) -> int:
+    """Bytes of a file that this process has mapped and resident."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(maxsplit=1)[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+def test_what_is_read_of_a_file_does_not_stay_in_memory(full):
+    file = full("nano-qwen3")
+    with GgufCheckpoint(file) as checkpoint:
+        largest = 0
+        for name in checkpoint.names():
+            for _ in checkpoint.row_blocks(name, checkpoint.shape(name)):
+                largest = max(largest, resident(file))
+    assert largest < file.stat().st_size / 20

@@ -26,6 +26,7 @@ from export.checkpoint import Checkpoint
 from export.facts import differences
 from export.hub import fetch
 from export.hub_client import DISK_MARGIN
+from export.verify import verify
 from tests.conftest import NANO_LLAMA
 from tests.hub_server import HubServer, Model
 
@@ -480,6 +481,24 @@ def test_a_known_model_is_built_from_the_hub_and_keeps_to_its_commit(
         assert (built.artifact.manifest.source, built.artifact.manifest.revision) == (hub, FIRST)
         assert built.artifact.manifest.notice == ""
     assert any(note.startswith("layers is 4 in the downloaded configuration and 16") for note in notes)
+
+
+def test_what_was_built_from_the_hub_is_verified_against_its_own_commit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The two commands of `make export`; main moves on to a damaged model between them."""
+    name = "llama-3.2-1b-instruct"
+    files = {path.name: path.read_bytes() for path in NANO_LLAMA.iterdir() if path.is_file()}
+    model = Model({FIRST: files, SECOND: files | {"model.safetensors": b"damaged"}}, FIRST)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with HubServer({read_registry()[name].hub: model}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        build(name, ["onnx-fp32", "onnx-int8", "onnx-int4"], tmp_path / "out")
+        fetched = len(server.ranges())
+        model.main = SECOND
+        results = verify(tmp_path / "out", source=name, threads=1)
+        assert [result.passed for result in results] == [True] * 3
+        assert len(server.ranges()) == fetched  # the weights are in the cache
 
 
 def test_a_large_model_is_fetched_where_the_user_agrees_alone(

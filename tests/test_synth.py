@@ -68,6 +68,7 @@ def test_a_small_one_of_each_architecture_is_built_and_answers(
     backend = OnnxBackend(artifact)
     prompt = Prompter(artifact).prompt("What is 2 + 2?")
     assert np.isfinite(backend.prefill(prompt.ids).logits).all()
+    assert Prompter(artifact, "raw").prompt("What is 2 + 2?").ids  # nothing goes around it
     assert Artifact.open(artifact.path).manifest.model.vocabulary == 600
 
 
