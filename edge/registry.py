@@ -93,6 +93,14 @@ class RegistryEntry:
         return f"hub: {self.hub}" if self.hub else "embedded"
 
     @property
+    def published_file(self) -> Path | None:
+        """The GGUF file of a model that comes in a wheel, where it is kept once it is fetched, else None.
+
+        Raises UserError for a user without a home folder.
+        """
+        return self.kept / Path(self.wheel.file).name if self.wheel else None
+
+    @property
     def kept(self) -> Path:
         """The user's folder of this model: what is fetched from a wheel, and what is built by its name.
 

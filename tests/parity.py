@@ -3,10 +3,12 @@ should be."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
@@ -39,10 +41,13 @@ def trace_of(artifact: Artifact, folder: Path, runtime: Runtime = ONE_THREAD) ->
     return opened.steps(), opened.answers().column("prompt_ids")[0].as_py()
 
 
-def expected(out: oracle.Forward, prompt: list[int], tokens: list[int]) -> dict[str, list]:
-    """Every metric of every step, by the slow twins."""
+def expected(
+    out: oracle.Forward, prompt: list[int], tokens: list[int], chosen: Iterable[int] | None = None
+) -> dict[str, list]:
+    """Every metric of every step, or of those chosen, by the slow twins."""
     columns: dict[str, list] = {name: [] for name in (*OUTPUT, *VECTORS)}
-    for step, token in enumerate(tokens):
+    for step in range(len(tokens)) if chosen is None else chosen:
+        token = tokens[step]
         position = len(prompt) - 1 + step
         logits = out.logits[position].astype(float).tolist()
         for name in OUTPUT:
@@ -64,6 +69,26 @@ def expected(out: oracle.Forward, prompt: list[int], tokens: list[int]) -> dict[
     return columns
 
 
+def differences(ours: pa.Table, theirs: pa.Table) -> dict[str, float]:
+    """Largest difference of each traced column of two runs with the same tokens, relative for the lengths of
+    hidden vectors."""
+    for name in ("question_index", "step", "position", "token_id", "token"):
+        assert ours.column(name).equals(theirs.column(name)), name
+    found = {}
+    for name in (*OUTPUT, *VECTORS):
+        a, b = (table.column(name) for table in (ours, theirs))
+        assert a.null_count == b.null_count, name
+        a, b = (pc.list_flatten(column) if name in VECTORS else column for column in (a, b))
+        a, b = (np.asarray(column.drop_null().to_numpy(), np.float64) for column in (a, b))
+        found[name] = largest((a - b) / scale_of(name, b))
+    return found
+
+
+def scale_of(name: str, values: np.ndarray) -> np.ndarray | float:
+    """What a column's errors are divided by: lengths of hidden vectors themselves where there are any."""
+    return np.where(values > 0, values, 1.0) if BY_NAME[name].unit == "L2 norm" else 1.0
+
+
 def largest(error: np.ndarray) -> float:
     return float(np.abs(error).max())
 
@@ -81,8 +106,7 @@ def errors(steps: pa.Table, wanted: dict[str, list], measure=largest) -> dict[st
         assert [cell is None for cell in cells] == [value is None for value in values], name
         a, b = (np.asarray([x for x in column if x is not None], np.float64) for column in (cells, values))
         assert a.shape == b.shape, name
-        scale = np.where(b > 0, b, 1.0) if BY_NAME[name].unit == "L2 norm" else 1.0
-        found[name] = measure((a - b) / scale)
+        found[name] = measure((a - b) / scale_of(name, b))
     return found
 
 

@@ -238,3 +238,17 @@ def studentised(values: Vector, weights: Vector, draws: list[list[int]]) -> tupl
         ratios.append((drawn - centre) / math.sqrt(max(own, 0.05 * variance)))
     error = math.sqrt(variance * len(values) / (len(values) - 1))  # unbiased
     return centre - percentile(ratios, 97.5) * error, centre - percentile(ratios, 2.5) * error
+
+
+# Loops
+
+
+def repeated_share(tokens: Sequence[int]) -> float:
+    """Share of the 8-grams ending in the last fifth that occur earlier in the answer."""
+    last = range(len(tokens) - math.ceil(len(tokens) / 5), len(tokens))
+    grams = {end: list(tokens[end - 7 : end + 1]) for end in range(7, len(tokens))}
+    ends = [end for end in last if end in grams]
+    if not ends:
+        return math.nan
+    found = [any(grams[end] == grams[before] for before in range(7, end)) for end in ends]
+    return sum(found) / len(ends)

@@ -218,7 +218,6 @@ def test_the_command_prints_both_tables_and_writes_everything(runs, tmp_path, ca
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (("artifact", "tokenizer_sha256"), "0" * 64, "different tokenizers"),
         (("model", "vocabulary"), 2049, "different vocabularies"),
         (("questions", "sha256"), "0" * 64, "different questions"),
         (("settings", "prompt"), "qa", "different prompts"),

@@ -3,7 +3,7 @@ site builds.
 
 A block of commands is run as it stands, after those of the README, unless a comment `<!-- not run: why -->`
 stands before it; then, as for commands inside sentences, it must name commands and options that exist. Pages
-take for granted what `edge demo` leaves.
+take for granted what `edge demo --nano` leaves.
 """
 
 from __future__ import annotations
@@ -314,6 +314,9 @@ def test_the_picture_is_drawn_from_a_run(demo, tmp_path):
             answer = next(row for question, row in answers.items() if title.endswith(question))
             assert len(tokens) == answer["tokens"]
             assert "".join(t.text for t in tokens).startswith(answer["answer"].strip()[:20])
+            steps = Run.open(runs / "int4-forced").steps(["question_index", "step", "same_top1"]).to_pylist()
+            same = [row["same_top1"] for row in steps if row["question_index"] == answer["question_index"]]
+            assert len(root.findall("s:text[@class='m']", space)) == same.count(False)
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

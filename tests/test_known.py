@@ -208,7 +208,7 @@ def test_a_model_that_cannot_be_fetched_is_said_once(home, program, tmp_path):
     place, index = program
     index.wheels.clear()
     out, err = call(
-        "ask", "tiny", *ASK, folder=tmp_path, program=place, expected=2, variables=settings(index.url)
+        "ask", "tiny", *ASK, folder=tmp_path, program=place, expected=3, variables=settings(index.url)
     )
     assert out == ""
     assert err.count("error:") == 1

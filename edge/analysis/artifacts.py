@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from edge.analysis.classes import DELTA
 from edge.analysis.divergence import Divergence, compare
 from edge.analysis.intervals import UNDEFINED, Interval
+from edge.analysis.noise_floor import NoiseFloor
 from edge.analysis.pairs import check_pair
 from edge.analysis.plain import plain
 from edge.errors import UserError
@@ -36,7 +37,8 @@ class Damage(NamedTuple):
     """Differences between a forced run and its reference at the same positions.
 
     `kl` is the mean over tokens in nats, `kl_error` its standard error over questions. It is a lower bound
-    unless `exact`, and NaN if the reference kept no distributions. `log_ppl_ratio` is ln(PPL(Q)/PPL(base)).
+    unless `exact`, and NaN if the reference kept no distributions. `noise_floor` is what it must be far
+    above, where that is measured. `log_ppl_ratio` is ln(PPL(Q)/PPL(base)).
     `hidden_error` is the relative L2 error of the residual stream after the last layer, undefined unless
     exact and tapped.
     """
@@ -47,6 +49,7 @@ class Damage(NamedTuple):
     same_top1: Interval
     log_ppl_ratio: Interval
     hidden_error: Interval
+    noise_floor: NoiseFloor | None
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,15 @@ def damage(comparison: Divergence) -> Damage | None:
         error = forced.hidden_error
         last_layer = error.interval(-1)
     kl, kl_error = (math.nan, math.nan) if forced.kl is None else (forced.kl.mean, forced.kl.error)
-    return Damage(kl, kl_error, forced.exact, forced.same_top1, forced.perplexity.log_ratio, last_layer)
+    return Damage(
+        kl,
+        kl_error,
+        forced.exact,
+        forced.same_top1,
+        forced.perplexity.log_ratio,
+        last_layer,
+        forced.noise_floor,
+    )
 
 
 def cost(runs: Sequence[Run]) -> Cost:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from edge.analysis.dynamics import numbers, recorded
 from edge.analysis.intervals import Distribution, Interval, bootstrap, distribution
 from edge.analysis.layers import LayerChange, hidden_change
+from edge.analysis.noise_floor import NoiseFloor, noise_floor
 from edge.analysis.pairs import by_question, paired_steps, weighted
 from edge.analysis.perplexity import Statistic, statistics
 from edge.errors import UserError
@@ -51,7 +52,8 @@ class ForcedPart:
 
     `kl` is KL(full || quantised) in nats. It is over the whole vocabulary if `exact`. If not, all but the
     reference's K tokens are one bucket, which gives a lower bound. It is None if the reference kept no
-    distributions. `statistics` is llama-perplexity's list. `hidden_error` and `hidden_similarity` are the
+    distributions. `noise_floor` is what `kl` must be far above, None where it is not measured or `kl` is
+    None. `statistics` is llama-perplexity's list. `hidden_error` and `hidden_similarity` are the
     relative L2 error and the cosine of the residual stream before layer 1 and after each layer. They are
     None unless the run is exact and tapped.
     """
@@ -62,6 +64,7 @@ class ForcedPart:
     statistics: tuple[Statistic, ...]
     kl: Distribution | None
     kl_by_question: Interval | None
+    noise_floor: NoiseFloor | None
     same_top1: Interval
     probability_change: Distribution
     perplexity: Perplexity
@@ -96,6 +99,7 @@ def forced_part(full: Run, quantised: Run, answers: pa.Table) -> ForcedPart:
         statistics=statistics(base, own, kl if has_kl else None, same_top1, questions),
         kl=distribution(kl, questions) if has_kl else None,
         kl_by_question=bootstrap(by_question(kl, questions)[0]).within(0.0) if has_kl else None,
+        noise_floor=noise_floor(full, quantised, float(kl.mean())) if has_kl else None,
         same_top1=weighted(same_top1, questions).within(0.0, 1.0),
         probability_change=distribution(np.exp(-own) - np.exp(-base), questions),
         perplexity=Perplexity(

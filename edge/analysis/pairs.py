@@ -18,7 +18,6 @@ def check_pair(full: Run, quantised: Run) -> None:
         raise UserError(f"{full.folder} is a forced run: give the free-running full-precision run first")
     for what, one, other in (
         ("questions", a.questions.sha256, b.questions.sha256),
-        ("tokenizers", a.artifact.tokenizer_sha256, b.artifact.tokenizer_sha256),
         ("vocabularies", a.model.vocabulary, b.model.vocabulary),
         ("layers and heads", (a.model.layers, a.model.heads), (b.model.layers, b.model.heads)),
         ("prompts", a.settings.prompt, b.settings.prompt),
@@ -36,13 +35,22 @@ def check_pair(full: Run, quantised: Run) -> None:
 
 
 def paired_answers(full: Run, quantised: Run) -> tuple[pa.Table, pa.Table]:
-    """Answers of both runs. Raises UserError if their questions or prompts differ."""
+    """Answers of both runs. Raises UserError if their questions or prompts differ.
+
+    Tokenizers in different files, such as a GGUF file and the tokenizer.json of its model, are the same
+    where all prompts have the same ids.
+    """
     a, b = full.answers(), quantised.answers()
     if not a.column("question_index").equals(b.column("question_index")):
         raise UserError(
             f"{full.folder} and {quantised.folder} hold different questions: trace the same ones"
         )
     if a.column("prompt_ids") != b.column("prompt_ids"):
+        one, other = (run.manifest.artifact.tokenizer_sha256 for run in (full, quantised))
+        if one != other:
+            raise UserError(
+                f"{full.folder} and {quantised.folder} have different tokenizers: compare runs of one model"
+            )
         raise UserError(
             f"{full.folder} and {quantised.folder} have different prompts: use the same --prompt, --date "
             "and --control-tokens"

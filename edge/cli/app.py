@@ -54,9 +54,9 @@ COMMANDS = (
     Command(
         "demo",
         "edge.cli.demo",
-        "Build, trace, force, compare and report the embedded models in three precisions; shows each "
-        "command before it runs.",
-        "edge demo --model nano-llama",
+        "Build, trace, force, compare and report a real and very small model in three precisions; shows "
+        "each command before it runs. Without a package index it shows the embedded models.",
+        "edge demo --nano",
     ),
     Command(
         "label",

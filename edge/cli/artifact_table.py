@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Group
 from rich.text import Text
 
-from edge.analysis.artifacts import ArtifactComparison, Cost, Damage
+from edge.analysis.artifacts import ArtifactComparison, Cost, Damage, Line
 from edge.analysis.classes import class_name
 from edge.analysis.intervals import Interval
+from edge.cli.common import unsaid
 from edge.cli.tables import number, star, table
 from edge.cli.terminal import escaped, unmarked
 from edge.report.formatting import FEW_NOTE
@@ -23,8 +25,8 @@ def artifact_table(comparison: ArtifactComparison) -> Group:
     full, count = comparison.full, len(comparison.lines)
     title = f"{count} artifacts against {full.label}, {comparison.questions} questions"
     head = Text(escaped(title), style="bold")
-    if comparison.notice:
-        head.append(f"\n{escaped(comparison.notice)}", style="dim")
+    if notice := unsaid(comparison.notice):
+        head.append(f"\n{escaped(notice)}", style="dim")
     if any(not run.same_checkpoint for run in comparison.runs):
         head.append(
             "\nNot all are known to come from one checkpoint: a change may not be quantisation's alone.",
@@ -39,18 +41,28 @@ def artifact_table(comparison: ArtifactComparison) -> Group:
     )
     lines = (full, *comparison.lines)
     one_model = len({line.label.removesuffix(line.precision) for line in lines}) == 1
-    names = [unmarked(line.precision if one_model else line.label) for line in lines]
+    names = [line.precision if one_model else line.label for line in lines]
     for name, line in zip(names, lines, strict=True):
-        cost_table.add_row(name, *cost_cells(line.cost), *damage_cells(line.damage))
+        cost_table.add_row(unmarked(name), *cost_cells(line.cost), *damage_cells(line.damage))
     for name, line in zip(names[1:], comparison.lines, strict=True):
         damage = line.damage
         changes = (damage and damage.log_ppl_ratio, line.entropy_change, line.attention_change)
         hidden = number(damage.hidden_error.value) if damage else "-"
         model_class = class_name("same" if line.same_class else line.model_class, line.left_out)
-        change_table.add_row(name, *map(change_cell, changes), hidden, model_class)
+        change_table.add_row(unmarked(name), *map(change_cell, changes), hidden, model_class)
     few = any(line.entropy_change.marked for line in comparison.lines)
     note = [Text(f"{FEW_NOTE}. The stars rest on that.", style="dim")] if few else []
-    return Group(head, cost_table, change_table, *note)
+    return Group(head, cost_table, *noise_notes(comparison.lines, names[1:]), change_table, *note)
+
+
+def noise_notes(lines: Sequence[Line], names: Sequence[str]) -> list[Text]:
+    """A sentence for each artifact whose KL is near its noise floor."""
+    floors = [line.damage.noise_floor if line.damage else None for line in lines]
+    return [
+        Text(f"{escaped(name)}: {floor.text}.", style="yellow")
+        for name, floor in zip(names, floors, strict=True)
+        if floor and floor.near
+    ]
 
 
 def cost_cells(cost: Cost) -> tuple[str, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from edge.questions.question import EMBEDDED, default_questions
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+# Environment variable: the notice that the command which started this one has said already.
+SAID = "EDGE_NOTICE_SAID"
 QUESTIONS_HELP = (
     "CSV in TruthfulQA's columns, or the hub's Parquet or JSON lines "
     "(default: those fetched, else embedded ones)."
@@ -71,5 +74,10 @@ def write_json(target: str, value: Any) -> None:
 
 def print_notice(notice: str) -> None:
     """Prints the notice that belongs to a model's numbers; nothing for a model without one."""
-    if notice:
+    if unsaid(notice):
         console.print(unmarked(notice), style="dim", soft_wrap=True)
+
+
+def unsaid(notice: str) -> str:
+    """The notice, or "" where the command that started this one has printed it: it is said once."""
+    return "" if notice == os.environ.get(SAID) else notice

@@ -6,19 +6,22 @@ import errno
 import os
 from pathlib import Path
 
-from edge.errors import UserError
+from edge.errors import NotFetched, UserError
 from edge.version import __version__
 
-BUG, REFUSED = 1, 2  # exit codes
+BUG, REFUSED, UNFETCHED = 1, 2, 3  # exit codes
 LONGEST = 300  # characters of an unexpected error that are shown
 OURS = ("edge", "export")
 PLACE = Path(__file__).parents[2]
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and sentence: REFUSED for what a user can mend, BUG for a fault of ours."""
+    """Exit code and sentence: REFUSED for what a user can mend, UNFETCHED where a model cannot be fetched,
+    BUG for a fault of ours."""
     detail = " ".join(str(error).split())[:LONGEST]
     match error:
+        case NotFetched():
+            return UNFETCHED, str(error)
         case UserError():
             return REFUSED, str(error)
         case MemoryError():

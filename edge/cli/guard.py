@@ -29,8 +29,9 @@ def run_app(app: Callable[[], object]) -> NoReturn:
     """Calls `app` and ends the process with its exit code.
 
     It is the main function of a process: signal handlers, hooks and standard streams stay as it sets them.
-    A command that ends well has 0, one that is refused 2, a fault of ours 1, one that a signal ends 128 and
-    its number. A reader of standard output that closes the pipe early is no error.
+    A command that ends well has 0, one that is refused 2, one that cannot fetch a model 3, a fault of ours
+    1, one that a signal ends 128 and its number. A reader of standard output that closes the pipe early is
+    no error.
     """
     received: list[int] = []
     watch_signals(received)

@@ -16,6 +16,7 @@ from edge.analysis.free import FreePart
 from edge.analysis.intervals import Interval
 from edge.analysis.perplexity import PROBABILITY
 from edge.analysis.truth_change import TruthChange
+from edge.cli.common import unsaid
 from edge.cli.terminal import escaped, unmarked
 from edge.report.formatting import FEW, FEW_NOTE, UNDEFINED_NOTE
 from edge.signals.groups import BY_NAME
@@ -65,8 +66,8 @@ def table(title: str, *columns: str) -> Table:
 def comparison(d: Divergence) -> Group:
     """The tables of `edge compare`: agreement, metrics, layers, classes, truth."""
     head = Text(escaped(f"{d.quantised} against {d.full}, {d.questions} questions"), style="bold")
-    if d.notice:
-        head.append(f"\n{escaped(d.notice)}", style="dim")
+    if notice := unsaid(d.notice):
+        head.append(f"\n{escaped(notice)}", style="dim")
     if not d.same_checkpoint:
         head.append(
             "\nThe two are not known to come from one checkpoint: a change may not be quantisation's alone.",
@@ -180,6 +181,8 @@ def forced(part: ForcedPart) -> Group:
         value = "-" if math.isnan(statistic.value) else f"{scale * statistic.value:.6g}{unit}"
         rows.add_row(statistic.name, value, *errors)
     parts: list[RenderableType] = [rows]
+    if part.noise_floor and part.noise_floor.near:
+        parts.append(Text(f"{part.noise_floor.text}.", style="yellow"))
     if part.hidden_error and part.hidden_similarity:
         title = "Residual stream against the full model's, mean over questions"
         hidden = table(title, "layer", "relative error", "cosine")

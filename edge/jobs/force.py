@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.runtime import Loader, llama_settings, versions
+from edge.backends.tokenizer import open_tokenizer
 from edge.errors import OnNote, UserError, ignore
 from edge.files import file_sha256
 from edge.jobs.exact import full_loader
@@ -159,17 +160,18 @@ def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> No
 
     A run that was sampled and kept no distributions is refused too, unless `sampled` allows it.
     """
-    theirs = reference.manifest.artifact
-    if theirs.tokenizer_sha256 != artifact.manifest.tokenizer_sha256:
-        raise UserError(
-            f"{reference.folder} was traced with another tokenizer ({theirs.model_id}) than "
-            f"{artifact.label}: force an artifact of the same model"
-        )
     known, own = reference.manifest.model.vocabulary, artifact.manifest.model.vocabulary
     if known != own:
         raise UserError(
             f"{reference.folder} has a vocabulary of {known}, {artifact.label} one of {own}: "
             "force an artifact of the same model"
+        )
+    theirs = reference.manifest.artifact
+    same_file = theirs.tokenizer_sha256 == artifact.manifest.tokenizer_sha256
+    if not same_file and not reads_alike(artifact, reference):
+        raise UserError(
+            f"{reference.folder} was traced with another tokenizer ({theirs.model_id}) than "
+            f"{artifact.label}: force an artifact of the same model"
         )
     settings = reference.manifest.settings
     if not sampled and settings.temperature > 0 and not settings.reference_k:
@@ -177,3 +179,23 @@ def check_comparable(artifact: Artifact, reference: Run, *, sampled: bool) -> No
             f"{reference.folder} was sampled without --reference: "
             "its most likely tokens are unknown, trace it again"
         )
+
+
+def reads_alike(artifact: Artifact, reference: Run) -> bool:
+    """Whether the artifact's tokenizer gives the ids of every prompt of the run, and the text of every
+    answer.
+
+    A GGUF file's own tokenizer and the tokenizer.json of its model are different files with the same tokens.
+    """
+    tokenizer = open_tokenizer(artifact)
+    rows = reference.answers(["question_index", "prompt_text", "prompt_ids", "answer"]).to_pylist()
+    texts = {row["question_index"]: row["answer"] for row in rows}
+    # A template writes its own special tokens, other prompts get the tokenizer's.
+    return all(
+        any(tokenizer.encode(row["prompt_text"], special=own) == row["prompt_ids"] for own in (False, True))
+        for row in rows
+        if row["prompt_ids"]
+    ) and all(
+        tokenizer.decode(steps.column("token_id").to_pylist(), special=False) == texts[index]
+        for index, steps in reference.each_question(["token_id"])
+    )

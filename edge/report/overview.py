@@ -81,7 +81,10 @@ def changes(runs: PrecisionRuns) -> str:
         parts.append(f"output entropy {change_of('output_entropy')(runs.comparison.divergence)} nat")
     if runs.free and runs.free.divergence.free:
         parts.append(f"{percent(runs.free.divergence.free.identical)} of its own answers are the same")
-    return f"{runs.name}: {', '.join(parts)}."
+    forced = runs.forced.divergence.forced if runs.forced else None
+    floor = forced.noise_floor if forced else None
+    noise = f" {floor.text}." if floor and floor.near else ""
+    return f"{runs.name}: {', '.join(parts)}.{noise}"
 
 
 def kl_part(divergence: Divergence) -> str:

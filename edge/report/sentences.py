@@ -89,6 +89,10 @@ def notes(group: ModelGroup) -> list[str]:
             "These runs are not known to come from one checkpoint, "
             "so a change may not be quantisation's alone."
         )
+    floors = [
+        (c.quantised.name, forced.noise_floor) for c in group.comparisons if (forced := c.divergence.forced)
+    ]
+    sentences += [f"{name}: {floor.text}." for name, floor in floors if floor and floor.near]
     told = cautions([(data.name, data.run.sessions()) for data in group.runs])
     sentences += [f"{caution}." for caution in told]
     if any(data.run.manifest.settings.temperature for data in group.runs):

@@ -59,7 +59,7 @@ def kl_to_reference(reference: TopK, logits: Array, log_normaliser: float) -> fl
         ids, logprobs = ids[possible], logprobs[possible]
     log_p = logprobs.astype(np.float64)
     log_q = logits[ids].astype(np.float64) - log_normaliser
-    divergence = float(np.dot(np.exp(log_p), log_p - log_q))
+    divergence = float((np.exp(log_p) * (log_p - log_q)).sum())
     if reference.rest > 0.0:
         rest = max(tail_mass(logits, log_normaliser, reference.ids), float(TINY))
         divergence += reference.rest * math.log(reference.rest / rest)
@@ -74,7 +74,8 @@ def kl_exact(full: Array, full_normaliser: float, logits: Array, log_normaliser:
     if not possible.all():
         log_p, logits = log_p[possible], logits[possible]
     difference = log_p - (logits.astype(np.float64) - log_normaliser)
-    return max(0.0, float(np.dot(np.exp(log_p), difference)))
+    # Not np.dot: its library wakes a thread on every processor for so many numbers.
+    return max(0.0, float((np.exp(log_p) * difference).sum()))
 
 
 def hidden_distance(full: Array, hidden: Array) -> HiddenDistance:

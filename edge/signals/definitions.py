@@ -121,11 +121,14 @@ def output_signals(logits: Array, scratch: Scratch) -> OutputSignals:
     # certain step.
     weights[top1] = 0.0
     rest = float(weights.sum())
-    mean = float(np.dot(weights, shifted)) / (1.0 + rest)
+    # Sums of products, not np.dot: its library wakes a thread on every processor for so many numbers.
+    product = np.multiply(weights, shifted, out=scratch.take("product", logits.size))
+    mean = float(product.sum()) / (1.0 + rest)
     second = float(weights.max())
     np.subtract(shifted, np.float32(mean), out=shifted)
     np.multiply(shifted, shifted, out=shifted)
-    return output_of_sums(top1, largest, rest, mean, second, float(np.dot(weights, shifted)))
+    np.multiply(weights, shifted, out=shifted)
+    return output_of_sums(top1, largest, rest, mean, second, float(shifted.sum()))
 
 
 def output_of_sums(

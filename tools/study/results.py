@@ -1,0 +1,274 @@
+"""What the runs of a study say: by kind of answer, by precision, by layer, along the answer, by outcome."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.analysis.classes import DynamicsClass, classify
+from edge.analysis.divergence import Divergence, compare
+from edge.analysis.dynamics import CURVE_BINS, head_map, matrix, mean_vectors, numbers, trajectory
+from edge.analysis.intervals import Float64, Interval, bootstrap
+from edge.analysis.labels import Labels, read_labels
+from edge.analysis.loops import loops
+from edge.analysis.paper import PaperRun, analyse_paper
+from edge.analysis.scores import Scores, scores_of
+from edge.analysis.tokens import MeanTrajectory, TokenPass, mean_trajectory, read_tokens
+from edge.analysis.truth import Truth, analyse_truth
+from edge.precision import FULL
+from edge.runs.run_directory import Run
+from tools.study.steps import Plan
+
+FINISHED, CUT, LOOPING = "finished", "cut", "looping"
+KINDS = (FINISHED, CUT, LOOPING)
+ALL = "all"
+ALONG = (
+    "output_entropy",
+    "attention_entropy",
+    "attention_entropy_normalised",
+    "sink_mass",
+    "head_dispersion",
+)
+TASKS = ("mc1", "mc2", "binary")
+Mask = npt.NDArray[np.bool_]
+
+
+class Group(NamedTuple):
+    """Answers of one kind: their number, mean length in tokens, and class."""
+
+    answers: int
+    tokens: float
+    model_class: DynamicsClass
+
+
+class Along(NamedTuple):
+    """A metric along answers of one kind: early and late part, their difference, and its trajectory (None
+    without answers)."""
+
+    early: Interval
+    late: Interval
+    shift: Interval
+    trajectory: MeanTrajectory | None
+
+
+@dataclass(frozen=True)
+class Single:
+    """One precision that decodes alone.
+
+    `groups` has ALL and each of KINDS, `truth` ALL and FINISHED; `scores` is by task.
+    """
+
+    name: str
+    bytes: int
+    groups: dict[str, Group]
+    truth: dict[str, Truth]
+    scores: dict[str, Interval]
+    paper: PaperRun
+
+
+class Layers(NamedTuple):
+    """Damage by layer.
+
+    `error` [L+1] is the relative error of the residual stream, `largest_jump` the layer in which it grows
+    most (0 is the embedding). `attention` [L] is the change of attention entropy over its standard deviation
+    over questions.
+    """
+
+    error: Float64
+    largest_jump: int
+    attention: Float64
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One precision on the reference's tokens, and its own answers beside the reference's.
+
+    `kl` is over questions, by ALL and each of KINDS of the reference's answers.
+    """
+
+    name: str
+    forced: Divergence
+    free: Divergence
+    kl: dict[str, Interval]
+    layers: Layers
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything that the page shows.
+
+    `tokens` is the length limit. `along` is of the reference, by metric and then by kind, `sinks` its mean
+    attention on position 0 by layer [L].
+    """
+
+    model_id: str
+    notice: str
+    questions: int
+    tokens: int
+    singles: tuple[Single, ...]
+    damages: tuple[Damage, ...]
+    along: dict[str, dict[str, Along]]
+    sinks: Float64
+
+    @property
+    def full(self) -> Single:
+        """The reference."""
+        return self.singles[0]
+
+
+def read_study(plan: Plan) -> StudyResults:
+    """The results of a study whose commands have run."""
+    full = Run.open(plan.run(FULL))
+    singles = tuple(read_single(plan, name) for name in plan.artifacts)
+    damages = tuple(read_damage(plan, full, name) for name in plan.artifacts if name != FULL)
+    return StudyResults(
+        model_id=full.manifest.model_id,
+        notice=full.manifest.notice,
+        questions=full.answers(["question_index"]).num_rows,
+        tokens=plan.tokens,
+        singles=singles,
+        damages=damages,
+        along=along_of(full, read_tokens(full), kinds_of(full)),
+        sinks=head_map(full, "sink_mass").mean(axis=1),
+    )
+
+
+def read_single(plan: Plan, name: str) -> Single:
+    """One precision's own answers, labels and scores."""
+    run = Run.open(plan.run(name))
+    tokens, masks = read_tokens(run), kinds_of(run)
+    return Single(
+        name=name,
+        bytes=run.manifest.artifact.bytes or 0,
+        groups=groups_of(run, masks),
+        truth=truths_of(run, tokens, masks),
+        scores=read_scores(plan, name),
+        paper=analyse_paper(run, tokens=tokens),
+    )
+
+
+def kinds_of(run: Run) -> dict[str, Mask]:
+    """Which answers of a run, in the order of its table, are of which kind: an answer that ends by itself
+    and does not loop is finished, one that loops is looping, whether cut or not, and any other is cut."""
+    reasons = run.answers(["question_index", "stop_reason"])
+    looping = {
+        index: loops(steps.column("token_id").to_pylist())
+        for index, steps in run.each_question(["token_id"])
+    }
+    looped = np.array([looping.get(i, False) for i in reasons.column("question_index").to_pylist()])
+    ended = np.array([reason == "stop_token" for reason in reasons.column("stop_reason").to_pylist()])
+    return {
+        ALL: np.ones(len(ended), bool),
+        FINISHED: ended & ~looped,
+        CUT: ~ended & ~looped,
+        LOOPING: looped,
+    }
+
+
+def groups_of(run: Run, masks: dict[str, Mask]) -> dict[str, Group]:
+    """Number, length and class of the answers of each kind."""
+    answers = run.answers(["question_index", "tokens", "output_entropy_shift"])
+    shifts, lengths = numbers(answers, "output_entropy_shift"), numbers(answers, "tokens")
+    return {
+        kind: Group(
+            int(mask.sum()), float(lengths[mask].mean()) if mask.any() else 0.0, classify(shifts[mask])
+        )
+        for kind, mask in masks.items()
+    }
+
+
+def along_of(run: Run, tokens: TokenPass, masks: dict[str, Mask]) -> dict[str, dict[str, Along]]:
+    """Each of ALONG, for answers of each kind."""
+    answers = run.answers()
+    indices = answers.column("question_index").to_pylist()
+    found: dict[str, dict[str, Along]] = {}
+    for metric in ALONG if run.manifest.artifact.tapped else ALONG[:1]:
+        parts = {part: numbers(answers, f"{metric}_{part}") for part in ("early", "late", "shift")}
+        trajectories = tokens.trajectories.get(metric)
+        if trajectories is None:
+            trajectories = head_trajectories(run, metric)
+        found[metric] = {}
+        for kind, mask in masks.items():
+            chosen = {index for index, member in zip(indices, mask, strict=True) if member}
+            rows = trajectories[[question in chosen for question in tokens.questions]]
+            trajectory = mean_trajectory(metric, rows) if len(rows) else None
+            found[metric][kind] = Along(
+                *(bootstrap(values[mask]) for values in parts.values()), trajectory=trajectory
+            )
+    return found
+
+
+def head_trajectories(run: Run, metric: str) -> Float64:
+    """Trajectory of the mean over layers and heads of a by-head metric, [questions with rows, bins]."""
+    rows = [
+        trajectory(matrix(steps.column(metric)).mean(axis=1), CURVE_BINS)
+        for _, steps in run.each_question([metric])
+        if steps.num_rows
+    ]
+    return np.stack(rows)
+
+
+def truths_of(run: Run, tokens: TokenPass, masks: dict[str, Mask]) -> dict[str, Truth]:
+    """Whether metrics tell untrue answers, over all answers and over finished ones; empty without labels."""
+    labels = read_labels(run)
+    if labels is None:
+        return {}
+    scores = scores_of(run, tokens)
+    indices = run.answers(["question_index"]).column("question_index").to_pylist()
+    finished = {index for index, member in zip(indices, masks[FINISHED], strict=True) if member}
+    chosen = {ALL: labels.outcome, FINISHED: {i: o for i, o in labels.outcome.items() if i in finished}}
+    return {
+        kind: analyse_truth(run, labels._replace(outcome=outcome), tokens, varied(scores, labels, outcome))
+        for kind, outcome in chosen.items()
+        if outcome
+    }
+
+
+def varied(scores: Scores, labels: Labels, outcome: dict[int, str]) -> Scores:
+    """The scores that differ among the chosen answers: finished ones share what cut ones did not."""
+    rows = scores.at([question for question in scores.questions if question in outcome]).values
+    kept = [i for i in range(rows.shape[1]) if np.unique(rows[~np.isnan(rows[:, i]), i]).size > 1]
+    return Scores(scores.questions, [scores.names[i] for i in kept], scores.values[:, kept])
+
+
+def read_scores(plan: Plan, name: str) -> dict[str, Interval]:
+    """mc1, mc2 and binary with their intervals, those that the questions allow."""
+    path = plan.scores(name).with_name(f"{plan.scores(name).name}.json")
+    tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+    return {
+        task: Interval(*(tasks[task][part] for part in ("value", "low", "high", "few")))
+        for task in TASKS
+        if task in tasks
+    }
+
+
+def read_damage(plan: Plan, full: Run, name: str) -> Damage:
+    """What one precision changed, forced and free."""
+    alone, forced = Run.open(plan.run(name)), Run.open(plan.forced(name))
+    kl = numbers(forced.answers(["question_index", "kl_mean"]), "kl_mean")
+    return Damage(
+        name=name,
+        forced=compare(full, forced, outcomes=False),
+        free=compare(full, alone),
+        kl={kind: bootstrap(kl[mask]).within(0.0) for kind, mask in kinds_of(full).items()},
+        layers=read_layers(full, forced),
+    )
+
+
+def read_layers(full: Run, forced: Run) -> Layers:
+    """Where a forced run leaves its reference."""
+    model = full.manifest.model
+    error = np.nanmean(mean_vectors(forced.answers(), "hidden_error", model.layers + 1), axis=0)
+    before, after = (
+        mean_vectors(run.answers(), "attention_entropy_layer", model.layers) for run in (full, forced)
+    )
+    change = after - before
+    return Layers(
+        error=error,
+        largest_jump=int(np.argmax(np.diff(error, prepend=0.0))),
+        attention=change.mean(axis=0) / change.std(axis=0, ddof=1),
+    )
