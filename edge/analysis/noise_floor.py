@@ -26,6 +26,7 @@ FLOORS = {
         "gguf-q8_0": 0.0036,
         "gguf-q4_k_m": 0.0053,
         "gguf-q4_0": 0.0037,
+        "gguf-q4_1": 0.003,
     },
     "nano-llama": {
         "onnx-fp32": 2.5e-09,
