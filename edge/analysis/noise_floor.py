@@ -22,9 +22,11 @@ FLOORS = {
         "onnx-fp32": 1.5e-08,
         "onnx-int8": 0.0036,
         "onnx-int4": 0.0048,
+        "gguf-f32": 9.8e-09,
         "gguf-q8_0": 0.0036,
         "gguf-q4_k_m": 0.0053,
         "gguf-q4_0": 0.0037,
+        "gguf-q4_1": 0.003,
     },
     "nano-llama": {
         "onnx-fp32": 2.5e-09,
@@ -84,8 +86,9 @@ class NoiseFloor(NamedTuple):
         if not self.near:
             return ""
         return (
-            f"KL is below {NEAR:g} times the noise floor of {self.precision}: read by other kernels, one "
-            f"artifact differs from itself by {self.kl:.2g} nats (measured on {self.model_id}, {self.date})"
+            f"KL is below {NEAR:g} times the noise floor of {self.precision}: the same artifact differs "
+            f"from itself by {self.kl:.2g} nats when other kernels read it (measured on {self.model_id}, "
+            f"{self.date})"
         )
 
 
