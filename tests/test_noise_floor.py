@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import edge.cli.app
 from benchmarks.noise_floor import REFERENCE, WAYS, Way, compare, read, texts_of
-from edge.analysis.noise_floor import FLOORS, NEAR, REAL
+from edge.analysis.noise_floor import FLOORS, NEAR, REAL, noise_floor
 from edge.artifact import Artifact
 from edge.backends.base import Runtime
 from edge.backends.runtime import open_backend
@@ -115,6 +116,17 @@ def test_an_artifact_read_in_other_ways_differs_by_rounding_alone(precision, art
         assert compare(wanted, backend, moved, Way("other prompts")).kl.value > 1e-4
     finally:
         backend.close()
+
+
+def test_no_floor_is_told_where_one_precision_has_none(runs, tmp_path):
+    """The other one's, which may be tiny, is not the comparison's."""
+    shutil.copytree(runs / "near", tmp_path / "unmeasured")
+    path = tmp_path / "unmeasured" / "run.json"
+    path.write_text(path.read_text().replace('"gguf-f32"', '"gguf-f16"'))
+    full, other = Run.open(runs / "full"), Run.open(tmp_path / "unmeasured")
+    assert other.manifest.precision == "gguf-f16"
+    assert noise_floor(full, other, 0.004) is None
+    assert noise_floor(full, Run.open(runs / "near"), 0.004) is not None
 
 
 def test_the_floors_are_the_largest_of_the_measured_table():

@@ -12,12 +12,13 @@ from edge.artifact import Artifact
 from edge.backends.gguf_file import open_artifact
 from edge.errors import UserError
 from edge.jobs.decode import DecodeSettings
-from edge.jobs.force import force
+from edge.jobs.force import force, whole
 from edge.jobs.run import run
 from edge.questions.question import read_questions
+from edge.runs.job_directory import FINISHED
 from edge.runs.run_directory import Run
 from export.build import build
-from tests.conftest import NANO_LLAMA, ONE_THREAD
+from tests.conftest import NANO_LLAMA, ONE_THREAD, write_questions
 
 pytestmark = pytest.mark.slow
 MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
@@ -27,9 +28,10 @@ MODELS = ("nano-llama", "nano-qwen2", "nano-qwen3", "nano-gemma3")
 def trace(questions_file, tmp_path):
     """Runs an artifact under a name; the run."""
 
-    def call(artifact, name):
+    def call(artifact, name, asked=None):
         settings = DecodeSettings(6, reference_k=8)
-        questions = read_questions(questions_file)
+        file = write_questions(tmp_path / "asked.csv", asked) if asked else questions_file
+        questions = read_questions(file)
         run(artifact, questions, tmp_path / name, settings, date="2026-01-01", runtime=ONE_THREAD)
         return Run.open(tmp_path / name)
 
@@ -50,6 +52,20 @@ def test_a_gguf_file_alone_is_compared_with_the_artifact_of_its_model(model, art
     assert forced.kl is not None
     assert forced.kl.mean < 1e-4
     assert forced.hidden_error is not None
+
+
+def test_control_tokens_in_a_question_are_no_other_tokenizer(artifacts, trace, tmp_path):
+    """They were read as text, which the text of the prompt does not show."""
+    shutil.copy(artifacts("nano-llama", "gguf-f32") / "model.gguf", tmp_path / "alone.gguf")
+    questions = ["Is the earth flat?", "What does <|eot_id|> mean?"]
+    reference = trace(Artifact.open(artifacts("nano-llama")), "full", questions)
+    assert any(reference.answers(["question_index", "note"])["note"].to_pylist())
+    alone = open_artifact(tmp_path / "alone.gguf")
+    assert force(alone, reference.folder, tmp_path / "forced", runtime=ONE_THREAD).state == FINISHED
+
+
+def test_a_character_that_was_cut_is_the_same_text():
+    assert whole("Hi \ufffd\ufffd") == whole("Hi \ufffd") != whole("Hi ")
 
 
 def test_a_tokenizer_that_spells_an_answer_otherwise_is_refused(artifacts, trace, tmp_path):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from edge.analysis.divergence import compare
@@ -15,6 +18,7 @@ from edge.analysis.dynamics import describe, numbers
 from edge.errors import UserError
 from edge.precision import FULL
 from edge.registry import read_registry
+from edge.runs.parts import part_stem, write_part
 from edge.runs.run_directory import Run
 from tests.conftest import ROOT, tree
 from tools.study import page
@@ -98,11 +102,13 @@ def test_the_figures_are_those_of_the_analysis(studied):
     assert divergence.forced is not None
     assert divergence.forced.kl_by_question is not None
     assert damage.kl[ALL][:3] == pytest.approx(divergence.forced.kl_by_question[:3], rel=1e-6)
+    assert damage.layers is not None
     assert damage.layers.error == pytest.approx(divergence.forced.hidden_error.mean)
     assert results.full.groups[ALL].model_class == describe(full).model_class
     assert sum(results.full.groups[kind].answers for kind in (FINISHED, CUT, LOOPING)) == 12
     attention = next(change for change in divergence.layers if change.metric == "attention_entropy_layer")
-    assert np.sign(damage.layers.attention) == pytest.approx(np.sign(attention.mean))
+    assert damage.layers.change == pytest.approx(attention.mean)
+    assert np.sign(damage.layers.effect) == pytest.approx(np.sign(attention.mean))
     along = results.along["sink_mass"][ALL]
     answers = full.answers()
     assert along.early.value == pytest.approx(numbers(answers, "sink_mass_early").mean())
@@ -125,6 +131,24 @@ def test_an_answer_is_finished_cut_or_looping(studied):
 
 
 @pytest.mark.slow
+def test_a_repeated_token_is_a_loop_and_no_answer_is_of_no_kind(studied, tmp_path):
+    """Stop reasons that an embedded model's answers do not have, written into a copy."""
+    shutil.copytree(studied / "study" / FULL, tmp_path / "run")
+    (path, *_) = sorted((tmp_path / "run" / "answers").glob("*.parquet"))
+    table = pq.read_table(path)
+    reasons, tokens = (table.column(name).to_pylist() for name in ("stop_reason", "tokens"))
+    reasons[0], reasons[1], tokens[1] = "repetition", "refused", 0
+    for name, values in (("stop_reason", reasons), ("tokens", tokens)):
+        kind = table.schema.field(name).type
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, kind))
+    path.unlink()
+    write_part(path.parent, part_stem(path.name), table)
+    masks = kinds_of(Run.open(tmp_path / "run"))
+    assert [kind for kind in masks if masks[kind][0]] == [ALL, LOOPING]
+    assert not any(mask[1] for mask in masks.values())
+
+
+@pytest.mark.slow
 def test_a_page_is_filled_between_its_marks(studied, tmp_path):
     results = read_study(plan_of(studied))
     text = "Before.\n\n<!-- study: classes -->\nold\n<!-- study: end -->\n\nAfter.\n"
@@ -142,6 +166,13 @@ def test_a_page_is_filled_between_its_marks(studied, tmp_path):
 def test_the_page_of_the_documentation_has_marks_of_known_blocks():
     text = (ROOT / "docs" / "study-smollm2.md").read_text()
     assert {name for name in page.BLOCKS if f"<!-- study: {name} -->" in text} == set(page.BLOCKS)
+
+
+def test_a_page_that_is_not_there_is_refused_before_anything_runs(tmp_path):
+    done = call(tmp_path, "--page", str(tmp_path / "none.md"))
+    assert done.returncode == 2
+    assert "which is no file" in done.stderr
+    assert not (tmp_path / "models").exists()
 
 
 def test_bad_input_is_one_sentence(tmp_path):

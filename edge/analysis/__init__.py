@@ -1,5 +1,6 @@
 """Analysis of runs from their directories. Nothing here loads a model.
 
+- `loops.loops`: whether an answer ends in repeating itself
 - `dynamics.describe`, `classes.classify`: one run, and its class
 - `intervals.bootstrap`, `intervals.share`: means and shares over questions with their 95% intervals
 - `divergence.compare`, `artifacts.compare_artifacts`: quantised against full precision

@@ -93,11 +93,13 @@ class NoiseFloor(NamedTuple):
 
 
 def noise_floor(full: Run, quantised: Run, kl: float) -> NoiseFloor | None:
-    """The larger floor of both runs' precisions, for their mean KL in nats; None where none is measured."""
+    """The larger floor of both runs' precisions, for their mean KL `kl` in nats; None unless both are
+    measured."""
     floors = []
     for artifact in (full.manifest.artifact, quantised.manifest.artifact):
         model_id = artifact.model_id if artifact.model_id in FLOORS else REAL
         floor = FLOORS[model_id].get(artifact.precision)
-        if floor is not None:
-            floors.append(NoiseFloor(artifact.precision, model_id, DATE, floor, kl < NEAR * floor))
-    return max(floors, key=lambda floor: floor.kl, default=None)
+        if floor is None:
+            return None
+        floors.append(NoiseFloor(artifact.precision, model_id, DATE, floor, kl < NEAR * floor))
+    return max(floors, key=lambda floor: floor.kl)

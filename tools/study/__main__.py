@@ -9,7 +9,9 @@ from pathlib import Path
 import typer
 
 from edge.cli.demo import call
+from edge.cli.guard import run_app
 from edge.errors import UserError
+from edge.precision import GGUF_SUFFIX
 from tools.study import figures, page
 from tools.study.results import StudyResults, read_study
 from tools.study.steps import REPORT, Plan, commands
@@ -34,7 +36,7 @@ def arguments() -> argparse.Namespace:
     add("--tokens", type=int, default=TOKENS, help="longest answer in tokens (default: %(default)s)")
     add("--threads", type=int, help="processor threads (default: one for each free processor)")
     add("--models", type=Path, help="folder of the artifacts (default: models/MODEL)")
-    add("--out", type=Path, help="folder of the study (default: runs/study/MODEL)")
+    add("--out", type=Path, help="folder of the study (default: runs/study/MODEL-LIMIT)")
     add(
         "--page", type=Path, help="also fill the tables of this Markdown page, figures in a folder beside it"
     )
@@ -54,30 +56,29 @@ def write(plan: Plan, target: Path | None) -> StudyResults:
 
 
 def main() -> None:
+    """Parses the options, runs the commands and writes the results."""
     options = arguments()
-    name = Path(options.model).stem
+    name = Path(options.model).name.removesuffix(GGUF_SUFFIX)
     plan = Plan(
         model=options.model,
         precisions=tuple(options.to or PRECISIONS),
         models=options.models or Path("models") / name,
-        out=options.out or Path("runs/study") / name,
+        out=options.out or Path("runs/study") / (f"{name}-{options.limit}" if options.limit else name),
         tokens=options.tokens,
         limit=options.limit or None,
         questions=options.questions,
         threads=options.threads,
     )
+    if options.page and not options.page.is_file():
+        raise UserError(f"--page is {options.page}, which is no file: give a page with marks to fill")
     try:
-        if not options.only_page:
-            for command in commands(plan):
-                call(command)
-        write(plan, options.page)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        for command in () if options.only_page else commands(plan):
+            call(command)
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
+    write(plan, options.page)
     print(f"{plan.out / 'study.md'} has the tables and figures, {plan.out / REPORT} the report")
 
 
 if __name__ == "__main__":
-    main()
+    run_app(main)

@@ -102,21 +102,21 @@ def whiskers(
 
 def layers(results: StudyResults) -> Figure | None:
     """Relative error of the residual stream by layer, and change of attention entropy by layer."""
-    if not results.damages:
+    tapped = [(each.name, each.layers) for each in results.damages if each.layers]
+    if not tapped:
         return None
     figure = Figure(figsize=(SIZE[0] * 1.3, SIZE[1] * 1.1))
     left, right = figure.subplots(1, 2)
-    for i, damage in enumerate(results.damages):
+    for i, (name, found) in enumerate(tapped):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 3}
-        error = damage.layers.error
-        left.plot(np.arange(1, len(error)), error[1:], label=damage.name, **style)
-        right.plot(np.arange(1, len(error)), damage.layers.attention, label=damage.name, **style)
+        left.plot(np.arange(len(found.error)), found.error, label=name, **style)
+        right.plot(np.arange(1, len(found.error)), found.change, label=name, **style)
     left.set_yscale("log")
     left.set_title("relative error of the residual stream", fontsize=10)
     right.axhline(0.0, color="#999999", linewidth=0.8)
-    right.set_title("change of attention entropy, in its SD over questions", fontsize=10)
-    for axis in (left, right):
-        axis.set_xlabel("after layer")
+    right.set_title("change of attention entropy in nats", fontsize=10)
+    left.set_xlabel("after layer (0 is the embedding)")
+    right.set_xlabel("layer")
     left.legend(fontsize=8)
     figure.tight_layout()
     return figure

@@ -14,7 +14,7 @@ from edge.analysis.published import SHORT_NAMES, published
 from edge.analysis.truth import Truth
 from edge.errors import UserError
 from edge.report.formatting import ABSENT, interval, layer_name, number
-from tools.study.results import ALL, ALONG, FINISHED, KINDS, TASKS, Damage, Single, StudyResults
+from tools.study.results import ALL, ALONG, FINISHED, KINDS, TASKS, Damage, Layers, Single, StudyResults
 
 # (table of the paper, measure): those that a reader asks for first.
 BESIDE = (
@@ -29,6 +29,7 @@ BESIDE = (
     (5, "attention_shift"),
 )
 BEST = 6  # scores
+CHANCE = 0.5
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -80,6 +81,7 @@ def damage(results: StudyResults) -> str:
         return [
             each.name,
             *(interval(each.kl[kind]) for kind in (ALL, *KINDS)),
+            number(part.noise_floor.kl, digits=2) if part.noise_floor else ABSENT,
             differ,
             interval(changes["output_entropy"], signed=True),
             interval(changes["attention_entropy"], signed=True)
@@ -87,8 +89,13 @@ def damage(results: StudyResults) -> str:
             else ABSENT,
         ]
 
-    head = ["artifact", *(f"KL, {kind} answers" for kind in (ALL, *KINDS))]
-    head += ["likeliest token differs", "change of output entropy", "change of attention entropy"]
+    head = ["artifact", *(f"mean KL over questions, {kind} answers" for kind in (ALL, *KINDS))]
+    head += [
+        "noise floor",
+        "likeliest token differs",
+        "change of output entropy",
+        "change of attention entropy",
+    ]
     return table(head, map(row, results.damages))
 
 
@@ -120,24 +127,25 @@ def alone(results: StudyResults) -> str:
 
 def layers(results: StudyResults) -> str:
     """Where each precision leaves the reference."""
-
-    if not results.damages:
+    tapped = [(each.name, each.layers) for each in results.damages if each.layers]
+    if not tapped:
         return ""
-    last = len(results.damages[0].layers.error) - 1
+    last = len(tapped[0][1].error) - 1
     chosen = sorted({1, last // 3, 2 * last // 3, last - 1, last})
 
-    def row(each: Damage) -> list[str]:
-        error, attention = each.layers.error, each.layers.attention
-        strongest = int(np.argmax(np.abs(attention)))
+    def row(name: str, found: Layers) -> list[str]:
+        most, clearest = (int(np.nanargmax(np.abs(x))) for x in (found.change, np.nan_to_num(found.effect)))
         return [
-            each.name,
-            *(number(error[layer], digits=2) for layer in chosen),
-            layer_name(each.layers.largest_jump),
-            f"{strongest + 1} ({number(attention[strongest], signed=True, digits=2)} SD)",
+            name,
+            *(number(found.error[layer], digits=2) for layer in chosen),
+            layer_name(found.largest_jump),
+            f"{layer_name(most + 1)} ({number(found.change[most], signed=True, digits=2)} nats)",
+            f"{layer_name(clearest + 1)} ({number(found.effect[clearest], signed=True, digits=2)} SD)",
         ]
 
     head = ["artifact", *(f"error after layer {layer}" for layer in chosen), "grows most in"]
-    return table([*head, "attention entropy moves most in layer"], map(row, results.damages))
+    head += ["attention entropy changes most in", "most clearly in"]
+    return table(head, (row(*each) for each in tapped))
 
 
 def sinks(results: StudyResults) -> str:
@@ -184,13 +192,13 @@ def warnings(results: StudyResults) -> str:
 
     def row(single: Single, kind: str, truth: Truth) -> list[str]:
         if truth.problem or not truth.predictions:
-            return [single.name, kind, str(truth.questions), truth.problem or "no score", "", "", ""]
+            return [single.name, kind, str(truth.questions), "too few of a kind", "", "", ""]
         best = truth.predictions[0]
         return [
             single.name,
             kind,
             str(truth.questions),
-            f"{len(truth.found)} of {truth.tests}",
+            f"{sum(each.auroc.value > CHANCE for each in truth.found)} of {truth.tests}",
             f"`{best.metric}` {best.summary}".strip(),
             interval(best.auroc),
             number(best.holm, digits=2),
@@ -209,6 +217,8 @@ def strongest(results: StudyResults) -> str:
             name = f"`{best.metric}` {best.summary}".strip()
             rows.append([f"{name}, {kind}", interval(best.auroc), number(best.p, digits=2)])
             rows[-1] += [number(best.holm, digits=2), number(best.q, digits=2)]
+    if not rows:
+        return ""
     return table(["score, answers", "AUROC", "p", "p (Holm)", "q (Benjamini, Hochberg)"], rows)
 
 

@@ -13,13 +13,14 @@ from edge.analysis.classes import DynamicsClass, classify
 from edge.analysis.divergence import Divergence, compare
 from edge.analysis.dynamics import CURVE_BINS, head_map, matrix, mean_vectors, numbers, trajectory
 from edge.analysis.intervals import Float64, Interval, bootstrap
-from edge.analysis.labels import Labels, read_labels
+from edge.analysis.labels import read_labels
 from edge.analysis.loops import loops
 from edge.analysis.paper import PaperRun, analyse_paper
-from edge.analysis.scores import Scores, scores_of
+from edge.analysis.scores import scores_of
 from edge.analysis.tokens import MeanTrajectory, TokenPass, mean_trajectory, read_tokens
 from edge.analysis.truth import Truth, analyse_truth
 from edge.precision import FULL
+from edge.runs.record import REPETITION, STOP_TOKEN
 from edge.runs.run_directory import Run
 from tools.study.steps import Plan
 
@@ -33,6 +34,7 @@ ALONG = (
     "sink_mass",
     "head_dispersion",
 )
+ATTENTION = "attention_entropy_layer"
 TASKS = ("mc1", "mc2", "binary")
 Mask = npt.NDArray[np.bool_]
 
@@ -74,13 +76,14 @@ class Layers(NamedTuple):
     """Damage by layer.
 
     `error` [L+1] is the relative error of the residual stream, `largest_jump` the layer in which it grows
-    most (0 is the embedding). `attention` [L] is the change of attention entropy over its standard deviation
-    over questions.
+    most (0 is the embedding). `change` [L] is the mean change of attention entropy over questions in nats,
+    `effect` [L] that change over its standard deviation over questions (paired).
     """
 
     error: Float64
     largest_jump: int
-    attention: Float64
+    change: Float64
+    effect: Float64
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Damage:
     forced: Divergence
     free: Divergence
     kl: dict[str, Interval]
-    layers: Layers
+    layers: Layers | None
 
 
 @dataclass(frozen=True)
@@ -152,20 +155,27 @@ def read_single(plan: Plan, name: str) -> Single:
 
 
 def kinds_of(run: Run) -> dict[str, Mask]:
-    """Which answers of a run, in the order of its table, are of which kind: an answer that ends by itself
-    and does not loop is finished, one that loops is looping, whether cut or not, and any other is cut."""
-    reasons = run.answers(["question_index", "stop_reason"])
+    """Which answers of a run, in the order of its table, are of which kind.
+
+    An answer that ends by itself and does not loop is finished. One that loops is looping, whether it was
+    cut or not, as is one that was ended for repeating a token. Any other with tokens is cut. A question
+    without an answer is of no kind.
+    """
+    answers = run.answers(["question_index", "stop_reason", "tokens"])
     looping = {
         index: loops(steps.column("token_id").to_pylist())
         for index, steps in run.each_question(["token_id"])
     }
-    looped = np.array([looping.get(i, False) for i in reasons.column("question_index").to_pylist()])
-    ended = np.array([reason == "stop_token" for reason in reasons.column("stop_reason").to_pylist()])
+    reasons = answers.column("stop_reason").to_pylist()
+    answered = numbers(answers, "tokens") > 0
+    looped = np.array([looping.get(i, False) for i in answers.column("question_index").to_pylist()])
+    looped |= np.array([reason == REPETITION for reason in reasons])
+    ended = np.array([reason == STOP_TOKEN for reason in reasons])
     return {
-        ALL: np.ones(len(ended), bool),
-        FINISHED: ended & ~looped,
-        CUT: ~ended & ~looped,
-        LOOPING: looped,
+        ALL: answered,
+        FINISHED: answered & ended & ~looped,
+        CUT: answered & ~ended & ~looped,
+        LOOPING: answered & looped,
     }
 
 
@@ -222,17 +232,10 @@ def truths_of(run: Run, tokens: TokenPass, masks: dict[str, Mask]) -> dict[str, 
     finished = {index for index, member in zip(indices, masks[FINISHED], strict=True) if member}
     chosen = {ALL: labels.outcome, FINISHED: {i: o for i, o in labels.outcome.items() if i in finished}}
     return {
-        kind: analyse_truth(run, labels._replace(outcome=outcome), tokens, varied(scores, labels, outcome))
+        kind: analyse_truth(run, labels._replace(outcome=outcome), tokens, scores)
         for kind, outcome in chosen.items()
         if outcome
     }
-
-
-def varied(scores: Scores, labels: Labels, outcome: dict[int, str]) -> Scores:
-    """The scores that differ among the chosen answers: finished ones share what cut ones did not."""
-    rows = scores.at([question for question in scores.questions if question in outcome]).values
-    kept = [i for i in range(rows.shape[1]) if np.unique(rows[~np.isnan(rows[:, i]), i]).size > 1]
-    return Scores(scores.questions, [scores.names[i] for i in kept], scores.values[:, kept])
 
 
 def read_scores(plan: Plan, name: str) -> dict[str, Interval]:
@@ -250,25 +253,30 @@ def read_damage(plan: Plan, full: Run, name: str) -> Damage:
     """What one precision changed, forced and free."""
     alone, forced = Run.open(plan.run(name)), Run.open(plan.forced(name))
     kl = numbers(forced.answers(["question_index", "kl_mean"]), "kl_mean")
+    divergence = compare(full, forced, outcomes=False)
     return Damage(
         name=name,
-        forced=compare(full, forced, outcomes=False),
+        forced=divergence,
         free=compare(full, alone),
         kl={kind: bootstrap(kl[mask]).within(0.0) for kind, mask in kinds_of(full).items()},
-        layers=read_layers(full, forced),
+        layers=read_layers(divergence, full, forced),
     )
 
 
-def read_layers(full: Run, forced: Run) -> Layers:
-    """Where a forced run leaves its reference."""
-    model = full.manifest.model
-    error = np.nanmean(mean_vectors(forced.answers(), "hidden_error", model.layers + 1), axis=0)
+def read_layers(divergence: Divergence, full: Run, forced: Run) -> Layers | None:
+    """Where a forced run leaves its reference; None if one of them was not tapped."""
+    error = divergence.forced.hidden_error if divergence.forced else None
+    if error is None:
+        return None
     before, after = (
-        mean_vectors(run.answers(), "attention_entropy_layer", model.layers) for run in (full, forced)
+        mean_vectors(run.answers(), ATTENTION, full.manifest.model.layers) for run in (full, forced)
     )
-    change = after - before
+    change = (after - before)[~np.isnan(after).any(axis=1)]
+    spread = change.std(axis=0, ddof=1) if len(change) > 1 else np.full(change.shape[1], np.nan)
+    mean = next(layers.mean for layers in divergence.layers if layers.metric == ATTENTION)
     return Layers(
-        error=error,
-        largest_jump=int(np.argmax(np.diff(error, prepend=0.0))),
-        attention=change.mean(axis=0) / change.std(axis=0, ddof=1),
+        error=error.mean,
+        largest_jump=int(np.argmax(np.diff(error.mean, prepend=0.0))),
+        change=mean,
+        effect=mean / spread,
     )
