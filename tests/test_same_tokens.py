@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from edge.jobs.decode import DecodeSettings
 from edge.jobs.force import force, whole
 from edge.jobs.run import run
 from edge.questions.question import read_questions
+from edge.report.model import build_groups
 from edge.runs.job_directory import FINISHED
 from edge.runs.run_directory import Run
 from export.build import build
@@ -106,3 +108,16 @@ def swap(folder, one, other):
         token["id"] = exchanged.get(token["id"], token["id"])
     (folder / "tokenizer.json").write_text(json.dumps(raw))
     return build(str(folder), ["onnx-fp32"], folder / "built")[0].artifact.path
+
+
+def test_a_report_shows_a_file_alone_beside_the_model_that_it_followed(artifacts, trace, tmp_path):
+    """Whatever the file calls itself."""
+    shutil.copy(artifacts("nano-llama", "gguf-f32") / "model.gguf", tmp_path / "alone.gguf")
+    full, alone = Artifact.open(artifacts("nano-llama")), open_artifact(tmp_path / "alone.gguf")
+    named = dataclasses.replace(alone, manifest=dataclasses.replace(alone.manifest, model_id="Another name"))
+    runs = [trace(full, "full"), trace(named, "alone")]
+    force(named, runs[0].folder, tmp_path / "forced", runtime=ONE_THREAD)
+    (group,) = build_groups([*runs, Run.open(tmp_path / "forced")], 0.05)
+    assert group.model_id == "nano-llama"
+    assert [run.name for run in group.runs] == ["onnx-fp32", "gguf-f32 forced", "gguf-f32"]
+    assert [each.model_id for each in build_groups(runs, 0.05)] == ["nano-llama", "Another name"]

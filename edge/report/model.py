@@ -112,13 +112,18 @@ class ModelGroup:
 def build_groups(runs: Sequence[Run], delta: float) -> list[ModelGroup]:
     """Groups runs by model, in the order in which the models first come. A folder given twice counts once.
 
+    An artifact that was forced on a model's run belongs to that model, whatever name its file gives it.
     Raises UserError when there are no runs, a model has no free run, or runs of a model cannot be compared.
     """
     if not runs:
         raise UserError("there is nothing to report: give at least one run directory")
+    followed = {
+        run.manifest.artifact: run.manifest.like.artifact.model_id for run in runs if run.manifest.like
+    }
     by_model: dict[str, list[Run]] = {}
     for run in {run.folder.resolve(): run for run in runs}.values():
-        by_model.setdefault(run.manifest.model_id, []).append(run)
+        model_id = followed.get(run.manifest.artifact, run.manifest.model_id)
+        by_model.setdefault(model_id, []).append(run)
     classes = paper_classes()
     return [
         build_group(model_id, members, classes.get(model_id, ""), delta)
