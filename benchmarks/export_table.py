@@ -71,9 +71,14 @@ def measure(command: list[str]) -> dict[str, float]:
     }
 
 
+def gguf_folder(source: Path, precision: str) -> Path:
+    """Beside the checkpoint."""
+    return source.with_name(f"{source.name}-{precision}")
+
+
 def gguf_file(source: Path, precision: str) -> Path:
     """The checkpoint as a GGUF file beside it; built if it is missing."""
-    folder = source.with_name(f"{source.name}-{precision}")
+    folder = gguf_folder(source, precision)
     if not (folder / precision).exists():
         build(str(source), [precision], folder)
     return folder / precision / GGUF_NAME
@@ -100,6 +105,8 @@ def main() -> None:
     for model_id in options.models:
         source, out = options.work / model_id, options.work / f"{model_id}-artifacts"
         had = source.exists()
+        folders = {gguf_folder(source, through) for through in options.through if through}
+        ours = {folder for folder in folders if not folder.exists()}  # what is built here goes at the end
         if not had:
             synth(model_id, source)
         for through, precision in itertools.product(options.through, options.precisions):
@@ -132,7 +139,7 @@ def main() -> None:
                 limits = ["--limit", str(QUESTIONS), "--max-new-tokens", "24"]
                 subprocess.run([sys.executable, "-c", EDGE, *arguments, *limits], check=True)
         shutil.rmtree(out, ignore_errors=True)
-        for folder in options.work.glob(f"{model_id}-gguf-*"):
+        for folder in ours:
             shutil.rmtree(folder)
         if not had:
             shutil.rmtree(source)

