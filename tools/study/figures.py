@@ -109,16 +109,19 @@ def layers(results: StudyResults) -> Figure | None:
     left, right = figure.subplots(1, 2)
     for i, (name, found) in enumerate(tapped):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 3}
-        left.plot(np.arange(len(found.error)), found.error, label=name, **style)
-        right.plot(np.arange(1, len(found.error)), found.change, label=name, **style)
+        # An embedding that is the same as the reference's has no place on this scale.
+        error = np.where(found.error > 0, found.error, np.nan)
+        left.plot(np.arange(len(error)), error, label=name, **style)
+        right.plot(np.arange(1, len(error)), found.change, **style)
     left.set_yscale("log")
     left.set_title("relative error of the residual stream", fontsize=10)
     right.axhline(0.0, color="#999999", linewidth=0.8)
     right.set_title("change of attention entropy in nats", fontsize=10)
     left.set_xlabel("after layer (0 is the embedding)")
     right.set_xlabel("layer")
-    left.legend(fontsize=8)
     figure.tight_layout()
+    lines, names = left.get_legend_handles_labels()
+    figure.legend(lines, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), fontsize=8)
     return figure
 
 
