@@ -3,5 +3,6 @@
 - `steps.commands`: what is run
 - `results.read_study`: what the runs say
 - `figures.draw`: the figures as SVG
-- `page.write_page`: tables and figures as Markdown
+- `tables`: one function for each table
+- `page.whole_page`, `page.fill`: tables and figures as Markdown
 """
