@@ -36,7 +36,7 @@ export: ## the paper's four models from the hub in three ONNX precisions, verifi
 	  $(BIN)/edge-export verify models/$$m --source $$m --yes || exit $$?; \
 	done
 
-study: ## SmolLM2-135M-Instruct on TruthfulQA in six artifacts: free, forced, scored; tables, figures and report under runs/study (2 h for 100 questions, 3 GB; goes on where it was stopped); LIMIT=, QUESTIONS=, STUDY="more options" (python -m tools.study --help)
+study: ## SmolLM2-135M-Instruct on TruthfulQA in six artifacts: free, forced, scored; tables, figures and report under runs/study (2 h for 100 questions, 4 GB with the set-up; goes on where it was stopped); LIMIT=, QUESTIONS=, STUDY="more options" (python -m tools.study --help)
 	@$(call install,export,llama,study)
 	$(BIN)/python -m tools.study --limit $(LIMIT) $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(STUDY)
 
