@@ -19,6 +19,8 @@ from edge.signals.compiled import compiled_code
 from tests.boards import make_board
 from tests.test_cli_errors import call
 
+pytestmark = pytest.mark.slow  # seconds each
+
 
 def doctor(tmp_path, capsys) -> tuple[dict, str]:
     """What it says as JSON and on the terminal."""

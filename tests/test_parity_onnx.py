@@ -129,6 +129,7 @@ def with_float_activations(folder, copy):
     return Artifact.open(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["onnx-int8", "onnx-int4"])
 @pytest.mark.parametrize("shape", ["odd", "untied", "narrow"])
 def test_quantised_weights_are_the_blocks_that_were_written(

@@ -26,6 +26,8 @@ from edge.runs.run_directory import Run
 from tests.conftest import ONE_THREAD
 from tests.test_report import Page
 
+pytestmark = pytest.mark.slow  # seconds each
+
 QUANTISED = ("onnx-int8", "onnx-int4", "gguf-q4_0")
 HOSTILE = '<script>alert("1")</script>&amp;'
 

@@ -175,6 +175,7 @@ def test_a_page_that_is_not_there_is_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_sentence(tmp_path):
     done = call(tmp_path, "--limit", "0", "--questions", str(tmp_path / "none.csv"))
     assert done.returncode == 2
