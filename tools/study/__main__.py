@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -51,7 +52,10 @@ def write(plan: Plan, target: Path | None) -> StudyResults:
     (plan.out / "study.md").write_text(page.whole_page(results, drawn), encoding="utf-8")
     if target:
         target.write_text(page.fill(target.read_text(encoding="utf-8"), results), encoding="utf-8")
-        figures.draw(results, target.with_suffix(""))
+        beside = target.with_suffix("")
+        beside.mkdir(exist_ok=True)
+        for figure in drawn:
+            shutil.copy(figure, beside)
     return results
 
 

@@ -125,25 +125,43 @@ class StudyResults:
 
 def read_study(plan: Plan) -> StudyResults:
     """The results of a study whose commands have run."""
-    full = Run.open(plan.run(FULL))
-    singles = tuple(read_single(plan, name) for name in plan.artifacts)
-    damages = tuple(read_damage(plan, full, name) for name in plan.artifacts if name != FULL)
+    full = read_one(plan, FULL)
+    others = (read_one(plan, name) for name in plan.artifacts if name != FULL)
+    singles, damages = [read_single(plan, full)], []
+    for other in others:  # one at a time: each holds its tokens
+        singles.append(read_single(plan, other))
+        damages.append(read_damage(plan, full, other))
+    run = full.run
     return StudyResults(
-        model_id=full.manifest.model_id,
-        notice=full.manifest.notice,
-        questions=full.answers(["question_index"]).num_rows,
+        model_id=run.manifest.model_id,
+        notice=run.manifest.notice,
+        questions=run.answers(["question_index"]).num_rows,
         tokens=plan.tokens,
-        singles=singles,
-        damages=damages,
-        along=along_of(full, read_tokens(full), kinds_of(full)),
-        sinks=head_map(full, "sink_mass").mean(axis=1),
+        singles=tuple(singles),
+        damages=tuple(damages),
+        along=along_of(*full[1:]),
+        sinks=head_map(run, "sink_mass").mean(axis=1),
     )
 
 
-def read_single(plan: Plan, name: str) -> Single:
-    """One precision's own answers, labels and scores."""
+class ReadRun(NamedTuple):
+    """One precision that decodes alone, with what its steps say: they are read once."""
+
+    name: str
+    run: Run
+    tokens: TokenPass
+    masks: dict[str, Mask]
+
+
+def read_one(plan: Plan, name: str) -> ReadRun:
+    """The run of one precision that decodes alone."""
     run = Run.open(plan.run(name))
-    tokens, masks = read_tokens(run), kinds_of(run)
+    return ReadRun(name, run, read_tokens(run), kinds_of(run))
+
+
+def read_single(plan: Plan, one: ReadRun) -> Single:
+    """One precision's own answers, labels and scores."""
+    name, run, tokens, masks = one
     return Single(
         name=name,
         bytes=run.manifest.artifact.bytes or 0,
@@ -249,17 +267,17 @@ def read_scores(plan: Plan, name: str) -> dict[str, Interval]:
     }
 
 
-def read_damage(plan: Plan, full: Run, name: str) -> Damage:
+def read_damage(plan: Plan, full: ReadRun, other: ReadRun) -> Damage:
     """What one precision changed, forced and free."""
-    alone, forced = Run.open(plan.run(name)), Run.open(plan.forced(name))
+    forced = Run.open(plan.forced(other.name))
     kl = numbers(forced.answers(["question_index", "kl_mean"]), "kl_mean")
-    divergence = compare(full, forced, outcomes=False)
+    divergence = compare(full.run, forced, outcomes=False)
     return Damage(
-        name=name,
+        name=other.name,
         forced=divergence,
-        free=compare(full, alone),
-        kl={kind: bootstrap(kl[mask]).within(0.0) for kind, mask in kinds_of(full).items()},
-        layers=read_layers(divergence, full, forced),
+        free=compare(full.run, other.run, outcomes=False),
+        kl={kind: bootstrap(kl[mask]).within(0.0) for kind, mask in full.masks.items()},
+        layers=read_layers(divergence, full.run, forced),
     )
 
 
